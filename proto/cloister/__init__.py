@@ -1,0 +1,1 @@
+"""The wire: protobuf definitions, generated stubs, and the strict decoding in `wire/`."""

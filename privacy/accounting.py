@@ -1,0 +1,246 @@
+"""What a mechanism costs: events that say what ran, and the two accountants that price them.
+
+An *event* is a small closed grammar (Gaussian, Poisson-sampled Gaussian, repetitions, compositions), the part of
+dp_accounting's events that both of its accountants price. It travels as canonical JSON; decoding builds one of these
+four classes and never imports what the data names. Adjacency is add-or-remove-one throughout.
+
+Renyi figures (Mironov 1702.07476; sampled Gaussian: Mironov, Talwar, Zhang 1908.10530) are the ones a budget is
+enforced with. They are rounded up to multiples of 2^-32, so that sums of them are exact in any order on any machine.
+The privacy-loss-distribution figure (PLD) is tighter, stands beside, named, and never admits anything.
+dp_accounting (with scipy, about a second) is imported by the functions that compute, not by this module.
+"""
+
+import math
+from functools import lru_cache
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from privacy.errors import ConfigError, InternalError, ProtocolError
+from privacy.plan import DpSgd, Strict, first_complaint
+
+ACCOUNTANT: Final = "dp-accounting 0.6 rdp, orders/v1, 2^-32 up"
+"""What every recorded figure was computed by. A change of orders, rounding or conversion changes this string."""
+
+ORDERS: Final[tuple[float, ...]] = (
+    *(2.0, 3.0, 3.25, 3.5, 3.75, 4.0, 4.5, 5.0, 5.5),
+    *(float(order) for order in range(6, 33)),
+    *(36.0, 40.0, 44.0, 48.0, 56.0, 64.0, 80.0, 96.0, 128.0, 192.0, 256.0, 512.0, 1024.0),
+)
+"""The Renyi orders of every vector, for good (dp_accounting's series for fractional orders below 3.25 need not
+converge near q = 0.5, and says so in the log)."""
+
+GRID: Final = 2.0**-32
+"""Every Renyi figure is a multiple of this, rounded up."""
+
+UNBOUNDED: Final = 2.0**20
+"""A Renyi figure that is this large, or larger, is recorded as this: no budget admits it at that order."""
+
+RELATIVE_TOLERANCE: Final = 1e-9
+"""How far a Renyi figure or an epsilon from it may differ when another machine replays it (plus 1e-9 absolute)."""
+
+PLD_TOLERANCE: Final = 1e-4
+"""The same for a PLD epsilon, relative and absolute: its transforms round differently from machine to machine."""
+
+PLD_LIMIT_EPSILON: Final = 50.0
+"""Above this Renyi epsilon no PLD figure is given: it would be slow, and the mechanism is not private anyway."""
+
+MAX_EVENTS = 64
+MAX_COUNT = 1_000_000
+
+Vector = tuple[float, ...]
+"""Renyi divergences at ORDERS, each a multiple of GRID in [0, UNBOUNDED]."""
+
+ZERO: Final[Vector] = (0.0,) * len(ORDERS)
+
+
+class Gaussian(Strict):
+    """Gaussian noise on a sum of vectors of bounded L2 norm; the multiplier is standard deviation / bound."""
+
+    kind: Literal["gaussian"] = "gaussian"
+    noise_multiplier: Annotated[float, Field(ge=0.01, le=1e6, allow_inf_nan=False)]
+
+
+class PoissonSampled(Strict):
+    """Each unit is in independently with this probability; then the Gaussian mechanism."""
+
+    kind: Literal["poisson-sampled"] = "poisson-sampled"
+    sampling_probability: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+    event: Gaussian
+
+
+class SelfComposed(Strict):
+    """The same mechanism, this many times."""
+
+    kind: Literal["self-composed"] = "self-composed"
+    count: Annotated[int, Field(ge=1, le=MAX_COUNT)]
+    event: Annotated[Gaussian | PoissonSampled, Field(discriminator="kind")]
+
+
+class Composed(Strict):
+    """Several mechanisms, one after the other."""
+
+    kind: Literal["composed"] = "composed"
+    events: tuple[Annotated[Gaussian | PoissonSampled | SelfComposed, Field(discriminator="kind")], ...] = Field(
+        strict=False, min_length=1, max_length=MAX_EVENTS
+    )
+
+
+Event = Annotated[Gaussian | PoissonSampled | SelfComposed | Composed, Field(discriminator="kind")]
+"""What ran. No deeper nesting exists, so that size and cost of an event are bounded."""
+
+_EVENT: TypeAdapter[Event] = TypeAdapter(Event)
+
+
+def dp_sgd_event(dp: DpSgd, steps: int) -> SelfComposed:
+    """The event of `steps` noisy steps under the plan's promises. Raises ConfigError for what cannot be priced."""
+    try:
+        gaussian = Gaussian(noise_multiplier=dp.noise_multiplier)
+        return SelfComposed(count=steps, event=PoissonSampled(sampling_probability=dp.sampling_rate, event=gaussian))
+    except ValidationError as error:
+        raise ConfigError("[dp] of the job", first_complaint(error), "Correct the job file.") from error
+
+
+def encode_event(event: Event) -> dict[str, Any]:
+    """The event as a JSON value."""
+    return event.model_dump(mode="json")
+
+
+def decode_event(value: object) -> Event:
+    """The event a JSON value means. Raises ProtocolError for anything outside the grammar and its bounds."""
+    try:
+        return _EVENT.validate_python(value)
+    except ValidationError as error:
+        raise ProtocolError(
+            "mechanism event", first_complaint(error), "Only the events of docs/reference/ledger-format.md are priced."
+        ) from error
+
+
+def from_dp_event(event: Any) -> Event:  # noqa: ANN401 - dp_accounting has no types
+    """Our event for a dp_accounting one. Raises InternalError for a class outside the grammar."""
+    return decode_event(_tree(event))
+
+
+def as_dp_event(event: Event) -> Any:  # noqa: ANN401 - dp_accounting has no types
+    """The dp_accounting event, to price it or to compare it with what an engine recorded."""
+    import dp_accounting
+
+    match event:
+        case Gaussian():
+            return dp_accounting.GaussianDpEvent(event.noise_multiplier)
+        case PoissonSampled():
+            return dp_accounting.PoissonSampledDpEvent(event.sampling_probability, as_dp_event(event.event))
+        case SelfComposed():
+            return dp_accounting.SelfComposedDpEvent(as_dp_event(event.event), event.count)
+        case Composed():
+            return dp_accounting.ComposedDpEvent([as_dp_event(part) for part in event.events])
+
+
+@lru_cache(maxsize=512)
+def rdp_vector(event: Event) -> Vector:
+    """Renyi divergence of the event at ORDERS, rounded up to GRID (about 15 ms; remembered).
+
+    Orders at which the figure is infinite or above UNBOUNDED are UNBOUNDED; none is zero.
+    """
+    from dp_accounting.rdp import RdpAccountant
+
+    accountant = RdpAccountant(orders=list(ORDERS))
+    accountant.compose(as_dp_event(event))
+    return tuple(_up(float(value)) for value in accountant._rdp)  # noqa: SLF001 - dp_accounting has no getter
+
+
+@lru_cache(maxsize=512)
+def pld_epsilon(event: Event, delta: float) -> float | None:
+    """Epsilon at delta by privacy loss distributions, an upper bound (0.1 s - 2 s; remembered).
+
+    None if the Renyi epsilon is above PLD_LIMIT_EPSILON.
+    """
+    if rdp_epsilon(rdp_vector(event), delta) > PLD_LIMIT_EPSILON:
+        return None
+    from dp_accounting.pld import PLDAccountant
+
+    accountant = PLDAccountant()
+    accountant.compose(as_dp_event(event))
+    return float(accountant.get_epsilon(delta))
+
+
+def conversion(order: float, delta: float) -> float:
+    """What a Renyi bound at this order gains on its way to (epsilon, delta).
+
+    epsilon = rdp + log(1 - 1/order) - log(delta * order) / (order - 1): Canonne, Kamath, Steinke 2004.00010,
+    Proposition 12. Raises InternalError outside 0 < delta < 1 < order.
+    """
+    if not (0 < delta < 1 < order):
+        raise InternalError("privacy accounting", f"order {order} at delta {delta}", "Report this.")
+    return math.log1p(-1 / order) - math.log(delta * order) / (order - 1)
+
+
+def rdp_epsilon(vector: Vector, delta: float) -> float:
+    """Epsilon at delta of a Renyi vector: the best over ORDERS, 0 for nothing spent, at most about UNBOUNDED."""
+    if not any(check_vector(vector)):
+        return 0.0
+    return max(0.0, min(rdp + conversion(order, delta) for order, rdp in zip(ORDERS, vector, strict=True)))
+
+
+def add(first: Vector, second: Vector) -> Vector:
+    """Composition: the exact sum, order by order, at most UNBOUNDED."""
+    return tuple(min(a + b, UNBOUNDED) for a, b in zip(first, second, strict=True))
+
+
+def times(vector: Vector, count: int) -> Vector:
+    """`count` compositions of the same mechanism, exactly what as many `add`s give."""
+    return tuple(min(value * count, UNBOUNDED) for value in vector)
+
+
+def check_vector(vector: Vector) -> Vector:
+    """The vector itself. Raises InternalError unless it has one multiple of GRID in [0, UNBOUNDED] per order."""
+    if len(vector) != len(ORDERS) or not all(0 <= v <= UNBOUNDED and (v / GRID).is_integer() for v in vector):
+        raise InternalError("Renyi vector", "not one rounded figure per order", "Report this; nothing was spent.")
+    return vector
+
+
+def noise_multiplier_for(epsilon: float, delta: float, q: float, steps: int) -> float:
+    """The smallest noise multiplier, to four decimals, whose steps cost at most epsilon (Renyi) at delta.
+
+    Raises ConfigError if even the largest that can be priced costs more, naming what was asked.
+    """
+
+    def fits(ten_thousandths: int) -> bool:
+        gaussian = Gaussian(noise_multiplier=ten_thousandths / 10_000)
+        event = SelfComposed(count=steps, event=PoissonSampled(sampling_probability=q, event=gaussian))
+        return rdp_epsilon(rdp_vector(event), delta) <= epsilon
+
+    low, high = 100, 100_000_000
+    if not fits(high):
+        raise ConfigError(
+            "noise multiplier",
+            f"none up to {high // 10_000} keeps {steps} steps at q={q} within epsilon {epsilon} at delta {delta}",
+            "Allow a larger epsilon or delta, or fewer steps.",
+        )
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if fits(middle) else (middle + 1, high)
+    return low / 10_000
+
+
+def _up(value: float) -> float:
+    """The next multiple of GRID that is at least `value`, in [GRID, UNBOUNDED]; NaN is unbounded."""
+    if not value < UNBOUNDED:
+        return UNBOUNDED
+    return max(math.ceil(value / GRID), 1) * GRID
+
+
+def _tree(event: Any) -> dict[str, Any]:  # noqa: ANN401 - dp_accounting has no types
+    """The JSON value of a dp_accounting event of the four known classes, by its exact class."""
+    import dp_accounting
+
+    if type(event) is dp_accounting.GaussianDpEvent:
+        return {"kind": "gaussian", "noise_multiplier": float(event.noise_multiplier)}
+    if type(event) is dp_accounting.PoissonSampledDpEvent:
+        probability = float(event.sampling_probability)
+        return {"kind": "poisson-sampled", "sampling_probability": probability, "event": _tree(event.event)}
+    if type(event) is dp_accounting.SelfComposedDpEvent:
+        return {"kind": "self-composed", "count": int(event.count), "event": _tree(event.event)}
+    if type(event) is dp_accounting.ComposedDpEvent:
+        return {"kind": "composed", "events": [_tree(part) for part in event.events]}
+    raise InternalError("mechanism event", f"{type(event).__name__} cannot be priced", "Report this; nothing ran.")

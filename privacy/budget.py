@@ -1,0 +1,375 @@
+"""The privacy budget of one population: Available -> Reserved -> Spent, pure.
+
+The filter. A budget (epsilon, delta) caps the Renyi divergence of order a at cap(a) = epsilon - conversion(a, delta).
+The Renyi filter of Feldman and Zrnic (2008.11193) is valid when mechanisms and their parameters are chosen from
+everything released before, *at an order fixed in advance*. So one order is fixed per
+population, with the first reservation, before anything about the population is released: the order at which most
+such rounds fit. From then on a round is admitted only if the sum at that order stays within cap. For rounds of one
+kind this admits exactly as many as the best order would; for mixtures it may admit fewer. "Some order is under its
+cap" would not be valid with the same delta, since which order that is depends on what was released
+(docs/explanation/accounting.md).
+
+An approval is a grant: a job may have so many charged rounds of one cost, and no other rounds. So "at most" in what a
+steward is told before approving holds whatever aggregator and coordinator do.
+
+A state is a value: every function returns the next one or raises and changes nothing. Who stores it does so durably
+before acting on it. A reservation that is never committed or refunded stays: a crash counts as spent.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Final, Literal, get_args
+
+from privacy.accounting import (
+    GRID,
+    ORDERS,
+    ZERO,
+    Vector,
+    add,
+    check_vector,
+    conversion,
+    dp_sgd_event,
+    rdp_epsilon,
+    rdp_vector,
+    times,
+)
+from privacy.errors import ConfigError, InternalError, Refused
+from privacy.plan import NAME, DpSgd
+
+FILTER: Final = "rdp-fixed-order/v1"
+"""The admission rule above; a policy entry names it. Another rule gets another name."""
+
+Unit = Literal["record", "patient"]
+"""Whose presence a budget protects; it is sampled at most once a step (contribution bound 1)."""
+
+RefusalCode = Literal["over-cap", "grant-used-up", "not-approved", "number-used", "unit", "delta"]
+
+LARGEST_EPSILON = 1000.0
+_JOB = re.compile(r"[0-9a-f]{64}")
+
+
+class BudgetRefusal(Refused):
+    """A budget says no. `code` is what goes on record; the words are for whoever asked."""
+
+    def __init__(self, code: RefusalCode, what: str, why: str, next_step: str) -> None:
+        super().__init__(what, why, next_step)
+        self.code = code
+
+
+@dataclass(frozen=True, order=True)
+class RoundKey:
+    """What a reservation is for: a job (its plan digest in hex) and a round number of it, used once ever."""
+
+    job: str
+    round_number: int
+
+    def __post_init__(self) -> None:
+        """Raises InternalError unless it is 64 hex digits and a number from 0."""
+        if not _JOB.fullmatch(self.job) or self.round_number < 0:
+            raise InternalError("round key", "not a plan digest and a round number", "Report this.")
+
+    def __str__(self) -> str:
+        """As messages name it."""
+        return f"round {self.round_number} of job {self.job[:12]}"
+
+
+@dataclass(frozen=True)
+class BudgetPolicy:
+    """The lifetime cap of one population at its institution. Raises ConfigError outside what can be enforced."""
+
+    population: str
+    epsilon: float
+    delta: float
+    unit: Unit
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for a name or figures that cannot be enforced."""
+        next_step = "Give an epsilon in (0, 1000] and a delta in (0, 0.1), well under one over the population's size."
+        if not NAME.fullmatch(self.population):
+            raise ConfigError(
+                "budget population",
+                f"{self.population[:80]!r} is not a name",
+                "Use up to 63 lower-case letters, digits and hyphens.",
+            )
+        if not 0 < self.epsilon <= LARGEST_EPSILON:
+            raise ConfigError(f"budget of {self.population}", f"epsilon is {self.epsilon}", next_step)
+        if not 0 < self.delta < 0.1:
+            raise ConfigError(f"budget of {self.population}", f"delta is {self.delta}", next_step)
+        if self.unit not in get_args(Unit):
+            raise ConfigError(
+                f"budget of {self.population}",
+                f"unit is {str(self.unit)[:80]!r}",
+                "Protect each record or each patient.",
+            )
+
+    @cached_property
+    def caps(self) -> tuple[float, ...]:
+        """The largest sum of Renyi divergences at each of ORDERS, rounded down to GRID; negative where unusable."""
+        exact = (self.epsilon - conversion(order, self.delta) for order in ORDERS)
+        return tuple(math.floor(cap / GRID) * GRID for cap in exact)
+
+
+@dataclass(frozen=True)
+class Grant:
+    """What one job was approved for: this many charged rounds, each of this Renyi vector; `committed` are charged."""
+
+    vector: Vector
+    rounds: int
+    committed: int = 0
+
+
+@dataclass(frozen=True)
+class BudgetState:
+    """What a population has spent (committed), set aside (reserved), closed for good, and granted to jobs (by digest).
+
+    Invariants: once `filter_order` is fixed, `total` at that order is at most the policy's cap at that order; a job's
+    committed and reserved rounds are at most those it was granted.
+    """
+
+    policy: BudgetPolicy
+    filter_order: float | None
+    committed: Vector
+    reserved: Mapping[RoundKey, Vector]
+    closed: frozenset[RoundKey]
+    grants: Mapping[str, Grant]
+
+    @property
+    def total(self) -> Vector:
+        """Committed and reserved together: what is gone if everything set aside runs."""
+        total = self.committed
+        for vector in self.reserved.values():
+            total = add(total, vector)
+        return total
+
+    @property
+    def spent_epsilon(self) -> float:
+        """Epsilon of what was committed (Renyi, best order)."""
+        return rdp_epsilon(self.committed, self.policy.delta)
+
+    @property
+    def charged_epsilon(self) -> float:
+        """Epsilon of committed and reserved together; never above the policy's."""
+        return rdp_epsilon(self.total, self.policy.delta)
+
+    @property
+    def left_epsilon(self) -> float:
+        """The policy's epsilon less what is charged. Epsilons don't add up: ask `what_if` what still fits."""
+        return max(0.0, self.policy.epsilon - self.charged_epsilon)
+
+    def rounds_left(self, job: str) -> int:
+        """How many more rounds a job may reserve under its approval; 0 without one. Refunded rounds don't count."""
+        grant_ = self.grants.get(job)
+        return 0 if grant_ is None else grant_.rounds - grant_.committed - sum(key.job == job for key in self.reserved)
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What some rounds would do to a budget, without doing it."""
+
+    rounds_asked: int
+    rounds_that_fit: int
+    epsilon_before: float
+    epsilon_after: float  # if all that were asked ran, whether they fit or not
+    epsilon_needed: float  # the least policy epsilon, at the policy's delta, under which all of them fit
+
+    @property
+    def fits(self) -> bool:
+        """Whether every round that was asked for would be admitted."""
+        return self.rounds_that_fit >= self.rounds_asked
+
+
+def first_budget(existing: BudgetState | None, policy: BudgetPolicy) -> BudgetState:
+    """The budget of a population that has none. Raises Refused if it has one, whatever the new figures are."""
+    if existing is not None:
+        old = existing.policy
+        raise Refused(
+            f"budget of {policy.population}",
+            f"it is set to epsilon {old.epsilon:g} at delta {old.delta:g}, of which {existing.charged_epsilon:.3f} "
+            "is charged, and one person alone cannot change a budget",
+            "A change takes the signatures of two administrators; until then the first budget stands.",
+        )
+    return BudgetState(policy, None, ZERO, {}, frozenset(), {})
+
+
+def check_terms(policy: BudgetPolicy, dp: DpSgd) -> None:
+    """The plan promises what the budget is counted in. Raises BudgetRefusal for another unit or a larger delta."""
+    what = f"budget of {policy.population}"
+    if dp.unit != policy.unit:
+        raise BudgetRefusal(
+            "unit",
+            what,
+            f"it protects each {policy.unit}, and the job protects each {dp.unit}",
+            f'Ask the coordinator for a job with unit = "{policy.unit}"; a budget keeps its unit.',
+        )
+    if dp.delta > policy.delta:
+        raise BudgetRefusal(
+            "delta",
+            what,
+            f"the job's delta is {dp.delta:g}, and the budget allows {policy.delta:g}",
+            f"Ask the coordinator for a job with a delta of at most {policy.delta:g}.",
+        )
+
+
+def what_if(state: BudgetState, vector: Vector, rounds: int) -> Forecast:
+    """What `rounds` more rounds of this Renyi vector would cost, and how many of them fit."""
+    index = _order_index(state, vector)
+    room = round((state.policy.caps[index] - state.total[index]) / GRID)
+    after = add(state.total, times(vector, rounds))
+    candidates = range(len(ORDERS)) if state.filter_order is None else (index,)
+    needed = min(after[i] + conversion(ORDERS[i], state.policy.delta) for i in candidates) + GRID
+    return Forecast(
+        rounds_asked=rounds,
+        rounds_that_fit=max(0, room // round(check_vector(vector)[index] / GRID)),
+        epsilon_before=state.charged_epsilon,
+        epsilon_after=rdp_epsilon(after, state.policy.delta),
+        epsilon_needed=max(0.0, needed),
+    )
+
+
+def require_job(state: BudgetState, dp: DpSgd, rounds: int) -> Forecast:
+    """The forecast of a whole job. Raises BudgetRefusal for other terms (`check_terms`), or if not all of it fits.
+
+    The latter names cap, spent, left and what would fit. Nothing is reserved by this; every round reserves for itself.
+    """
+    check_terms(state.policy, dp)
+    forecast = what_if(state, rdp_vector(dp_sgd_event(dp, dp.steps_per_round)), rounds)
+    if not forecast.fits:
+        sigma = noise_multiplier_that_fits(state, dp, rounds)
+        other = f"a noise multiplier of at least {sigma:g}" if sigma is not None else "no noise multiplier"
+        raise _refusal(state, f"{rounds} rounds", forecast, f"With all {rounds} rounds, {other} would fit.")
+    return forecast
+
+
+def noise_multiplier_that_fits(state: BudgetState, dp: DpSgd, rounds: int) -> float | None:
+    """The least noise multiplier, to two decimals, with which the plan's rounds would all fit; None if none does."""
+
+    def fits(hundredths: int) -> bool:
+        quieter = dp.model_copy(update={"noise_multiplier": hundredths / 100})
+        return what_if(state, rdp_vector(dp_sgd_event(quieter, dp.steps_per_round)), rounds).fits
+
+    low, high = 1, 1_000_000
+    if not fits(high):
+        return None
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if fits(middle) else (middle + 1, high)
+    return low / 100
+
+
+def grant(state: BudgetState, job: str, vector: Vector, rounds: int) -> BudgetState:
+    """Approve a job (its plan digest in hex) for so many charged rounds of this vector, and for nothing else, ever.
+
+    Raises BudgetRefusal if not all of them fit, Refused if the job was approved before.
+    """
+    if job in state.grants:
+        raise Refused(f"job {job[:12]}", "was approved before", "An approval stands as it was given.")
+    forecast = what_if(state, vector, rounds)
+    if not forecast.fits:
+        raise _refusal(state, f"{rounds} rounds", forecast, "")
+    return replace(state, grants={**state.grants, job: Grant(vector, rounds)})
+
+
+def reserve(state: BudgetState, key: RoundKey, vector: Vector) -> BudgetState:
+    """Set aside what a round will cost, before its first gradient.
+
+    The same key with the same vector while it is reserved changes nothing (a retry after a crash). Raises
+    BudgetRefusal if the round was committed or refunded before, is reserved with another vector, is not one of those
+    its job was approved for, or doesn't fit.
+    """
+    check_vector(vector)
+    if key in state.closed:
+        raise BudgetRefusal(
+            "number-used",
+            f"budget of {state.policy.population}",
+            f"{key} was charged or refunded before",
+            "A round number is used once; go on with the next round.",
+        )
+    if key in state.reserved:
+        if state.reserved[key] == vector:
+            return state
+        raise BudgetRefusal(
+            "number-used",
+            f"budget of {state.policy.population}",
+            f"{key} is reserved for another mechanism",
+            "A round keeps the mechanism it was reserved with; go on with the next round.",
+        )
+    _check_granted(state, key.job, vector)
+    forecast = what_if(state, vector, 1)
+    if not forecast.fits:
+        raise _refusal(state, str(key), forecast, "")
+    order = ORDERS[_order_index(state, vector)]
+    return replace(state, filter_order=order, reserved={**state.reserved, key: vector})
+
+
+def commit(state: BudgetState, key: RoundKey, executed: Vector) -> BudgetState:
+    """Charge what ran, for good. Raises InternalError if nothing is reserved for it or more ran than was reserved."""
+    reserved = _reservation(state, key)
+    if any(ran > held for ran, held in zip(check_vector(executed), reserved, strict=True)):
+        raise InternalError(
+            f"budget of {state.policy.population}",
+            f"more ran in {key} than was reserved for it",
+            "Stop the agent and report this; the reservation stands as spent.",
+        )
+    granted = state.grants[key.job]
+    grants = {**state.grants, key.job: replace(granted, committed=granted.committed + 1)}
+    return replace(_without(state, key), committed=add(state.committed, executed), grants=grants)
+
+
+def refund(state: BudgetState, key: RoundKey) -> BudgetState:
+    """Give back a reservation whose round released nothing. Raises InternalError if nothing is reserved for it."""
+    _reservation(state, key)
+    return _without(state, key)
+
+
+def _check_granted(state: BudgetState, job: str, vector: Vector) -> None:
+    granted, what = state.grants.get(job), f"budget of {state.policy.population}"
+    if granted is None or granted.vector != vector:
+        why = "was not approved" if granted is None else "was approved for rounds of another cost"
+        raise BudgetRefusal("not-approved", what, f"job {job[:12]} {why}", "A steward decides: `cloister silo jobs`.")
+    if state.rounds_left(job) <= 0:
+        raise BudgetRefusal(
+            "grant-used-up",
+            what,
+            f"job {job[:12]} has used the {granted.rounds} rounds it was approved for",
+            "Nothing was spent on this one. Rounds that fail are charged too: approve jobs with --extra-rounds.",
+        )
+
+
+def _order_index(state: BudgetState, vector: Vector) -> int:
+    """Index of the fixed order, or of the one at which most rounds of this vector fit while none is fixed."""
+    if state.filter_order is not None:
+        return ORDERS.index(state.filter_order)
+    if not all(check_vector(vector)):
+        raise InternalError("Renyi vector", "a mechanism costs something at every order", "Report this.")
+    ratios = [cap / value for cap, value in zip(state.policy.caps, vector, strict=True)]
+    return ratios.index(max(ratios))
+
+
+def _reservation(state: BudgetState, key: RoundKey) -> Vector:
+    if key not in state.reserved:
+        raise InternalError(
+            f"budget of {state.policy.population}",
+            f"nothing is reserved for {key}",
+            "Report this; reserving comes before training.",
+        )
+    return state.reserved[key]
+
+
+def _without(state: BudgetState, key: RoundKey) -> BudgetState:
+    reserved = {other: vector for other, vector in state.reserved.items() if other != key}
+    return replace(state, reserved=reserved, closed=state.closed | {key})
+
+
+def _refusal(state: BudgetState, asked: str, forecast: Forecast, more: str) -> BudgetRefusal:
+    policy = state.policy
+    needed = math.ceil(forecast.epsilon_needed * 1000) / 1000
+    why = (
+        f"{asked} would bring epsilon from {forecast.epsilon_before:.3f} to {forecast.epsilon_after:.3f}; the cap is "
+        f"{policy.epsilon:g} at delta {policy.delta:g}, {state.spent_epsilon:.3f} is spent, {state.left_epsilon:.3f} "
+        "is left"
+    )
+    fit = f"{forecast.rounds_that_fit} such rounds still fit; all of it would take a cap of {needed:.3f}."
+    return BudgetRefusal("over-cap", f"budget of {policy.population}", why, f"{fit} {more}".strip())

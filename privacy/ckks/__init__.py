@@ -1,0 +1,1 @@
+"""CKKS: parameters, the layout an aggregator may touch, and the suites that seal and open."""

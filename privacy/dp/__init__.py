@@ -1,0 +1,1 @@
+"""Differentially private training: sampler, noise, engine, preflight. The only place that imports Opacus."""

@@ -1,0 +1,169 @@
+"""What may train under DP-SGD. All else is refused, with the reason and the nearest thing that is allowed.
+
+The list is short because Opacus is silently wrong where a parameter does not see one row per example: prompt tuning
+runs and its clipped sum is 69-74 % off (docs/explanation/dp-training.md). Every entry here was compared with
+one-by-one gradients; the preflight compares again with the model at hand.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from enum import StrEnum
+
+from torch import nn
+
+from privacy.errors import Refused
+
+NEAREST = "Train FFA-LoRA or LoRA on linear layers, a linear classifier head, or both"
+
+
+class Kind(StrEnum):
+    """Why a parameter may train."""
+
+    LORA_A = "lora-a"
+    LORA_B = "lora-b"
+    HEAD = "head"
+
+
+# Reasons by peft.PeftType; a method that is not named here is refused as unproven.
+METHODS = {
+    "PROMPT_TUNING": "its embedding runs once per batch, so per-example gradients do not exist and clipping is wrong",
+    "P_TUNING": "its prompt encoder runs once per batch, so per-example gradients do not exist and clipping is wrong",
+    "MULTITASK_PROMPT_TUNING": "its prompt runs once per batch, so per-example gradients do not exist",
+    "PREFIX_TUNING": "ghost clipping fails on it",
+    "IA3": "its scaling vectors have no per-example gradients",
+    "VERA": "its scaling vectors have no per-example gradients",
+}
+
+BATCH_COUPLED = (nn.modules.batchnorm._BatchNorm, nn.SyncBatchNorm)  # noqa: SLF001 - the public classes' only common base
+NORMS = (nn.LayerNorm, nn.RMSNorm)
+
+
+def check_allowed(model: nn.Module) -> dict[str, Kind]:
+    """Why each trainable parameter of `model` may train, by its name in `model.named_parameters()`.
+
+    Raises Refused, naming the module or parameter, when nothing trains, a module couples examples, a trainable tensor
+    is shared or is not float32 or float64, the PEFT method is not on the list, or a parameter belongs to anything but
+    LoRA on a Linear or Conv1D layer or a linear head outside the pretrained backbone.
+    """
+    trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    if not trainable:
+        raise _refused("model", "no parameter requires a gradient")
+    _check_batch_coupling(model)
+    _check_methods(model)
+    _check_sharing(model)
+    for name, parameter in trainable.items():
+        if str(parameter.dtype) not in {"torch.float32", "torch.float64"}:
+            raise _refused(name, f"trains in {parameter.dtype}, where clipping is off by about a percent")
+    lora = _lora_kinds(model)
+    others = {name: owner_of(model, name) for name in trainable if name not in lora}
+    _check_backbones(model, others)
+    for name, owner in others.items():
+        if type(owner) is not nn.Linear:
+            raise _refused(name, f"it belongs to a {type(owner).__name__}, which is not on the allow-list")
+    return {name: lora.get(name, Kind.HEAD) for name in trainable}
+
+
+def owner_of(model: nn.Module, parameter: str) -> nn.Module:
+    """The module that holds the named parameter itself."""
+    return model.get_submodule(parameter.rpartition(".")[0])
+
+
+def _refused(what: str, why: str, nearest: str = NEAREST) -> Refused:
+    return Refused(f"{what} cannot train under differential privacy", why, f"{nearest}.")
+
+
+def _check_batch_coupling(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        if isinstance(module, BATCH_COUPLED):
+            why = f"{type(module).__name__} computes over the batch, so one example changes the gradients of others"
+            raise _refused(name or "model", why, "Use a model with LayerNorm, RMSNorm or GroupNorm")
+
+
+def _check_methods(model: nn.Module) -> None:
+    """PEFT methods by their declared type, on every PEFT model inside."""
+    for module in model.modules():
+        configs = getattr(module, "peft_config", None)
+        if not isinstance(configs, dict):
+            continue
+        for config in configs.values():
+            method = str(getattr(config.peft_type, "value", config.peft_type))
+            if method != "LORA":
+                why = METHODS.get(method, "its per-example gradients have not been shown to be right")
+                raise _refused(f"PEFT method {method}", why)
+
+
+def _check_sharing(model: nn.Module) -> None:
+    """Each trainable tensor has one name and its own storage."""
+    every = list(model.named_parameters(remove_duplicate=False))
+    uses = Counter(parameter.untyped_storage().data_ptr() for _, parameter in every if parameter.numel())
+    for name, parameter in every:
+        if parameter.requires_grad and parameter.numel() and uses[parameter.untyped_storage().data_ptr()] > 1:
+            raise _refused(name, "its tensor is shared with another parameter, so it would be clipped twice over")
+
+
+def _lora_kinds(model: nn.Module) -> dict[str, Kind]:
+    """The trainable LoRA weights. Refuses LoRA layers whose arithmetic is not x A^T B^T on a Linear or Conv1D."""
+    from peft.tuners.lora.layer import LoraLayer
+
+    kinds: dict[str, Kind] = {}
+    layers = [(name, module) for name, module in model.named_modules() if issubclass(type(module), LoraLayer)]
+    for name, module in layers:
+        if not any(p.requires_grad for p in module.parameters()):
+            continue
+        _check_lora_layer(name, module)
+        for part, kind in (("lora_A", Kind.LORA_A), ("lora_B", Kind.LORA_B)):
+            for inner, owner in module.get_submodule(part).named_modules():
+                if type(owner) is nn.Linear:
+                    prefix = f"{name}.{part}.{inner}" if name else f"{part}.{inner}"
+                    kinds |= {f"{prefix}.{leaf}": kind for leaf, p in owner.named_parameters() if p.requires_grad}
+    return kinds
+
+
+def _check_lora_layer(name: str, layer: nn.Module) -> None:
+    from peft.tuners.lora.layer import Linear
+    from transformers.pytorch_utils import Conv1D
+
+    base = layer.base_layer
+    if type(base) not in {nn.Linear, Conv1D} or type(layer) is not Linear:
+        raise _refused(f"LoRA on {name}", f"its target is a {type(base).__name__}, not a Linear or Conv1D layer")
+    if len(layer.lora_magnitude_vector):
+        raise _refused(f"DoRA on {name}", "its magnitude vector has no per-example gradients")
+    if layer.lora_variant:
+        variant = type(next(iter(layer.lora_variant.values()))).__name__
+        raise _refused(f"LoRA on {name}", f"its variant {variant} has not been shown to have right gradients")
+    if layer.merged_adapters:
+        raise _refused(f"LoRA on {name}", "it is merged into its base layer", "Call unmerge_adapter() first")
+
+
+def _backbones(model: nn.Module) -> set[str]:
+    """Names of the pretrained bodies: every PreTrainedModel that is its own base and holds no other."""
+    from transformers import PreTrainedModel
+
+    pretrained = {name: module for name, module in model.named_modules() if isinstance(module, PreTrainedModel)}
+    return {
+        name
+        for name, module in pretrained.items()
+        if module.base_model is module and not any(other is not module for other in _pretrained_inside(module))
+    }
+
+
+def _pretrained_inside(module: nn.Module) -> Iterator[nn.Module]:
+    from transformers import PreTrainedModel
+
+    return (inner for inner in module.modules() if isinstance(inner, PreTrainedModel))
+
+
+def _check_backbones(model: nn.Module, others: dict[str, nn.Module]) -> None:
+    """Inside a pretrained body nothing but LoRA trains; the refusal names what this looks like."""
+    bodies = _backbones(model)
+    inside = {name: owner for name, owner in others.items() if any(not b or name.startswith(f"{b}.") for b in bodies)}
+    if not inside:
+        return
+    first = next(iter(inside))
+    if all(isinstance(owner, nn.Embedding) for owner in inside.values()):
+        raise _refused(first, "training embeddings is not on the allow-list")
+    if all(isinstance(owner, NORMS) for owner in inside.values()):
+        raise _refused(first, "training norm layers is not on the allow-list")
+    if all(name.endswith(".bias") for name in inside):
+        raise _refused(first, "bias-only training (BitFit) is not on the allow-list")
+    raise _refused(first, f"full fine-tuning ({len(inside)} tensors of the backbone) is not on the allow-list")

@@ -1,0 +1,1 @@
+"""The tamper-evident privacy ledger: entries, Merkle tree, checkpoints, offline verification."""

@@ -1,0 +1,334 @@
+"""Ledger entries: what an institution puts on record, one frozen model per kind.
+
+An entry is canonical JSON (RFC 8785); decoding is strict, so that equal entries have equal bytes. A kind's meaning
+never changes: new meaning is a new kind. No entry has a field for exact record counts, batch sizes, losses or norms.
+Field by field: docs/reference/ledger-format.md.
+"""
+
+from typing import Annotated, Final, Literal, Self, get_args
+
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, model_validator
+
+from privacy.accounting import (
+    ACCOUNTANT,
+    ORDERS,
+    Event,
+    Vector,
+    check_vector,
+    pld_epsilon,
+    rdp_epsilon,
+    rdp_vector,
+)
+from privacy.budget import FILTER, BudgetState, RefusalCode, RoundKey, Unit
+from privacy.canonical import canonical_json, parse_canonical
+from privacy.errors import InternalError, ProtocolError
+from privacy.plan import DpSgd, Hex32, Name, PositiveReal, Strict, Text, first_complaint
+
+SCHEMA: Final = "cloister/ledger/v1"
+MAX_ENTRY_BYTES = 64 * 1024
+
+
+def _rounded_vector(vector: Vector) -> Vector:
+    try:
+        return check_vector(vector)
+    except InternalError as error:
+        raise ValueError("must be one multiple of 2^-32 up to 2^20 per order") from error
+
+
+Utc = Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")]
+Count = Annotated[int, Field(ge=0, le=2**53 - 1)]
+RoundNumber = Annotated[int, Field(ge=0, le=2**31)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Delta = Annotated[float, Field(gt=0, lt=0.1, allow_inf_nan=False)]
+Rdp = Annotated[Vector, Field(strict=False), AfterValidator(_rounded_vector)]
+Orders = Annotated[Vector, Field(strict=False)]
+Adjacency = Literal["add-or-remove-one"]
+ContributionBound = Literal[1]
+"""How often one unit may be in one sample: once, for both units, in this version."""
+
+NotBudget = Literal["declined", "not-fit", "not-ready", "wrong-digest", "wrong-message", "bad-evidence"]
+RefusalReason = RefusalCode | NotBudget
+"""Codes, so that no text that came from data is in a ledger; docs/reference/ledger-format.md says what each means."""
+
+
+class Mechanism(Strict):
+    """DP-SGD of one round, as the plan fixes it."""
+
+    kind: Literal["dp-sgd"] = "dp-sgd"
+    sampling_rate: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+    noise_multiplier: PositiveReal
+    clip_l2: PositiveReal
+    steps_planned: Annotated[int, Field(gt=0)]
+
+    @classmethod
+    def of(cls, dp: DpSgd) -> Self:
+        """What a plan promises for each round."""
+        return cls(
+            sampling_rate=dp.sampling_rate,
+            noise_multiplier=dp.noise_multiplier,
+            clip_l2=dp.clip_l2,
+            steps_planned=dp.steps_per_round,
+        )
+
+
+class Charge(Strict):
+    """What one event costs on its own. `epsilon` is the Renyi figure that counts; PLD stands beside."""
+
+    event: Event
+    accountant: Text
+    rdp: Rdp
+    epsilon: NonNegative
+    epsilon_pld: NonNegative | None
+    delta: Delta
+
+    @classmethod
+    def of(cls, event: Event, delta: float) -> Self:
+        """Price an event (two accountants, up to 2 s the first time)."""
+        vector = rdp_vector(event)
+        return cls(
+            event=event,
+            accountant=ACCOUNTANT,
+            rdp=vector,
+            epsilon=rdp_epsilon(vector, delta),
+            epsilon_pld=pld_epsilon(event, delta),
+            delta=delta,
+        )
+
+
+class Balance(Strict):
+    """The population's budget after this entry."""
+
+    filter_order: float | None
+    spent_epsilon: NonNegative  # committed
+    charged_epsilon: NonNegative  # committed and reserved
+    remaining_epsilon: NonNegative
+
+    @classmethod
+    def of(cls, state: BudgetState) -> Self:
+        """As the budget says."""
+        return cls(
+            filter_order=state.filter_order,
+            spent_epsilon=state.spent_epsilon,
+            charged_epsilon=state.charged_epsilon,
+            remaining_epsilon=state.left_epsilon,
+        )
+
+
+class Entry(Strict):
+    """What every entry says: where it stands, whose log it is in, who did it and when. `sequence` counts from 0."""
+
+    schema_name: Literal["cloister/ledger/v1"] = Field(default=SCHEMA, alias="schema")
+    sequence: Count = 0  # the store sets it
+    institution: Name
+    actor: Text
+    role: Literal["agent", "steward", "administrator", "aggregator", "coordinator", "auditor"]
+    utc: Utc
+
+
+class RoundScoped(Entry):
+    """An entry about one round of one job; the job is named by its plan's digest."""
+
+    job: Hex32
+    round: RoundNumber
+
+    @property
+    def key(self) -> RoundKey:
+        """What the budget calls this round."""
+        return RoundKey(self.job, self.round)
+
+
+class PolicyEntry(Entry):
+    """The first budget of a population."""
+
+    kind: Literal["policy"] = "policy"
+    population: Name
+    unit: Unit
+    contribution_bound: ContributionBound
+    adjacency: Adjacency = "add-or-remove-one"
+    epsilon: PositiveReal
+    delta: Delta
+    filter: Literal["rdp-fixed-order/v1"] = FILTER
+    orders: Orders = ORDERS
+    legal_basis: Text | None
+    dpia: Text | None
+    reason: Text
+
+
+class ReserveEntry(RoundScoped):
+    """Budget set aside for a round, before its first gradient."""
+
+    kind: Literal["reserve"] = "reserve"
+    purpose: Text
+    population: Name
+    dataset: Name
+    unit: Unit
+    contribution_bound: ContributionBound
+    adjacency: Adjacency = "add-or-remove-one"
+    mechanism: Mechanism
+    charge: Charge
+    balance: Balance
+    model_sha256: Hex32
+    adapter_sha256: Hex32  # the global adapter the round starts from
+    software: Text
+
+
+class CommitEntry(RoundScoped):
+    """Budget spent: what ran, or, after a crash, what may have run and is charged in full."""
+
+    kind: Literal["commit"] = "commit"
+    population: Name
+    outcome: Literal["executed", "presumed"]
+    mechanism: Mechanism
+    steps_executed: Annotated[int, Field(gt=0)] | None  # noised steps the engine counted; null if presumed
+    sampler: Text | None
+    precision: Text | None
+    rng: Text | None
+    charge: Charge
+    balance: Balance
+    ciphertext_sha256: Hex32 | None  # null if presumed
+    software: Text
+
+
+class RefundEntry(RoundScoped):
+    """A reservation given back: nothing of the round was released."""
+
+    kind: Literal["refund"] = "refund"
+    population: Name
+    reason: Literal["nothing-trained"]
+    balance: Balance
+
+
+class Asked(Strict):
+    """What a budget was asked for: this many rounds, each at this cost."""
+
+    rounds: Annotated[int, Field(gt=0, le=1_000_000)]
+    charge: Charge
+
+
+class RefuseEntry(Entry):
+    """A decision not to take part. A refusal by the budget says what was asked of which population."""
+
+    kind: Literal["refuse"] = "refuse"
+    job: Hex32
+    round: RoundNumber | None
+    decision: Literal["budget", "preflight", "protocol", "steward"]
+    population: Name | None
+    asked: Asked | None
+    balance: Balance | None
+    reason: RefusalReason
+
+    @model_validator(mode="after")
+    def _whose(self) -> Self:
+        if (self.decision == "budget") != (self.reason in get_args(RefusalCode)):
+            raise ValueError(f"{self.reason} is no reason for a decision by {self.decision}")
+        return self
+
+
+class ReleaseEntry(RoundScoped):
+    """A sealed update was handed to the network. No population means a rehearsal, which touches no data."""
+
+    kind: Literal["release"] = "release"
+    population: Name | None
+    ciphertext_sha256: Hex32
+    recipient: Name
+
+
+class RoundEntry(RoundScoped):
+    """How a round ended, at a silo or at the aggregator."""
+
+    kind: Literal["round"] = "round"
+    outcome: Literal["published", "aborted"]
+    members: tuple[Name, ...] = Field(strict=False, max_length=32)  # whose updates are in the sum
+    transcript_sha256: Hex32 | None
+    sum_sha256: Hex32 | None
+    adapter_before_sha256: Hex32
+    adapter_after_sha256: Hex32 | None
+    reason: Text | None
+
+
+class ReviewEntry(Entry):
+    """Somebody examined part of this ledger (HIPAA 164.312(b): record and examine)."""
+
+    kind: Literal["review"] = "review"
+    first_sequence: Count
+    last_sequence: Count
+    subject: Text
+    finding: Text
+
+
+class KeyEntry(Entry):
+    """An identity key that this institution signs with, or pins: from then on it is the only one for that name."""
+
+    kind: Literal["key"] = "key"
+    action: Literal["own", "pinned"]
+    party: Text  # the URI in its certificate
+    fingerprint: Hex32  # SHA-256 of the raw Ed25519 key
+    reason: Text
+
+
+class JobApprovalEntry(Entry):
+    """A steward, or the policy file, lets a job use a population: for so many charged rounds, each of this charge.
+
+    Neither population nor charge means a rehearsal, which touches no data.
+    """
+
+    kind: Literal["job-approval"] = "job-approval"
+    job: Hex32
+    automatic: bool
+    purpose: Text
+    population: Name | None
+    rounds: Annotated[int, Field(gt=0, le=1_000_000)]  # the plan's, and those granted for rounds that fail
+    charge: Charge | None  # of one round
+    epsilon_after: NonNegative | None  # of the population if all of them run, and nothing else does
+    legal_basis: Text | None
+    dpia: Text | None
+    reason: Text
+
+
+class SelfTestEntry(Entry):
+    """A preflight of the model and the mechanism on made-up examples, before any budget was touched."""
+
+    kind: Literal["self-test"] = "self-test"
+    job: Hex32 | None
+    passed: bool
+    checks: tuple[Text, ...] = Field(strict=False, max_length=64)
+    model_sha256: Hex32 | None
+    software: Text
+    reason: Text | None
+
+
+AnyEntry = Annotated[
+    PolicyEntry
+    | ReserveEntry
+    | CommitEntry
+    | RefundEntry
+    | RefuseEntry
+    | ReleaseEntry
+    | RoundEntry
+    | ReviewEntry
+    | KeyEntry
+    | JobApprovalEntry
+    | SelfTestEntry,
+    Field(discriminator="kind"),
+]
+_ENTRY: TypeAdapter[AnyEntry] = TypeAdapter(AnyEntry)
+
+
+def encode_entry(entry: Entry) -> bytes:
+    """The entry's canonical bytes, which are what the Merkle tree hashes."""
+    return canonical_json(entry.model_dump(mode="json", by_alias=True))
+
+
+def decode_entry(data: bytes) -> AnyEntry:
+    """The entry that these bytes are the encoding of. Raises ProtocolError naming the field that is wrong."""
+    what, next_step = "ledger entry", "See docs/reference/ledger-format.md."
+    if len(data) > MAX_ENTRY_BYTES:
+        raise ProtocolError(what, f"has {len(data)} bytes, more than {MAX_ENTRY_BYTES}", next_step)
+    value = parse_canonical(data, what)
+    try:
+        entry = _ENTRY.validate_python(value)
+    except ValidationError as error:
+        raise ProtocolError(what, first_complaint(error), next_step) from error
+    if encode_entry(entry) != data:
+        raise ProtocolError(what, "a field is missing or in another form", next_step)
+    return entry

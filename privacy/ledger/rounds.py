@@ -1,0 +1,155 @@
+"""What a job's entries must say about one another: approved, reserved on its terms, run and released as reserved."""
+
+from privacy.accounting import Event
+from privacy.budget import BudgetState, RoundKey, what_if
+from privacy.errors import VerificationError
+from privacy.ledger.entry import (
+    AnyEntry,
+    Balance,
+    CommitEntry,
+    JobApprovalEntry,
+    RefundEntry,
+    RefuseEntry,
+    ReleaseEntry,
+    ReserveEntry,
+)
+from privacy.ledger.figures import near
+from privacy.ledger.replay import Budgets, of_population
+
+_NEXT = "Compare the entries of this round."
+
+
+class RoundBook:
+    """Remembers reservations, commitments and releases of a log that is read once, in order."""
+
+    def __init__(self) -> None:
+        self.executed: dict[str, list[Event]] = {}
+        self._reserved: dict[tuple[str, RoundKey], ReserveEntry] = {}
+        self._committed: dict[tuple[str, RoundKey], CommitEntry] = {}
+        self._released: set[RoundKey] = set()
+        self._charged_jobs: set[str] = set()
+
+    def read(self, entry: AnyEntry, budgets: Budgets) -> None:
+        """Check the entry against those before it; `budgets` are as before it. Raises VerificationError."""
+        match entry:
+            case JobApprovalEntry():
+                _check_approval(entry, budgets)
+                if entry.population is not None:
+                    self._charged_jobs.add(entry.job)
+            case ReserveEntry():
+                _check_terms(entry, budgets)
+                self._reserved[entry.population, entry.key] = entry
+            case CommitEntry():
+                self._check_commit(entry)
+                self._committed[entry.population, entry.key] = entry
+                self.executed.setdefault(entry.population, []).append(entry.charge.event)
+            case ReleaseEntry():
+                self._check_release(entry)
+                self._released.add(entry.key)
+            case RefuseEntry(decision="budget"):
+                _check_refusal(entry, budgets)
+            case _:
+                pass
+
+    def check_balance(self, entry: AnyEntry, budgets: Budgets) -> None:
+        """Check the balance an entry states; `budgets` are as after it. Raises VerificationError."""
+        match entry:
+            case ReserveEntry() | CommitEntry() | RefundEntry():
+                _check_stated(entry.balance, Balance.of(of_population(budgets, entry.population)))
+            case RefuseEntry(balance=balance, population=population) if balance is not None and population is not None:
+                _check_stated(balance, Balance.of(of_population(budgets, population)))
+            case _:
+                pass
+
+    def _check_commit(self, entry: CommitEntry) -> None:
+        reserved = self._reserved.get((entry.population, entry.key))
+        if reserved is None:
+            raise VerificationError("commit", f"nothing was reserved for {entry.key}", _NEXT)
+        if entry.mechanism != reserved.mechanism or entry.charge != reserved.charge:
+            raise VerificationError("commit", "mechanism or charge is not the one that was reserved", _NEXT)
+        stated = (entry.steps_executed, entry.sampler, entry.precision, entry.rng, entry.ciphertext_sha256)
+        if entry.outcome == "presumed":
+            if any(value is not None for value in stated):
+                raise VerificationError("commit", "presumed, yet it says what ran", _NEXT)
+        elif any(value is None for value in stated):
+            raise VerificationError("commit", "executed, yet it does not say what ran", _NEXT)
+        elif entry.steps_executed != entry.mechanism.steps_planned:
+            why = f"{entry.steps_executed} steps ran, {entry.mechanism.steps_planned} were planned"
+            raise VerificationError("steps_executed", why, _NEXT)
+
+    def _check_release(self, entry: ReleaseEntry) -> None:
+        if entry.key in self._released:
+            raise VerificationError("release", f"{entry.key} was released before", _NEXT)
+        if entry.population is None:
+            if entry.job in self._charged_jobs:
+                raise VerificationError("release", "no population is named, yet this job was approved for one", _NEXT)
+            return
+        committed = self._committed.get((entry.population, entry.key))
+        if committed is None:
+            raise VerificationError("release", f"{entry.key} was not charged before its update left", _NEXT)
+        if committed.ciphertext_sha256 != entry.ciphertext_sha256:
+            raise VerificationError("release", "not the ciphertext that was charged", _NEXT)
+
+
+def _check_approval(entry: JobApprovalEntry, budgets: Budgets) -> None:
+    """An approval states what its rounds cost, at the budget's delta, and where they would bring the population."""
+    if entry.population is None:
+        if entry.charge is not None or entry.epsilon_after is not None:
+            raise VerificationError("job-approval", "no population is named, yet it states a cost", _NEXT)
+        return
+    if entry.charge is None or entry.epsilon_after is None:
+        raise VerificationError("job-approval", "a population is named, and not what a round costs it", _NEXT)
+    state = of_population(budgets, entry.population)
+    _check_delta(entry.charge.delta, state)
+    right = what_if(state, entry.charge.rdp, entry.rounds).epsilon_after
+    if not near(entry.epsilon_after, right):
+        why = f"{entry.epsilon_after:.6f} is stated, {right:.6f} is right"
+        raise VerificationError("epsilon_after", why, _NEXT)
+
+
+def _check_terms(entry: ReserveEntry, budgets: Budgets) -> None:
+    """A reservation is in the units of its population's budget; the contribution bound is 1 in both by its type."""
+    state = of_population(budgets, entry.population)
+    _check_delta(entry.charge.delta, state)
+    if entry.unit != state.policy.unit:
+        why = f"each {entry.unit} is protected, but the policy protects each {state.policy.unit}"
+        raise VerificationError("unit", why, _NEXT)
+
+
+def _check_delta(stated: float, state: BudgetState) -> None:
+    delta = state.policy.delta
+    if stated != delta:
+        raise VerificationError("delta", f"{stated:g}, but the policy's is {delta:g}", _NEXT)
+
+
+def _check_refusal(entry: RefuseEntry, budgets: Budgets) -> None:
+    """A budget's refusal is replayed for the reason it gives; it must come out as no."""
+    if entry.asked is None or entry.population is None:
+        raise VerificationError("refuse", "a budget's refusal must say what was asked of which population", _NEXT)
+    state = of_population(budgets, entry.population)
+    key = None if entry.round is None else RoundKey(entry.job, entry.round)
+    match entry.reason:
+        case "over-cap":
+            wrong = what_if(state, entry.asked.charge.rdp, entry.asked.rounds).fits
+        case "grant-used-up":
+            wrong = state.rounds_left(entry.job) > 0
+        case "not-approved":
+            granted = state.grants.get(entry.job)
+            wrong = granted is not None and granted.vector == entry.asked.charge.rdp
+        case "number-used":
+            wrong = key not in state.closed and key not in state.reserved
+        case _:
+            wrong = False  # unit or delta: what the plan said of them is not in the ledger
+    if wrong:
+        raise VerificationError("refuse", f"the budget of {entry.population} would have admitted it", _NEXT)
+
+
+def _check_stated(stated: Balance, right: Balance) -> None:
+    if stated.filter_order != right.filter_order:
+        raise VerificationError(
+            "filter_order", f"{stated.filter_order} is stated, {right.filter_order} is right", _NEXT
+        )
+    for name in ("spent_epsilon", "charged_epsilon", "remaining_epsilon"):
+        said, computed = getattr(stated, name), getattr(right, name)
+        if not near(said, computed):
+            raise VerificationError(name, f"{said:.6f} is stated, {computed:.6f} is right", _NEXT)

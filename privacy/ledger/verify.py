@@ -1,0 +1,184 @@
+"""Offline verification of a log: what an auditor runs, with public keys only.
+
+Nothing here needs torch, TenSEAL, gRPC or a network. `verify_log` raises LedgerFault, naming the first entry that is
+wrong and what is wrong with it, or returns what the log adds up to.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from privacy.errors import CloisterError, VerificationError
+from privacy.ledger.checkpoint import Checkpoint, open_checkpoint
+from privacy.ledger.clock import check_order
+from privacy.ledger.entry import AnyEntry, decode_entry
+from privacy.ledger.figures import PopulationReport, check_figures, report_populations
+from privacy.ledger.merkle import Frontier, leaf_hash
+from privacy.ledger.replay import Budgets, after
+from privacy.ledger.rounds import RoundBook
+
+NEXT = "Keep this copy, and ask the institution for an explanation and a fresh export."
+
+
+class LedgerFault(VerificationError):  # noqa: N818 - a finding, not a failure
+    """The first thing wrong with a log. `sequence` is the entry; None if it is about the log as a whole."""
+
+    def __init__(self, sequence: int | None, what: str, why: str) -> None:
+        super().__init__(what, why, NEXT)
+        self.sequence = sequence
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a sound log adds up to."""
+
+    origin: str
+    entries: int
+    checkpoints: int
+    root: bytes
+    first_utc: str | None
+    last_utc: str | None
+    kinds: dict[str, int]
+    populations: tuple[PopulationReport, ...]
+
+
+def verify_log(
+    entries: Iterable[bytes],
+    notes: Sequence[str],
+    origin: str,
+    public_key: bytes,
+    leaves: Sequence[bytes] | None = None,
+) -> Report:
+    """Check a whole log against its signed checkpoints and against itself.
+
+    Per entry, in order: its bytes are the ones signed for, canonical, at their place, of this institution, no older
+    than the one before it (CLOCK_TOLERANCE); every figure is recomputed; every budget decision is replayed; each job
+    is approved, and each of its rounds reserves within that, runs what it reserved, and releases what it committed.
+    `leaves`, the log's own list of leaf hashes, is believed only if its roots are the signed ones; it then pins a
+    changed entry exactly, where without it a range between two checkpoints is named.
+    `public_key` is the institution's raw Ed25519 identity key, from outside of the log.
+    Raises LedgerFault.
+    """
+    checkpoints = _open_all(notes, origin, public_key)
+    walk = _Walk(origin, checkpoints, leaves if leaves is not None and _signed(leaves, checkpoints) else None)
+    for sequence, data in enumerate(entries):
+        walk.read(sequence, data)
+    report = walk.finish()
+    if leaves is not None and walk.leaves is None:
+        raise LedgerFault(None, "list of leaf hashes", "it does not lead to the signed roots; the entries do")
+    return report
+
+
+class _Walk:
+    """One pass over the entries."""
+
+    def __init__(self, origin: str, checkpoints: Sequence[Checkpoint], leaves: Sequence[bytes] | None) -> None:
+        self.leaves = leaves
+        self._origin = origin
+        self._checkpoints = {checkpoint.size: checkpoint for checkpoint in checkpoints}
+        self._signed_before = 0
+        self._frontier = Frontier()
+        self._budgets: Budgets = {}
+        self._rounds = RoundBook()
+        self._kinds: dict[str, int] = {}
+        self._utc: list[str] = []
+        self._suspect: LedgerFault | None = None
+
+    def read(self, sequence: int, data: bytes) -> None:
+        """Check one entry. Raises LedgerFault."""
+        hashed = leaf_hash(data)
+        if self.leaves is not None and (sequence >= len(self.leaves) or self.leaves[sequence] != hashed):
+            self._explain_foreign(sequence, data)
+        try:
+            entry = decode_entry(data)
+            self._place(sequence, entry)
+            if self._utc:
+                check_order(self._utc[-1], entry.utc)
+            check_figures(entry)
+            self._rounds.read(entry, self._budgets)
+            self._budgets = after(self._budgets, entry)
+            self._rounds.check_balance(entry, self._budgets)
+        except LedgerFault:
+            raise
+        except CloisterError as error:
+            raise LedgerFault(sequence, f"entry {sequence}", f"{error.what}: {error.why}") from error
+        self._kinds[entry.kind] = self._kinds.get(entry.kind, 0) + 1
+        self._utc = [*self._utc[:1], entry.utc]
+        self._frontier = self._frontier.append(hashed)
+        self._check_root(sequence)
+
+    def finish(self) -> Report:
+        """What it adds up to. Raises LedgerFault if entries are missing or none signed for the last ones."""
+        missing = [size for size in self._checkpoints if size > self._frontier.size]
+        if missing:
+            why = f"a checkpoint over {missing[0]} entries is signed, but the log ends before this one"
+            raise LedgerFault(self._frontier.size, f"entry {self._frontier.size}", why)
+        if self._signed_before != self._frontier.size or not self._checkpoints:
+            raise LedgerFault(
+                self._signed_before, f"entry {self._signed_before}", "no signed checkpoint covers it and those after it"
+            )
+        return Report(
+            origin=self._origin,
+            entries=self._frontier.size,
+            checkpoints=len(self._checkpoints),
+            root=self._frontier.root(),
+            first_utc=self._utc[0] if self._utc else None,
+            last_utc=self._utc[-1] if self._utc else None,
+            kinds=dict(sorted(self._kinds.items())),
+            populations=report_populations(self._budgets, self._rounds.executed),
+        )
+
+    def _place(self, sequence: int, entry: AnyEntry) -> None:
+        if entry.sequence != sequence:
+            why = f"it carries number {entry.sequence}: an entry before it was dropped, doubled or moved"
+            raise LedgerFault(sequence, f"entry {sequence}", why)
+        if not self._origin.endswith(f"/{entry.institution}"):
+            raise LedgerFault(sequence, f"entry {sequence}", f"it is of {entry.institution}, not of {self._origin}")
+
+    def _explain_foreign(self, sequence: int, data: bytes) -> None:
+        """An entry whose hash is not the signed one: say what also is wrong with it, if anything. Raises."""
+        try:
+            self._place(sequence, decode_entry(data))
+        except LedgerFault:
+            raise
+        except CloisterError as error:
+            why = f"it is not the entry that was signed for, and {error.what}: {error.why}"
+            raise LedgerFault(sequence, f"entry {sequence}", why) from error
+        raise LedgerFault(sequence, f"entry {sequence}", "it is not the entry that was signed for: its hash differs")
+
+    def _check_root(self, sequence: int) -> None:
+        checkpoint = self._checkpoints.get(sequence + 1)
+        if checkpoint is None:
+            return
+        if checkpoint.root != self._frontier.root():
+            first = self._signed_before
+            span = f"entry {first}" if first == sequence else f"one of the entries {first} to {sequence}"
+            raise LedgerFault(first, span, f"not what the checkpoint over {sequence + 1} entries was signed for")
+        self._signed_before = sequence + 1
+
+
+def _open_all(notes: Sequence[str], origin: str, public_key: bytes) -> list[Checkpoint]:
+    """The checkpoints, verified, their sizes rising. Raises LedgerFault."""
+    checkpoints: list[Checkpoint] = []
+    for number, note in enumerate(notes):
+        try:
+            checkpoint = open_checkpoint(note, origin, public_key)
+        except VerificationError as error:
+            raise LedgerFault(None, f"checkpoint {number}", f"{error.what}: {error.why}") from error
+        if checkpoints and checkpoint.size <= checkpoints[-1].size:
+            raise LedgerFault(None, f"checkpoint {number}", "its size does not rise above the one before it")
+        checkpoints.append(checkpoint)
+    return checkpoints
+
+
+def _signed(leaves: Sequence[bytes], checkpoints: Sequence[Checkpoint]) -> bool:
+    """Whether a list of leaf hashes leads to every signed root, with nothing beyond."""
+    if not checkpoints or checkpoints[-1].size != len(leaves):
+        return False
+    frontier, expected = Frontier(), {checkpoint.size: checkpoint.root for checkpoint in checkpoints}
+    if expected.get(0, frontier.root()) != frontier.root():
+        return False
+    for leaf in leaves:
+        frontier = frontier.append(leaf)
+        if expected.get(frontier.size, frontier.root()) != frontier.root():
+            return False
+    return True

@@ -1,0 +1,273 @@
+"""JobPlan: everything a job fixes in advance and in public, and RoundContext, the `ctx` of the round protocol.
+
+A plan is canonical JSON (RFC 8785); its digest names the job everywhere: in certificates of consent, in the budget,
+in the ledger. Nothing in a plan is derived from exact record counts or from the values of records.
+"""
+
+import math
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from privacy.canonical import canonical_json, digest, parse_canonical
+from privacy.errors import ProtocolError
+
+PLAN_LABEL = "cloister/v1/plan"
+ROUND_LABEL = "cloister/v1/round"
+MAX_VALUES = 200_000_000
+NAME = re.compile(r"^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$")
+
+Name = Annotated[str, Field(pattern=NAME.pattern)]
+Hex32 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Positive = Annotated[int, Field(gt=0)]
+PositiveReal = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Range = Annotated[float, Field(ge=1e-30, le=1e30, allow_inf_nan=False)]  # a normal float32
+Text = Annotated[str, Field(min_length=1, max_length=400)]
+
+
+class Strict(BaseModel):
+    """A frozen value that refuses unknown fields and silent conversions."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Suite(StrEnum):
+    """How updates are sealed. One suite for a whole job."""
+
+    CKKS_GROUP = "ckks-group"
+
+
+class TensorSpec(Strict):
+    """One trained tensor: its name in the PEFT state, its shape, how far one round may move it, its step size."""
+
+    name: Text
+    shape: tuple[Positive, ...] = Field(strict=False, min_length=1, max_length=4)
+    update_range: Range  # R: each coordinate of a round's update is clipped to [-R, R] before rounding
+    learning_rate: PositiveReal
+
+    @property
+    def size(self) -> int:
+        """The number of coordinates."""
+        return math.prod(self.shape)
+
+
+class ModelPin(Strict):
+    """A Hugging Face model: where it is found, and what exactly it must be."""
+
+    source: Text  # a hub id, or the name of a local folder the silo's configuration maps
+    revision: str | None
+    weights_sha256: Hex32  # of the weights, configuration and tokenizer files (runtime/models.py says how)
+
+
+class Adapter(Strict):
+    """What trains on the frozen base, in the order in which it is flattened."""
+
+    method: Literal["ffa-lora", "lora", "head"]
+    rank: Annotated[int, Field(ge=0, le=256)]
+    alpha: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    target_modules: tuple[Text, ...] = Field(strict=False)
+    layers: tuple[Annotated[int, Field(ge=0)], ...] = Field(strict=False)
+    head: Literal["model", "mean-pooled-normalised"]
+    initial_sha256: Hex32  # of the safetensors bytes with the starting values, FFA's fixed A and the normaliser
+    tensors: tuple[TensorSpec, ...] = Field(strict=False, min_length=1, max_length=4096)
+
+    @property
+    def size(self) -> int:
+        """The number of trained values."""
+        return sum(tensor.size for tensor in self.tensors)
+
+
+class Classification(Strict):
+    """Sequence classification of one text per record."""
+
+    kind: Literal["sequence-classification"]
+    labels: tuple[Text, ...] = Field(strict=False, min_length=2, max_length=1000)
+    max_tokens: Annotated[int, Field(gt=0, le=8192)]
+    model: ModelPin
+    adapter: Adapter
+
+
+class Rehearsal(Strict):
+    """No data, no model, no budget: every silo sends pseudo-random values, to try the machinery (`bench`)."""
+
+    kind: Literal["rehearsal"]
+    values: Annotated[int, Field(gt=0, le=MAX_VALUES)]
+    update_range: Range
+
+
+class DpSgd(Strict):
+    """The mechanism of one silo in one round (dp-and-budget.md, Training). Noise multiplier and steps are promises."""
+
+    clip_l2: PositiveReal
+    noise_multiplier: PositiveReal
+    sampling_rate: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+    steps_per_round: Positive
+    expected_batch_size: PositiveReal  # public divisor of the noised sum; never derived from a silo's record count
+    unit: Literal["record", "patient"]
+    delta: Annotated[float, Field(gt=0, lt=0.1, allow_inf_nan=False)]
+
+
+class Grid(Strict):
+    """The integer grid on which updates are summed."""
+
+    bits: Annotated[int, Field(ge=8, le=16)]
+
+
+class RosterMember(Strict):
+    """A party by its name and its Ed25519 identity key (raw 32 bytes, hex)."""
+
+    name: Name
+    identity_key: Hex32
+
+
+class Cohort(Strict):
+    """Who may take part, and how few may go on."""
+
+    roster: tuple[RosterMember, ...] = Field(strict=False, min_length=2, max_length=32)
+    minimum: Annotated[int, Field(ge=2)]
+    tolerated_colluders: Annotated[int, Field(ge=0)]
+    minimum_dataset_size: Annotated[int, Field(ge=1)]  # fewer units of privacy: the silo refuses the job
+
+
+class Deadlines(Strict):
+    """Seconds from the moment a step opens until the aggregator goes on without the silent."""
+
+    join_job_s: PositiveReal
+    join_round_s: PositiveReal
+    submit_s: PositiveReal
+    consent_s: PositiveReal
+    apply_s: PositiveReal
+
+
+class JobPlan(Strict):
+    """Everything a job fixes in advance and in public."""
+
+    version: Literal["cloister/v1"]
+    name: Name
+    federation: Name
+    purpose: Text
+    task: Classification | Rehearsal = Field(discriminator="kind")
+    dp: DpSgd | None
+    rounds: Annotated[int, Field(gt=0, le=10_000)]
+    round_attempts: Annotated[int, Field(gt=0, le=20_000)]  # a failed round's number is burnt; this many in all
+    suite: Suite = Field(strict=False)
+    grid: Grid
+    initial_adapter: Hex32  # privacy.flatten.adapter_digest of the starting values; of zeros for a rehearsal
+    cohort: Cohort
+    aggregator: RosterMember  # its identity key signs commits: two for one round are evidence
+    deadlines: Deadlines
+    created_utc: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")]
+    nonce: Hex32  # makes two submissions of one job file two jobs
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        names = [member.name for member in self.cohort.roster]
+        keys = [member.identity_key for member in self.cohort.roster]
+        if names != sorted(set(names)):
+            raise ValueError("cohort.roster must be sorted by name, each name once")
+        if len(set(keys)) != len(keys):
+            raise ValueError("cohort.roster lists one identity key under two names")
+        n, c, least = len(names), self.cohort.tolerated_colluders, self.cohort.minimum
+        if not c + 2 <= least <= n:
+            raise ValueError(
+                f"cohort.minimum is {least}; with {n} silos, {c} of them colluding, it must be {c + 2}-{n}"
+            )
+        if self.aggregator.name in names or self.aggregator.identity_key in keys:
+            raise ValueError("aggregator must be a party of its own, not a silo of the roster")
+        if self.values > MAX_VALUES:
+            raise ValueError(f"task.adapter.tensors hold {self.values} values, more than {MAX_VALUES}")
+        if self.round_attempts < self.rounds:
+            raise ValueError("round_attempts must be at least rounds")
+        if isinstance(self.task, Classification) and self.dp is None:
+            raise ValueError("a job on data must have [dp]; only a rehearsal, which touches no data, may go without")
+        if isinstance(self.task, Rehearsal) and self.dp is not None:
+            raise ValueError("a rehearsal touches no data and takes no [dp]")
+        if isinstance(self.task, Classification):
+            tensors = [tensor.name for tensor in self.task.adapter.tensors]
+            if tensors != sorted(set(tensors)):
+                raise ValueError("task.adapter.tensors must be sorted by name, each name once")
+        return self
+
+    @property
+    def tensors(self) -> tuple[TensorSpec, ...]:
+        """What one update consists of, in flattening order."""
+        match self.task:
+            case Classification(adapter=adapter):
+                return adapter.tensors
+            case Rehearsal(values=values, update_range=update_range):
+                return (TensorSpec(name="rehearsal", shape=(values,), update_range=update_range, learning_rate=1.0),)
+
+    @property
+    def values(self) -> int:
+        """The number of coordinates of one update."""
+        return sum(tensor.size for tensor in self.tensors)
+
+    @property
+    def identity_keys(self) -> dict[str, bytes]:
+        """Raw Ed25519 identity keys by silo name."""
+        return {member.name: bytes.fromhex(member.identity_key) for member in self.cohort.roster}
+
+    def least_participants(self, roll: int) -> int:
+        """How few of the `roll` silos of a job may make up a round: the minimum, and over half with the colluders.
+
+        Two participant lists for one round number would then share an honest silo, which joins only one: the job
+        cannot be split into two cohorts that go on with different adapters.
+        """
+        return max(self.cohort.minimum, (roll + self.cohort.tolerated_colluders) // 2 + 1)
+
+    def threshold(self, participants: int) -> int:
+        """How many consents to one transcript make a certificate: floor((n + c) / 2) + 1.
+
+        Two certificates for one participant list would then share an honest signer (reference/protocol.md, step 6).
+        """
+        return (participants + self.cohort.tolerated_colluders) // 2 + 1
+
+    def encode(self) -> bytes:
+        """The plan's canonical bytes."""
+        return canonical_json(self.model_dump(mode="json"))
+
+    def digest(self) -> bytes:
+        """32 bytes that name this job."""
+        return digest(PLAN_LABEL, self.encode())
+
+    @classmethod
+    def decode(cls, data: bytes) -> "JobPlan":
+        """Parse and validate canonical bytes. Raises ProtocolError naming the field that is wrong."""
+        value = parse_canonical(data, "job plan")
+        try:
+            plan = cls.model_validate(value)
+        except ValidationError as error:
+            raise ProtocolError(
+                "job plan", first_complaint(error), "Correct the job file and submit it again."
+            ) from error
+        if plan.encode() != data:
+            raise ProtocolError("job plan", "fields are missing or in another form", "Encode every field.")
+        return plan
+
+
+def first_complaint(error: ValidationError) -> str:
+    """The first of pydantic's complaints as one sentence, without the offending value."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return f"{where}: {first['msg']}" if where else first["msg"]
+
+
+@dataclass(frozen=True)
+class RoundContext:
+    """The `ctx` every signed, hashed or encrypted byte string of a round is bound to.
+
+    ctx = H("cloister/v1/round", plan digest, round, digest of the current global adapter, participant list).
+    """
+
+    plan_digest: bytes
+    round_number: int
+    adapter_digest: bytes
+    participants: tuple[str, ...]
+
+    def digest(self) -> bytes:
+        """32 bytes; equal for two parties only if they agree on all four."""
+        names = canonical_json(list(self.participants))
+        return digest(ROUND_LABEL, self.plan_digest, self.round_number.to_bytes(8, "big"), self.adapter_digest, names)

@@ -1,0 +1,127 @@
+"""RoundRecord: one round's whole transcript as a file, and its offline check (public keys only, no network).
+
+The aggregator exports it, anybody checks it: every signature under the plan's roster, the roll and its deal, the
+commit against its headers, the certificate. It holds digests, not ciphertexts: that the residues have the committed
+root is checked by whoever has them, and that they are the members' sum by nobody until the fingerprint step exists.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationError
+
+from privacy.canonical import canonical_json, parse_canonical
+from privacy.errors import ProtocolError, VerificationError
+from privacy.plan import Hex32, JobPlan, Name, RoundContext, Strict, first_complaint
+from privacy.statement import Signed, verify
+from privacy.transcript import (
+    Applied,
+    CheckedCommit,
+    Consent,
+    RoundJoin,
+    check_certificate,
+    check_commit,
+    check_deal,
+    check_roll,
+    check_round,
+    require_plan,
+    require_round,
+)
+
+NEXT_STEP = "Ask the aggregator for the record again; if it stays so, keep it as evidence."
+
+
+class SignedText(Strict):
+    """A signed statement inside a record: its canonical JSON as text, its signature in hex."""
+
+    body: Annotated[str, Field(min_length=2)]
+    signature: Annotated[str, Field(pattern=r"^[0-9a-f]{128}$")]
+
+    @classmethod
+    def of(cls, signed: Signed) -> "SignedText":
+        """From the form that travels."""
+        return cls(body=signed.body.decode(), signature=signed.signature.hex())
+
+    @property
+    def signed(self) -> Signed:
+        """The form that travels."""
+        return Signed(self.body.encode(), bytes.fromhex(self.signature))
+
+
+Statements = Annotated[tuple[SignedText, ...], Field(strict=False, max_length=32)]
+
+
+class RoundRecord(Strict):
+    """Everything said about one round, from the plan to the digests of the next adapter."""
+
+    version: Literal["cloister/v1/round-record"] = "cloister/v1/round-record"
+    plan: str
+    job_joins: Statements
+    deal: SignedText
+    round: Annotated[int, Field(ge=1)]
+    adapter_digest: Hex32
+    participants: tuple[Name, ...] = Field(strict=False)
+    round_joins: Statements
+    commit: SignedText
+    headers: Statements
+    consents: Statements
+    applied: Statements
+
+    def encode(self) -> bytes:
+        """Canonical bytes."""
+        return canonical_json(self.model_dump(mode="json"))
+
+    @classmethod
+    def decode(cls, data: bytes) -> "RoundRecord":
+        """Parse strictly. Raises ProtocolError naming the field."""
+        value = parse_canonical(data, "round record")
+        try:
+            return cls.model_validate(value)
+        except ValidationError as error:
+            raise ProtocolError("round record", first_complaint(error), NEXT_STEP) from error
+
+
+@dataclass(frozen=True)
+class RecordVerdict:
+    """What a record proves."""
+
+    plan: JobPlan
+    commit: CheckedCommit
+    consents: tuple[Consent, ...]
+    adapters: dict[str, str]  # by silo: the digest of the next global adapter it signed
+
+
+def check_record(record: RoundRecord) -> RecordVerdict:
+    """Check a record from end to end. Raises ProtocolError or VerificationError naming the first thing wrong."""
+    plan = JobPlan.decode(record.plan.encode())
+    roll = check_roll(plan, [join.signed for join in record.job_joins])
+    deal = check_deal(plan, roll, record.deal.signed, {})
+    ctx = RoundContext(plan.digest(), record.round, bytes.fromhex(record.adapter_digest), record.participants)
+    check_round(plan, roll, ctx)
+    joined = set()
+    for text in record.round_joins:
+        join = verify(text.signed, RoundJoin, plan.identity_keys)
+        require_plan(plan, join)
+        require_round(ctx, join)
+        joined.add(join.silo)
+    if joined != set(ctx.participants):
+        missing = ", ".join(sorted(set(ctx.participants) - joined))
+        raise VerificationError(f"round {record.round}", f"no signed join of {missing} is in the record", NEXT_STEP)
+    headers = [header.signed for header in record.headers]
+    commit = check_commit(plan, ctx, bytes.fromhex(deal.key_commitment), record.commit.signed, headers)
+    consents = check_certificate(plan, ctx, commit.transcript, [consent.signed for consent in record.consents])
+    return RecordVerdict(plan, commit, consents, _adapters(plan, ctx, record))
+
+
+def _adapters(plan: JobPlan, ctx: RoundContext, record: RoundRecord) -> dict[str, str]:
+    adapters = {}
+    for text in record.applied:
+        applied = verify(text.signed, Applied, plan.identity_keys)
+        require_plan(plan, applied)
+        require_round(ctx, applied)
+        adapters[applied.silo] = applied.adapter
+    if len(set(adapters.values())) > 1:
+        raise VerificationError(
+            f"round {record.round}", "silos signed different next adapters: " + ", ".join(sorted(adapters)), NEXT_STEP
+        )
+    return adapters

@@ -1,0 +1,346 @@
+"""What is said in a job and its rounds, and how anybody checks it: joins, deal, commit, consents, certificate.
+
+Step numbers are those of docs/reference/protocol.md. Every check raises ProtocolError naming the sender and the step;
+none returns False. The aggregator is a party like any other here: its commit is signed, so that two commits for one
+round are evidence.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from privacy.canonical import digest
+from privacy.envelope import UpdateHeader, header_digest
+from privacy.errors import ProtocolError
+from privacy.mail_key import read_mail_key
+from privacy.plan import Hex32, JobPlan, Name, RoundContext, Strict
+from privacy.statement import RoundNumber, RoundStatement, Signed, SiloStatement, Statement, verify
+
+ROLL_LABEL = "cloister/v1/roll"
+DEALER_LABEL = "cloister/v1/dealer"
+TRANSCRIPT_LABEL = "cloister/v1/transcript"
+
+
+class JobJoin(SiloStatement):
+    """A silo takes part in the job, with a fresh HPKE key for the cohort's key."""
+
+    type: Literal["cloister/v1/job-join"] = "cloister/v1/job-join"
+    mail_key: Annotated[str, Field(pattern=r"^[0-9a-f]{2432}$")]
+
+    @model_validator(mode="after")
+    def _sealable(self) -> Self:
+        read_mail_key(bytes.fromhex(self.mail_key), self.silo)
+        return self
+
+
+class JobRefusal(SiloStatement):
+    """A silo takes no part. The reason is a code: the particulars stay in its own log."""
+
+    type: Literal["cloister/v1/job-refusal"] = "cloister/v1/job-refusal"
+    reason: Literal["steward", "policy", "budget", "cannot-run"]
+
+
+class MailDigest(Strict):
+    """One mail of a deal."""
+
+    to: Name
+    sha256: Hex32
+
+
+class KeyDeal(SiloStatement):
+    """The dealer's word on the cohort's key: one key, whose commitment all check against what they were mailed."""
+
+    type: Literal["cloister/v1/key-deal"] = "cloister/v1/key-deal"
+    roll: Hex32
+    key_commitment: Hex32
+    mails: tuple[MailDigest, ...] = Field(strict=False)
+
+
+class RoundJoin(RoundStatement):
+    """Step 0: a silo takes part in this round, with this participant list and this global adapter, and no other."""
+
+    type: Literal["cloister/v1/round-join"] = "cloister/v1/round-join"
+
+
+class Withdrawal(RoundStatement):
+    """A participant will send nothing this round; the others need not wait for it."""
+
+    type: Literal["cloister/v1/withdrawal"] = "cloister/v1/withdrawal"
+
+
+class CommitMember(Strict):
+    """A member of the sum and the digest of its header."""
+
+    silo: Name
+    header: Hex32
+
+
+class RoundCommit(Statement):
+    """Step 2: the aggregator fixes the sum: who is in it, and the RFC 6962 root over its residue chunks, H(C)."""
+
+    type: Literal["cloister/v1/commit"] = "cloister/v1/commit"
+    aggregator: Name
+    round: RoundNumber
+    ctx: Hex32
+    members: tuple[CommitMember, ...] = Field(strict=False, min_length=1)
+    sum_root: Hex32
+
+    @property
+    def signer(self) -> str:
+        """The aggregator."""
+        return self.aggregator
+
+
+class Consent(RoundStatement):
+    """Step 5: the silo checked the transcript with this digest and lets its sum be opened. One a round, ever."""
+
+    type: Literal["cloister/v1/consent"] = "cloister/v1/consent"
+    transcript: Hex32
+
+
+class Applied(RoundStatement):
+    """Step 8: the digest of the next global adapter as this silo computed it."""
+
+    type: Literal["cloister/v1/applied"] = "cloister/v1/applied"
+    adapter: Hex32
+
+
+@dataclass(frozen=True)
+class Roll:
+    """The joins of a job, checked, sorted by name: its members and their mail keys. Fixed before the deal."""
+
+    joins: tuple[Signed, ...]
+    mail_keys: Mapping[str, bytes]
+    digest: bytes
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """The silos of the job, sorted."""
+        return tuple(self.mail_keys)
+
+
+def check_roll(plan: JobPlan, joins: Iterable[Signed]) -> Roll:
+    """Check every join and that there are enough; the same joins give the same roll whatever their order."""
+    signed_by = {}
+    keys: dict[str, bytes] = {}
+    for signed in joins:
+        join = verify(signed, JobJoin, plan.identity_keys)
+        require_plan(plan, join)
+        if join.silo in keys:
+            raise ProtocolError("roll", f"{join.silo} joined twice", "The roll was not accepted.", step="join")
+        keys[join.silo] = bytes.fromhex(join.mail_key)
+        signed_by[join.silo] = signed
+    if len(keys) < plan.cohort.minimum:
+        raise ProtocolError(
+            "roll",
+            f"has {len(keys)} silos, fewer than the plan's minimum of {plan.cohort.minimum}",
+            "The job waits for more silos.",
+            step="join",
+        )
+    names = sorted(keys)
+    ordered = tuple(signed_by[name] for name in names)
+    return Roll(ordered, {name: keys[name] for name in names}, digest(ROLL_LABEL, *(s.body for s in ordered)))
+
+
+def dealer_of(plan_digest: bytes, roll: Roll) -> str:
+    """The member that makes the cohort's key: members[H(plan, roll) mod n].
+
+    Not a fair draw: the aggregator decides which joins make the roll, and the last to join can try mail keys. A dealer
+    learns nothing that other members don't: all hold the key.
+    """
+    number = int.from_bytes(digest(DEALER_LABEL, plan_digest, roll.digest), "big")
+    return roll.members[number % len(roll.members)]
+
+
+def check_deal(plan: JobPlan, roll: Roll, deal: Signed, mails: Mapping[str, bytes]) -> KeyDeal:
+    """Check that the deal is the dealer's, for this roll, with one mail for every other member.
+
+    `mails` are the mails at hand (all of them at the aggregator, one's own at a silo); each must have the digest the
+    dealer signed.
+    """
+    statement = verify(deal, KeyDeal, plan.identity_keys)
+    require_plan(plan, statement)
+    dealer = dealer_of(plan.digest(), roll)
+
+    def wrong(why: str) -> ProtocolError:
+        return ProtocolError("key deal", why, "It was not accepted.", sender=statement.silo, step="deal")
+
+    if statement.silo != dealer:
+        raise wrong(f"comes from {statement.silo}; this roll's dealer is {dealer}")
+    if statement.roll != roll.digest.hex():
+        raise wrong("is for another roll")
+    digests = {mail.to: mail.sha256 for mail in statement.mails}
+    if sorted(digests) != [name for name in roll.members if name != dealer] or len(digests) != len(statement.mails):
+        raise wrong("does not have exactly one mail for every other member")
+    for name, sealed in mails.items():
+        if digests.get(name) != hashlib.sha256(sealed).hexdigest():
+            raise wrong(f"the mail to {name} is not the one that was signed")
+    return statement
+
+
+def check_round(plan: JobPlan, roll: Roll, ctx: RoundContext) -> None:
+    """The rules on a round's announcement: this plan, a number in range, enough members, sorted, each once."""
+
+    def wrong(why: str) -> ProtocolError:
+        return ProtocolError(
+            f"round {ctx.round_number}", why, "The silo did not join it.", sender="aggregator", step="announce"
+        )
+
+    if ctx.plan_digest != plan.digest():
+        raise wrong("is of another plan")
+    if not 1 <= ctx.round_number <= plan.round_attempts:
+        raise wrong(f"is outside 1-{plan.round_attempts}")
+    if list(ctx.participants) != sorted(set(ctx.participants)) or not set(ctx.participants) <= set(roll.members):
+        raise wrong("its participants are not members of the roll, sorted, each once")
+    least = plan.least_participants(len(roll.members))
+    if len(ctx.participants) < least:
+        raise wrong(f"has {len(ctx.participants)} participants; with {len(roll.members)} in the job it takes {least}")
+
+
+def require_plan(plan: JobPlan, statement: Statement) -> None:
+    """The statement must be about this plan. Raises ProtocolError."""
+    if statement.plan != plan.digest().hex():
+        raise ProtocolError(
+            f"statement {statement.type}", "is about another job", "It was not accepted.", sender=statement.signer
+        )
+
+
+def require_round(ctx: RoundContext, statement: RoundStatement | RoundCommit) -> None:
+    """The statement must be about exactly this round and context. Raises ProtocolError."""
+    if statement.round != ctx.round_number or statement.ctx != ctx.digest().hex():
+        raise ProtocolError(
+            f"statement {statement.type}",
+            f"is bound to round {statement.round} in another context (replayed, or a different view of the round)",
+            "It was not accepted.",
+            sender=statement.signer,
+        )
+    if isinstance(statement, RoundStatement) and statement.silo not in ctx.participants:
+        raise ProtocolError(
+            f"statement {statement.type}",
+            f"{statement.silo} is not a participant of round {ctx.round_number}",
+            "It was not accepted.",
+            sender=statement.silo,
+        )
+
+
+def check_header(plan: JobPlan, ctx: RoundContext, key_commitment: bytes, signed: Signed) -> UpdateHeader:
+    """Step 1: a header is its silo's, of this round, of the planned length, under the cohort's key."""
+    header = verify(signed, UpdateHeader, plan.identity_keys)
+    require_plan(plan, header)
+    require_round(ctx, header)
+    if header.values != plan.values:
+        raise ProtocolError(
+            "update header", f"covers {header.values} values; the plan has {plan.values}", "It was not accepted.",
+            sender=header.silo, step="submit",
+        )  # fmt: skip
+    if header.key_commitment != key_commitment.hex():
+        raise ProtocolError(
+            "update header", "was sealed under another key than the deal's", "It was not accepted.",
+            sender=header.silo, step="submit",
+        )  # fmt: skip
+    return header
+
+
+def transcript_digest(commit: Signed, headers: Sequence[Signed]) -> bytes:
+    """H(tau): the commit and all headers with their signatures, in the commit's order."""
+    parts = [commit.body, commit.signature]
+    for header in headers:
+        parts += [header.body, header.signature]
+    return digest(TRANSCRIPT_LABEL, *parts)
+
+
+@dataclass(frozen=True)
+class CheckedCommit:
+    """A commit whose every header was verified."""
+
+    commit: RoundCommit
+    headers: tuple[UpdateHeader, ...]
+    transcript: bytes
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """The members of the sum, U, sorted."""
+        return tuple(header.silo for header in self.headers)
+
+
+def check_commit(
+    plan: JobPlan,
+    ctx: RoundContext,
+    key_commitment: bytes,
+    commit: Signed,
+    headers: Sequence[Signed],
+) -> CheckedCommit:
+    """Step 3, first half, and step 5: the aggregator's signature, every header's, the rules on U.
+
+    Does not look at the sum itself: `sum_root` must be compared with the residues that came (layout.chunks_root), and
+    that they are the sum of the members' ciphertexts is only checked once the fingerprint step exists.
+    """
+    statement = verify(commit, RoundCommit, {plan.aggregator.name: bytes.fromhex(plan.aggregator.identity_key)})
+    require_plan(plan, statement)
+    require_round(ctx, statement)
+
+    def wrong(why: str) -> ProtocolError:
+        return ProtocolError(
+            f"commit of round {ctx.round_number}",
+            why,
+            "No consent was given.",
+            sender=statement.aggregator,
+            step="commit",
+        )
+
+    checked = [check_header(plan, ctx, key_commitment, signed) for signed in headers]
+    names = [header.silo for header in checked]
+    if names != sorted(set(names)):
+        raise wrong("its headers are not sorted by silo, each silo exactly once")
+    expected = [CommitMember(silo=h.silo, header=header_digest(s).hex()) for h, s in zip(checked, headers, strict=True)]
+    if list(statement.members) != expected:
+        raise wrong("its members are not those of its headers")
+    if len(names) < plan.cohort.minimum:
+        raise wrong(f"sums {len(names)} updates; the plan's minimum is {plan.cohort.minimum}")
+    return CheckedCommit(statement, tuple(checked), transcript_digest(commit, headers))
+
+
+def require_own_header(checked: CheckedCommit, own: Signed) -> None:
+    """A silo that submitted must find its own header in the commit exactly once, byte for byte."""
+    mine = header_digest(own).hex()
+    if [member.header for member in checked.commit.members].count(mine) != 1:
+        raise ProtocolError(
+            f"commit of round {checked.commit.round}",
+            "this silo's own update is not in it exactly once",
+            "No consent was given; ask the coordinator why the update was left out or changed.",
+            sender=checked.commit.aggregator,
+            step="commit",
+        )
+
+
+def check_certificate(
+    plan: JobPlan, ctx: RoundContext, transcript: bytes, consents: Iterable[Signed]
+) -> tuple[Consent, ...]:
+    """Step 6: consents of at least `threshold` distinct participants to this very transcript."""
+    given: dict[str, Consent] = {}
+    for signed in consents:
+        consent = verify(signed, Consent, plan.identity_keys)
+        require_plan(plan, consent)
+        require_round(ctx, consent)
+        if consent.transcript != transcript.hex():
+            raise ProtocolError(
+                "certificate",
+                f"{consent.silo} consented to another transcript of round {ctx.round_number}",
+                "The aggregator showed different silos different sums; keep both as evidence. Nothing was opened.",
+                sender=plan.aggregator.name,
+                step="release",
+            )
+        given[consent.silo] = consent
+    needed = plan.threshold(len(ctx.participants))
+    if len(given) < needed:
+        raise ProtocolError(
+            "certificate",
+            f"has {len(given)} consents of {needed}",
+            "Nothing was opened.",
+            sender=plan.aggregator.name,
+            step="release",
+        )
+    return tuple(given[name] for name in sorted(given))

@@ -1,0 +1,254 @@
+"""One party's keys and certificates in one folder. Private keys are made here and never leave it.
+
+    ca.pem  tls.key  tls.pem  identity.key  identity.pem         folder 0700, keys 0600
+    tls.key.next  tls.csr  identity.key.next  identity.csr       while a request is under way
+
+Requests are stored before they are sent, so that a retry sends the same bytes. A certificate is installed only after
+it is found to fit the key, the CA and the party; it is written before its key is renamed, and a certificate whose key
+still has the name `.next` is good, so that a crash at any point leaves a usable wallet.
+"""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Self
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey, generate_private_key
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+
+from certs.files import PUBLIC, private_folder, read_file, read_private, write_durably
+from certs.identity import Identity
+from certs.names import PartyId, Role
+from certs.profile import PrivateKey, private_pem, signing_request
+from certs.requests import CertificateRequests, IssuedCertificates, requested_party
+from certs.verify import CertificateFlaw, Flaw, Kind, Leaf, load_ca, read_leaf
+from privacy.errors import CloisterError, ConfigError, ProtocolError
+
+_ENROL = "Enrol with a fresh token from the coordinator (`cloister silo enrol`), or `cloister certs issue` at the CA."
+_NEXT_STEPS = {
+    Flaw.EXPIRED: "Renew it with `cloister certs renew` at the CA, or enrol again; docs/how-to/rotate-certificates.md.",
+    Flaw.NOT_YET_VALID: "Set this machine's clock (`timedatectl` shows whether it is synchronised).",
+    Flaw.WRONG_CA: "Put the federation's own ca.pem there, or enrol in this federation again.",
+}
+
+
+@dataclass(frozen=True)
+class TlsMaterial:
+    """What a TLS library needs, PEM, and until when it holds."""
+
+    party: PartyId
+    not_after_utc: datetime
+    ca_pem: bytes = field(repr=False)
+    certificate_pem: bytes = field(repr=False)
+    key_pem: bytes = field(repr=False)
+
+
+class Wallet:
+    """A party's folder. Opening reads nothing; `check` says whether it can be used."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __repr__(self) -> str:
+        """The folder only."""
+        return f"Wallet({str(self.folder)!r})"
+
+    @classmethod
+    def create(cls, folder: Path, ca_pem: bytes, party: PartyId) -> Self:
+        """Make keys and requests for `party`, or take up an enrolment that was interrupted.
+
+        A party that is enrolled already (its TLS certificate may have expired) enrols again under the same identity
+        key, so that its fingerprint stays. Raises ConfigError when the folder is another federation's or party's.
+        """
+        load_ca(ca_pem)
+        private_folder(folder)
+        wallet = cls(folder)
+        path = folder / "ca.pem"
+        if path.exists() and path.read_bytes() != ca_pem:
+            raise ConfigError(f"folder {folder}", "holds another federation's ca.pem", "Choose an empty folder.")
+        if wallet.enrolled and wallet.party != party:
+            raise ConfigError(
+                f"folder {folder}", f"already holds {wallet.party.uri}", f"Choose another folder for {party.uri}."
+            )
+        write_durably(path, ca_pem, PUBLIC)
+        for kind in Kind:
+            if requested_party(wallet._request(kind, party)) != party:
+                raise ConfigError(
+                    f"folder {folder}", f"holds keys made for another party than {party.uri}", "Choose an empty folder."
+                )
+        return wallet
+
+    @property
+    def enrolled(self) -> bool:
+        """Whether both certificates are there."""
+        return all(self._path(kind, "pem").exists() for kind in Kind)
+
+    @property
+    def ca_pem(self) -> bytes:
+        """The federation's CA certificate. Raises ConfigError when missing."""
+        return read_file(self.folder / "ca.pem", _ENROL)
+
+    @property
+    def party(self) -> PartyId:
+        """Whom the identity certificate names. Raises ConfigError when it is missing or of another CA."""
+        return self.leaf(Kind.IDENTITY).party
+
+    def requests(self) -> CertificateRequests:
+        """The stored requests of `create`, the same bytes every time. Raises ConfigError when there are none."""
+        tls, identity = (read_file(self._path(kind, "csr"), _ENROL) for kind in Kind)
+        return CertificateRequests(tls, identity)
+
+    def install(self, issued: IssuedCertificates, now: datetime) -> PartyId:
+        """Put both certificates in place, after checking both. Raises ProtocolError naming what does not fit."""
+        pairs = ((Kind.TLS, issued.tls), (Kind.IDENTITY, issued.identity))
+        parties = {self._check_offer(kind, pem, now).party for kind, pem in pairs}
+        if len(parties) != 1:
+            raise ProtocolError("issued certificates", "name two different parties", "Ask the coordinator.")
+        for kind, pem in pairs:
+            self._put(kind, pem)
+        for kind, _ in pairs:
+            self._path(kind, "csr").unlink(missing_ok=True)
+        return parties.pop()
+
+    def renewal_request(self) -> bytes:
+        """A request for the next TLS leaf on a fresh key; the same bytes until its answer is installed."""
+        party = self.leaf(Kind.TLS).party
+        self._finish_rename(Kind.TLS)
+        csr, key = self._path(Kind.TLS, "csr"), self._path(Kind.TLS, "key")
+        if csr.exists() and _requests(_load_key(key), csr.read_bytes()):
+            csr.unlink()  # its answer is installed already: a crash came before it was cleared away
+        return self._request(Kind.TLS, party)
+
+    def install_renewal(self, tls_pem: bytes, now: datetime) -> None:
+        """Put a renewed TLS leaf in place. Raises ProtocolError naming what does not fit; the old one then stands."""
+        party = self.party
+        if self._check_offer(Kind.TLS, tls_pem, now).party != party:
+            raise ProtocolError("renewed certificate", f"does not name {party.uri}", "Ask the coordinator.")
+        self._put(Kind.TLS, tls_pem)
+        self._path(Kind.TLS, "csr").unlink(missing_ok=True)
+
+    def renewal_due(self, now: datetime) -> bool:
+        """Whether two thirds of the TLS leaf's life are over."""
+        leaf = self.leaf(Kind.TLS)
+        return now >= leaf.not_after_utc - (leaf.not_after_utc - leaf.not_before_utc) / 3
+
+    def check(self, now: datetime, role: Role | None = None) -> PartyId:
+        """The party this wallet is for, if everything in it can be used now (as `role`, when given).
+
+        Raises ConfigError naming the cause: a file missing or readable by others, a certificate expired or not yet
+        valid (a clock), of another CA, without its key, of another role, or the two naming different parties.
+        """
+        leaves = [self.leaf(kind) for kind in Kind]
+        for leaf in leaves:
+            self._key(leaf.kind, self._certificate(leaf.kind))
+            try:
+                leaf.check_time(now)
+            except CertificateFlaw as error:
+                raise self._own(leaf.kind, error) from error
+        tls, identity = (leaf.party for leaf in leaves)
+        if tls != identity:
+            why = f"tls.pem names {tls.uri} and identity.pem names {identity.uri}"
+            raise ConfigError(f"folder {self.folder}", why, _ENROL)
+        if role is not None and tls.role is not role:
+            why = f"holds the certificates of {tls.uri}, and this command runs as a party of role {role}"
+            raise ConfigError(f"folder {self.folder}", why, "Name that role's own folder in the configuration.")
+        return tls
+
+    def tls(self) -> TlsMaterial:
+        """What TLS needs, read afresh: a renewal in another process is seen. Raises ConfigError."""
+        leaf = self.leaf(Kind.TLS)
+        certificate = self._certificate(Kind.TLS)
+        key = self._key(Kind.TLS, certificate)
+        return TlsMaterial(leaf.party, leaf.not_after_utc, self.ca_pem, certificate, private_pem(key))
+
+    def identity(self) -> Identity:
+        """The signing identity. Raises ConfigError."""
+        certificate = self._certificate(Kind.IDENTITY)
+        key = self._key(Kind.IDENTITY, certificate)
+        if not isinstance(key, Ed25519PrivateKey):
+            raise ConfigError(f"key file {self._path(Kind.IDENTITY, 'key')}", "is not an Ed25519 key", _ENROL)
+        return Identity(self.leaf(Kind.IDENTITY).party, certificate, key)
+
+    def _path(self, kind: Kind, suffix: str) -> Path:
+        return self.folder / f"{kind}.{suffix}"
+
+    def _certificate(self, kind: Kind) -> bytes:
+        return read_file(self._path(kind, "pem"), _ENROL)
+
+    def leaf(self, kind: Kind) -> Leaf:
+        """What one of the two certificates says, whatever the time. Raises ConfigError."""
+        try:
+            return read_leaf(self._certificate(kind), load_ca(self.ca_pem), kind)
+        except CertificateFlaw as error:
+            raise self._own(kind, error) from error
+
+    def _own(self, kind: Kind, error: CertificateFlaw) -> CloisterError:
+        return ConfigError(f"certificate {self._path(kind, 'pem')}", error.why, _NEXT_STEPS.get(error.flaw, _ENROL))
+
+    def _request(self, kind: Kind, party: PartyId) -> bytes:
+        """The request under way, or a new one: on a new key, but on the identity key that there is already."""
+        csr, pending = self._path(kind, "csr"), self._path(kind, "key.next")
+        for path in (pending, self._path(kind, "key")):
+            if csr.exists() and path.exists() and _requests(_load_key(path), stored := csr.read_bytes()):
+                return stored
+        self._finish_rename(kind)
+        if kind is Kind.IDENTITY and self._path(kind, "key").exists():
+            key = _load_key(self._path(kind, "key"))
+        else:
+            key = generate_private_key(SECP256R1()) if kind is Kind.TLS else Ed25519PrivateKey.generate()
+            write_durably(pending, private_pem(key))
+        request = signing_request(key, party).public_bytes(Encoding.PEM)
+        write_durably(csr, request, PUBLIC)
+        return request
+
+    def _finish_rename(self, kind: Kind) -> None:
+        """If a crash came between an installed certificate and its key's rename, rename now."""
+        pending = self._path(kind, "key.next")
+        if pending.exists() and self._path(kind, "pem").exists() and _fits(_load_key(pending), self._certificate(kind)):
+            pending.rename(self._path(kind, "key"))
+
+    def _check_offer(self, kind: Kind, pem: bytes, now: datetime) -> Leaf:
+        try:
+            leaf = read_leaf(pem, load_ca(self.ca_pem), kind)
+            leaf.check_time(now)
+        except CertificateFlaw as error:
+            next_step = _NEXT_STEPS[error.flaw] if error.flaw is Flaw.NOT_YET_VALID else "Ask the coordinator."
+            raise ProtocolError(f"issued {kind} certificate", error.why, next_step) from error
+        candidates = [self._path(kind, suffix) for suffix in ("key.next", "key")]
+        if not any(_fits(_load_key(path), pem) for path in candidates if path.exists()):
+            raise ProtocolError(f"issued {kind} certificate", "is for another key than ours", "Ask the coordinator.")
+        return leaf
+
+    def _put(self, kind: Kind, pem: bytes) -> None:
+        write_durably(self._path(kind, "pem"), pem, PUBLIC)
+        self._finish_rename(kind)
+
+    def _key(self, kind: Kind, certificate_pem: bytes) -> PrivateKey:
+        path, pending = self._path(kind, "key"), self._path(kind, "key.next")
+        if pending.exists() and _fits(key := _load_key(pending), certificate_pem):
+            return key
+        if not _fits(key := _load_key(path), certificate_pem):
+            raise ConfigError(f"key file {path}", f"does not belong to {kind}.pem beside it", _ENROL)
+        return key
+
+
+def _load_key(path: Path) -> PrivateKey:
+    try:
+        key = load_pem_private_key(read_private(path, _ENROL), None)
+    except ValueError as error:
+        raise ConfigError(f"key file {path}", "is damaged", _ENROL) from error
+    if not isinstance(key, EllipticCurvePrivateKey | Ed25519PrivateKey):
+        raise ConfigError(f"key file {path}", "is of a kind that Cloister does not use", _ENROL)
+    return key
+
+
+def _requests(key: PrivateKey, csr_pem: bytes) -> bool:
+    return x509.load_pem_x509_csr(csr_pem).public_key() == key.public_key()
+
+
+def _fits(key: PrivateKey, certificate_pem: bytes) -> bool:
+    certified = x509.load_pem_x509_certificate(certificate_pem).public_key()
+    form = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return key.public_key().public_bytes(*form) == certified.public_bytes(*form)

@@ -1,0 +1,1 @@
+"""What both programs' shells share: configuration, console, logs, database, files, channels, metrics, models."""

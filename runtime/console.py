@@ -1,0 +1,114 @@
+"""The command line's manners: one way to print, one way to fail."""
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from privacy.errors import CloisterError, ExitCode, InternalError
+
+if TYPE_CHECKING:
+    import typer
+    from rich.console import RenderableType
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+_TRACEBACK = "CLOISTER_TRACEBACK"
+
+
+def run(app: "typer.Typer", arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code and never raises.
+
+    A CloisterError is printed as what, why and next step on stderr, one line each, or with `--json` as one object
+    {"error": {...}} on stdout. Any other exception is a bug: its class and place are named, its text is not, since it
+    might quote data; CLOISTER_TRACEBACK=1 shows the whole of it.
+    """
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's own lines say less than our errors do
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        app(args=words, prog_name="cloister")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(ExitCode.OK if end.code is None else ExitCode.USAGE)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of a pipe has gone: nothing is left to tell it
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - lives until the process ends
+        return int(ExitCode.BUG)
+    except CloisterError as error:
+        return _report(error, as_json="--json" in words)
+    except Exception as error:  # the outermost frame: every bug ends here
+        return _report(_unexpected(error), as_json="--json" in words)
+    return int(ExitCode.OK)
+
+
+def error_document(error: CloisterError) -> dict[str, Any]:
+    """What `--json` prints for an error."""
+    body = {"kind": kind_of(error), "what": error.what, "why": error.why, "next_step": error.next_step}
+    return {"error": body | {"exit_code": int(error.exit_code)}}
+
+
+def kind_of(error: CloisterError) -> str:
+    """The name of the error's family, in lower case: `config`, `protocol`, `refused`, ..."""
+    return type(error).__name__.removesuffix("Error").lower()
+
+
+def emit(value: Any, *, as_json: bool, text: "RenderableType | None" = None) -> None:  # noqa: ANN401 - any JSON value
+    """Print a command's result: `value` as one JSON object, or else `text` (by default the keys and values)."""
+    if as_json:
+        sys.stdout.write(json.dumps(value, sort_keys=True, allow_nan=False) + "\n")
+        return
+    from rich.console import Console
+
+    Console(highlight=False, soft_wrap=True).print(_plain(value) if text is None else text, markup=False)
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str | None = None) -> "RenderableType":
+    """A table for `emit`."""
+    from rich.box import SIMPLE
+    from rich.table import Table
+    from rich.text import Text
+
+    made = Table(*columns, title=title, box=SIMPLE)
+    for row in rows:
+        made.add_row(*(Text(str(cell)) for cell in row))
+    return made
+
+
+def _plain(value: Any) -> str:  # noqa: ANN401 - any JSON value
+    if isinstance(value, Mapping):
+        return "\n".join(f"{key}: {item}" for key, item in value.items())
+    return str(value)
+
+
+def _report(error: CloisterError, *, as_json: bool) -> int:
+    if as_json:
+        sys.stdout.write(json.dumps(error_document(error), sort_keys=True) + "\n")
+    else:
+        sys.stderr.write(f"cloister: {error.what}\n  why:  {error.why}\n  next: {error.next_step}\n")
+    if os.environ.get(_TRACEBACK):
+        traceback.print_exception(error.__cause__ if isinstance(error, _UnexpectedError) else error)
+    return int(error.exit_code)
+
+
+class _UnexpectedError(InternalError):
+    """An exception that nobody foresaw."""
+
+
+def _unexpected(error: Exception) -> CloisterError:
+    bug = _UnexpectedError(
+        "this command",
+        f"met a bug: {type(error).__name__} in {place_of(error)}",
+        f"Run it again with {_TRACEBACK}=1 and report what it prints, without data.",
+    )
+    bug.__cause__ = error
+    return bug
+
+
+def place_of(error: BaseException) -> str:
+    """File and line where an exception was raised, without its text."""
+    frames = traceback.extract_tb(error.__traceback__)
+    if not frames:
+        return "an unknown place"
+    return f"{'/'.join(Path(frames[-1].filename).parts[-2:])}:{frames[-1].lineno}"

@@ -1,0 +1,220 @@
+"""`cloister ledger show | export | verify`: for stewards and auditors. Needs neither torch, TenSEAL nor gRPC."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from privacy.errors import ConfigError, VerificationError
+from runtime.console import emit, table
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from privacy.ledger.entry import AnyEntry
+    from privacy.ledger.verify import Report
+    from runtime.ledger_store import Ledger
+
+app = typer.Typer(no_args_is_help=True, help="Ledger: show, export, verify.")
+
+_ASK = "Ask the institution for a fresh export."
+DATABASES = ("silo.db", "aggregator.db")
+
+State = Annotated[
+    Path | None, typer.Option("--state", metavar="FOLDER", help="State folder of a silo agent or an aggregator.")
+]
+Database = Annotated[str | None, typer.Option("--database", metavar="URL", help="SQLAlchemy URL, instead of --state.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")]
+
+
+@app.command()
+def show(
+    *,
+    state: State = None,
+    database: Database = None,
+    last: Annotated[int, typer.Option(min=0, help="Only this many of the newest entries; 0 means all.")] = 0,
+    json: Json = False,
+) -> None:
+    """List the entries of the ledger in a state folder."""
+    import json as json_module
+
+    from privacy.ledger.entry import decode_entry
+
+    with _opened(state, database) as ledger:
+        size, origin = ledger.size, ledger.identity.origin
+        bodies = list(ledger.entries(since=max(0, size - last) if last else 0))
+    value = {"origin": origin, "size": size, "entries": [json_module.loads(body) for body in bodies]}
+    rows = [_row(decode_entry(body)) for body in bodies]
+    columns = ("#", "utc", "kind", "who", "what", "spent", "left")
+    emit(value, as_json=json, text=table(columns, rows, title=f"{origin}: {size} entries"))
+
+
+@app.command()
+def export(
+    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="A new folder.")],
+    *,
+    state: State = None,
+    database: Database = None,
+    json: Json = False,
+) -> None:
+    """Write entries, leaf hashes, checkpoints and certificate into a folder for an auditor."""
+    from runtime.ledger_folder import export_ledger
+
+    with _opened(state, database) as ledger:
+        written = export_ledger(ledger, out)
+    value = {"folder": str(out), "entries": written.entries, "left_out": written.left_out}
+    later = f"; {written.left_out} newer ones have no signed checkpoint yet" if written.left_out else ""
+    emit(value, as_json=json, text=f"{written.entries} entries written to {out}{later}.")
+
+
+@app.command()
+def verify(
+    folder: Annotated[Path, typer.Argument(help="What `cloister ledger export` wrote.")],
+    *,
+    key: Annotated[
+        str | None, typer.Option("--key", metavar="HEX", help="The institution's Ed25519 identity key, 64 hex digits.")
+    ] = None,
+    ca: Annotated[
+        Path | None, typer.Option("--ca", metavar="PEM", help="The federation's CA, to check the certificate inside.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Check signatures, tree, every epsilon and every budget decision; names the first entry that is wrong.
+
+    The key or the CA comes from you, not from the folder: it is what you trust.
+    """
+    from privacy.ledger.verify import LedgerFault, verify_log
+    from runtime.ledger_folder import read_entries, read_leaves, read_notes
+
+    notes = read_notes(folder)
+    origin, public_key = _trusted(folder, notes, key, ca)
+    try:
+        report = verify_log(read_entries(folder), notes, origin, public_key, read_leaves(folder))
+    except LedgerFault as fault:
+        if not json:
+            raise
+        finding = {"entry": fault.sequence, "what": fault.what, "why": fault.why, "next_step": fault.next_step}
+        emit({"verified": False, "origin": origin, "fault": finding}, as_json=True)
+        raise typer.Exit(int(fault.exit_code)) from fault
+    value = {"verified": True, **asdict(report), "root": report.root.hex(), "public_key": public_key.hex()}
+    emit(value, as_json=json, text=_summary(report, public_key))
+
+
+def _trusted(folder: Path, notes: tuple[str, ...], key: str | None, ca: Path | None) -> tuple[str, bytes]:
+    """Whose log it must be, and the key that must have signed it: from the pinned key or from the CA."""
+    from privacy.ledger.checkpoint import log_origin
+
+    if (key is None) == (ca is None):
+        raise typer.BadParameter("give either --key or --ca", param_hint="--key / --ca")
+    if key is not None:
+        if not re.fullmatch(r"[0-9a-f]{64}", key):
+            raise ConfigError("--key", "is not 64 hex digits", "`cloister certs show` prints an identity key.")
+        if not notes:
+            raise VerificationError(str(folder), "it holds no signed checkpoint", _ASK)
+        return notes[0].split("\n", 1)[0], bytes.fromhex(key)
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    from certs.names import Role
+    from certs.verify import CertificateFlaw, Kind, load_ca, read_leaf
+    from runtime.files import read_file
+    from runtime.ledger_folder import IDENTITY, read_certificate
+
+    trusted = load_ca(read_file(Path(str(ca)), "Name the federation's ca.pem."))
+    try:
+        leaf = read_leaf(read_certificate(folder), trusted, Kind.IDENTITY)
+    except CertificateFlaw as flaw:
+        why = f"the certificate {flaw.why}"
+        raise VerificationError(str(folder / IDENTITY), why, "See that --ca is this federation's.") from flaw
+    if leaf.party.role not in (Role.SILO, Role.AGGREGATOR):
+        raise VerificationError(str(folder / IDENTITY), f"is that of {leaf.party.uri}, which keeps no ledger", _ASK)
+    public_key = leaf.public_key.public_bytes(Encoding.Raw, PublicFormat.Raw)
+    return log_origin(leaf.party.federation, leaf.party.name), public_key
+
+
+@contextmanager
+def _opened(state: Path | None, database: str | None) -> "Iterator[Ledger]":
+    """The ledger of a state folder or a database, for reading."""
+    from sqlalchemy import MetaData
+    from sqlalchemy.exc import ArgumentError, DatabaseError
+
+    from runtime.ledger_store import Ledger, ledger_tables
+
+    try:
+        engine = _engine(state, database)
+        try:
+            with engine.connect() as connection:
+                yield Ledger(connection, ledger_tables(MetaData()))
+        finally:
+            engine.dispose()
+    except (ArgumentError, DatabaseError) as error:
+        raise ConfigError(
+            f"ledger in {state or 'the database'}",
+            f"cannot be read ({type(error).__name__})",
+            "Name the state folder of a silo agent or an aggregator that has run.",
+        ) from error
+
+
+def _engine(state: Path | None, database: str | None) -> "Engine":
+    """An engine that reads; SQLite files are opened read-only, so that a mistyped name makes no empty ledger."""
+    import sqlite3
+    from urllib.parse import quote
+
+    from sqlalchemy import create_engine, make_url
+
+    if (database is None) == (state is None):
+        raise typer.BadParameter("give either --state or --database", param_hint="--state / --database")
+    if database is not None:
+        url = make_url(database)
+        if url.get_backend_name() != "sqlite":
+            return create_engine(url)
+        path = Path(url.database or "")
+    else:
+        path = _found(Path(str(state)))
+    place = f"file:{quote(str(path.resolve()))}?mode=ro"
+    return create_engine("sqlite://", creator=lambda: sqlite3.connect(place, uri=True))
+
+
+def _found(state: Path) -> Path:
+    for name in DATABASES:
+        if (state / name).is_file():
+            return state / name
+    raise ConfigError(
+        f"state folder {state}", f"holds neither {' nor '.join(DATABASES)}", "Name the folder the program runs on."
+    )
+
+
+def _row(entry: "AnyEntry") -> tuple[str, ...]:
+    """One line for a person."""
+    from privacy.ledger.entry import CommitEntry, RefundEntry, RefuseEntry, ReserveEntry
+
+    said: dict[str, Any] = entry.model_dump(mode="json")
+    job = f"job {said['job'][:12]}" if said.get("job") else ""
+    number = f"round {said['round']}" if said.get("round") is not None else ""
+    subject = said.get("population") or said.get("party") or ""
+    detail = said.get("outcome") or said.get("decision") or said.get("action") or ""
+    what = ", ".join(part for part in (subject, job, number, detail) if part)
+    spent = left = ""
+    if isinstance(entry, ReserveEntry | CommitEntry | RefundEntry | RefuseEntry) and entry.balance is not None:
+        spent, left = f"{entry.balance.spent_epsilon:.3f}", f"{entry.balance.remaining_epsilon:.3f}"
+    return str(entry.sequence), entry.utc[:16].replace("T", " "), said["kind"], entry.actor, what, spent, left
+
+
+def _summary(report: "Report", public_key: bytes) -> str:
+    lines = [
+        f"{report.origin}: verified, {report.entries} entries, {report.checkpoints} signed checkpoints",
+        f"  signed by  {public_key.hex()}",
+        f"  root       {report.root.hex()}",
+        f"  period     {report.first_utc} to {report.last_utc}",
+    ]
+    for row in report.populations:
+        pld = f", PLD {row.spent_pld_epsilon:.3f}" if row.spent_pld_epsilon is not None else ""
+        lines.append(
+            f"  {row.population}: epsilon {row.spent_epsilon:.3f} of {row.epsilon:g} spent at delta {row.delta:g} "
+            f"per {row.unit} (Renyi{pld}), {row.left_epsilon:.3f} left, {row.rounds_committed} rounds charged, "
+            f"{row.rounds_reserved} reserved"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,114 @@
+"""The blob folder: starting adapters, staged updates, sums. Nothing in it opens anything.
+
+<job>/artifact                     the job's starting adapter
+<job>/<round>/<silo>-<header>.residues, .seeds    an accepted update (header: start of its header's digest)
+<job>/<round>/<token>.part         an update on its way; removed at the next start
+<job>/<round>/sum                  the committed sum
+"""
+
+import contextlib
+import errno
+import os
+import shutil
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from privacy.errors import CloisterError, ConfigError, Unavailable
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+class Blobs:
+    """Paths below one folder, and what is removed when."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def make(self) -> None:
+        """See that the folder is there."""
+        with storing(self.folder):
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def job(self, job: bytes) -> Path:
+        """The job's folder."""
+        return self.folder / job.hex()
+
+    def artifact(self, job: bytes) -> Path:
+        """The job's starting adapter."""
+        return self.job(job) / "artifact"
+
+    def round(self, job: bytes, number: int) -> Path:
+        """The round's folder, made if need be."""
+        folder = self.job(job) / str(number)
+        with storing(folder):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return folder
+
+    def sum(self, job: bytes, number: int) -> Path:
+        """The round's committed sum."""
+        return self.job(job) / str(number) / "sum"
+
+    def drop_spool(self, job: bytes, number: int, *, keep_sum: bool) -> None:
+        """Remove a closed round's staged residues; with `keep_sum` its sum and seeds stay."""
+        folder = self.job(job) / str(number)
+        if not keep_sum:
+            shutil.rmtree(folder, ignore_errors=True)
+            return
+        for path in [*folder.glob("*.residues"), *folder.glob("*.part")]:
+            path.unlink(missing_ok=True)
+
+    def drop_parts(self, job: bytes) -> None:
+        """Remove what was on its way when the aggregator went down."""
+        for path in self.job(job).glob("*/*.part"):
+            path.unlink(missing_ok=True)
+
+    def drop_except(self, folder: Path, accepted: set[Path]) -> None:
+        """Remove every update of a round that is not among `accepted`."""
+        for path in [*folder.glob("*.residues"), *folder.glob("*.seeds")]:
+            if path not in accepted:
+                path.unlink(missing_ok=True)
+
+    def drop_unknown(self, jobs: Collection[bytes]) -> None:
+        """Remove starting adapters that came without their job being taken in."""
+        known = {self.job(job) for job in jobs}
+        for path in self.folder.glob("*.part"):
+            path.unlink(missing_ok=True)
+        for artifact in self.folder.glob("*/artifact"):
+            if artifact.parent not in known:
+                artifact.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # something else is in it
+                    artifact.parent.rmdir()
+
+    def forget(self, job: bytes) -> None:
+        """Remove everything of a job."""
+        shutil.rmtree(self.job(job), ignore_errors=True)
+
+
+@contextlib.contextmanager
+def storing(path: Path) -> Iterator[None]:
+    """Words a failed write below: a full disk is a state of the world that the sender may wait out."""
+    try:
+        yield
+    except OSError as error:
+        raise storage_error(path, error) from error
+
+
+def storage_error(path: Path, error: OSError) -> CloisterError:
+    """What to tell about a write that failed."""
+    if error.errno in _FULL:
+        return Unavailable(
+            "the aggregator's storage",
+            f"is full ({path.parent.name}/{path.name})",
+            "The coordinator must free space in the aggregator's blobs folder; the stored bytes can then be resent.",
+        )
+    reason = error.strerror or type(error).__name__
+    return ConfigError(f"blob {path}", reason, "Give the aggregator's account the right to write in its blobs folder.")
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in `folder` durable. Raises OSError."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,107 @@
+"""What a coordinator's machine says to the aggregator: mTLS with the coordinator's wallet, every call with a deadline.
+
+with coordinator(StateFolder(path)) as aggregator:
+    job = aggregator.submit(folder)
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import grpc
+from cloister import wire
+from cloister.v1 import coordination_pb2_grpc
+
+from aggregator.config import StateFolder
+from certs.wallet import Wallet
+from privacy.errors import ConfigError
+from runtime.channels import open_channel
+from runtime.files import read_file
+from runtime.status import peer_call
+
+CALL_S = 30.0
+UPLOAD_S = 600.0
+WATCH_S = 7 * 86_400.0
+PLAN_FILE = "plan.json"
+ARTIFACT_FILE = "adapter.safetensors"
+_MAX_PLAN_BYTES = 512 << 10
+
+
+class Coordination:
+    """The calls of CoordinationService. Raises what the aggregator raised, and Unavailable when it does not answer."""
+
+    def __init__(self, channel: grpc.Channel) -> None:
+        self._stub: Any = coordination_pb2_grpc.CoordinationServiceStub(channel)
+
+    def submit(self, folder: Path) -> bytes:
+        """Submit a prepared job folder; returns the job's digest."""
+        plan = read_file(folder / PLAN_FILE, "Name a folder that `cloister job plan` wrote.", _MAX_PLAN_BYTES)
+        with peer_call("submitting the job"):
+            answer = self._stub.SubmitJob(_submission(plan, folder / ARTIFACT_FILE), timeout=UPLOAD_S)
+        return wire.SubmittedJob.decode(answer).job
+
+    def cancel(self, job: bytes) -> None:
+        """End a job."""
+        with peer_call("cancelling the job"):
+            self._stub.CancelJob(wire.CancelJobRequest(job=job).encode(), timeout=CALL_S)
+
+    def jobs(self) -> tuple[wire.JobStatus, ...]:
+        """All jobs, oldest first."""
+        with peer_call("listing jobs"):
+            pages = self._stub.ListJobs(wire.ListJobsRequest().encode(), timeout=CALL_S)
+            return tuple(job for page in pages for job in wire.Jobs.decode(page).jobs)
+
+    def find(self, name: str) -> wire.JobStatus:
+        """The job with this name, or whose digest begins so. Raises ConfigError unless there is exactly one."""
+        jobs = self.jobs()
+        found = [job for job in jobs if job.name == name]
+        found = found or [job for job in jobs if len(name) >= 4 and job.job.hex().startswith(name.lower())]
+        if len(found) == 1:
+            return found[0]
+        known = ", ".join(f"{job.name} ({job.job.hex()[:12]})" for job in jobs) or "none"
+        why = f"names {len(found)} jobs" if found else f"is no job here; there are: {known}"
+        raise ConfigError(f"job {name!r}", why, "Give the job's name, or enough of its digest.")
+
+    def watch(self) -> Iterator[wire.JobStatus]:
+        """The jobs as they stand, then each again whenever it changes; ends with the connection, or after `WATCH_S`."""
+        with peer_call("watching jobs"):
+            for message in self._stub.WatchJobs(wire.WatchJobsRequest().encode(), timeout=WATCH_S):
+                yield wire.WatchedJob.decode(message).job
+
+    def rounds(self, job: bytes) -> tuple[wire.RoundStatus, ...]:
+        """A job's rounds."""
+        with peer_call("listing rounds"):
+            pages = self._stub.ListRounds(wire.ListRoundsRequest(job=job).encode(), timeout=CALL_S)
+            return tuple(each for page in pages for each in wire.Rounds.decode(page).rounds)
+
+    def members(self) -> tuple[wire.Member, ...]:
+        """Who is enrolled."""
+        with peer_call("listing members"):
+            pages = self._stub.ListMembers(wire.ListMembersRequest().encode(), timeout=CALL_S)
+            return tuple(member for page in pages for member in wire.Members.decode(page).members)
+
+    def transcript(self, job: bytes, number: int) -> bytes:
+        """One round's record as canonical JSON."""
+        asked = wire.ExportTranscriptRequest(job=job, round=number)
+        with peer_call("fetching the transcript"):
+            answer = self._stub.ExportTranscript(asked.encode(), timeout=CALL_S)
+        return wire.ExportedTranscript.decode(answer).transcript
+
+
+@contextmanager
+def coordinator(state: StateFolder) -> Iterator[Coordination]:
+    """A connection as the coordinator whose wallet lies in the aggregator's state folder."""
+    config = state.load()
+    address = config.public_address or config.listen
+    with open_channel(address, Wallet(state.coordinator), datetime.now(UTC)) as channel:
+        yield Coordination(channel)
+
+
+def _submission(plan: bytes, artifact: Path) -> Iterator[Any]:
+    yield wire.SubmitJobPart(plan=plan).encode()
+    if artifact.exists():
+        with artifact.open("rb") as file:
+            while part := file.read(wire.MAX_CHUNK_BYTES):
+                yield wire.SubmitJobPart(artifact=part).encode()

@@ -1,0 +1,122 @@
+"""How jobs, rounds and members look: as JSON facts, and as tables."""
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from cloister.wire import JobStatus, Member, RoundStatus, SiloStatus
+
+from runtime.console import table
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+
+def job_facts(job: JobStatus) -> dict[str, Any]:
+    """A job as JSON."""
+    facts = job.model_dump(mode="python", exclude={"job", "phase", "round_phase", "silos"})
+    silos = [silo.model_dump(mode="python") for silo in job.silos]
+    return facts | {
+        "job": job.job.hex(),
+        "phase": job.phase.name,
+        "round_phase": job.round_phase.name,
+        "silos": silos,
+    }
+
+
+def round_facts(found: RoundStatus) -> dict[str, Any]:
+    """A round as JSON."""
+    return found.model_dump(mode="python", exclude={"phase"}) | {"phase": found.phase.name}
+
+
+def member_facts(member: Member) -> dict[str, Any]:
+    """An enrolled party as JSON, with the fingerprint to compare by telephone."""
+    from certs.identity import fingerprint
+
+    return {
+        "name": member.name,
+        "role": member.role,
+        "identity_key": member.identity_key.hex(),
+        "fingerprint": fingerprint(member.identity_key),
+        "connected": member.connected,
+    }
+
+
+def status_text(members: Sequence[Member], jobs: Sequence[JobStatus]) -> "RenderableType":
+    """Members and jobs."""
+    from rich.console import Group
+
+    people = [(each.role, each.name, "connected" if each.connected else "") for each in members]
+    return Group(table(("role", "name", ""), people, title="Members"), jobs_table(jobs))
+
+
+def jobs_table(jobs: Iterable[JobStatus]) -> "RenderableType":
+    """A line a job."""
+    rows = [
+        (
+            job.name,
+            job.job.hex()[:12],
+            job.phase.name,
+            f"{job.rounds_published}/{job.rounds_planned}",
+            f"{job.round} {job.round_phase.name}" if job.round else "",
+            job.reason,
+        )
+        for job in jobs
+    ]
+    return table(("job", "digest", "phase", "rounds", "now", "reason"), rows, title="Jobs")
+
+
+def rounds_table(name: str, found: Sequence[RoundStatus]) -> "RenderableType":
+    """A line a round."""
+    rows = [
+        (
+            each.round,
+            each.phase.name,
+            f"{len(each.members)} of {len(each.participants)}",
+            f"{each.seconds:.1f}",
+            f"{each.bytes_received / 1e6:.1f}",
+            each.reason,
+        )
+        for each in found
+    ]
+    return table(("round", "phase", "in the sum", "seconds", "MB received", "reason"), rows, title=name)
+
+
+def print_lines(changes: Iterable[JobStatus]) -> None:
+    """A JSON line for every change."""
+    for job in changes:
+        sys.stdout.write(json.dumps(job_facts(job), sort_keys=True) + "\n")
+        sys.stdout.flush()
+
+
+def show_live(changes: Iterable[JobStatus]) -> None:
+    """A table that follows the jobs."""
+    from rich.console import Console, Group
+    from rich.live import Live
+
+    jobs: dict[bytes, JobStatus] = {}
+    with Live(jobs_table(()), console=Console(highlight=False), auto_refresh=False) as live:
+        for job in changes:
+            jobs[job.job] = job
+            still_open = [each for each in jobs.values() if not each.phase.closed]
+            live.update(Group(jobs_table(jobs.values()), *map(_silos_table, still_open)), refresh=True)
+
+
+def _silos_table(job: JobStatus) -> "RenderableType":
+    rows = [(silo.silo, _doing(silo), f"{silo.bytes_received / 1e6:.1f}") for silo in job.silos]
+    return table(("silo", "", "MB received"), rows, title=job.name)
+
+
+def _doing(silo: SiloStatus) -> str:
+    """The furthest thing a silo has done."""
+    steps = (
+        (silo.refused, "refused the job"),
+        (not silo.connected, "not connected"),
+        (not silo.joined, "has not joined the job"),
+        (not silo.in_round, "waits for the next round"),
+        (silo.applied, "applied the new adapter"),
+        (silo.consented, "consented"),
+        (silo.submitted, "submitted"),
+    )
+    return next((text for holds, text in steps if holds), "joining or training")

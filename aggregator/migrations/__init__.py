@@ -1,0 +1,1 @@
+"""Schema revisions of the aggregator's database (Alembic)."""

@@ -1,0 +1,152 @@
+"""What silos may read: their jobs, the rounds so far, committed sums."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from cloister.wire import MAX_CHUNK_BYTES, Job, MemberSeeds, Notice, Round, RoundPhase, SumPart
+
+from aggregator.accumulate import read_chunks, update_paths
+from aggregator.live import LiveJob
+from aggregator.rebuild import job_phase, round_phase
+from aggregator.runner import Runner
+from aggregator.store import JobRow, Kind, RoundRow, Transaction
+from privacy.errors import InternalError, ProtocolError, Refused
+from privacy.statement import Signed, read
+from privacy.transcript import RoundCommit
+
+
+class ReadingDesk:
+    """Answers silos. Raises Refused for what is not theirs to see, ProtocolError for what does not exist."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+
+    def notices(self, silo: str, sent: dict[bytes, Notice]) -> tuple[Notice, ...]:
+        """Notices of the silo's jobs that differ from `sent`, which is brought up to date."""
+        fresh = []
+        for live in self._runner.all_jobs():
+            if silo in live.plan.identity_keys and not live.forgotten:
+                notice = notice_of(live)
+                if sent.get(live.job) != notice:
+                    sent[live.job] = notice
+                    fresh.append(notice)
+        return tuple(fresh)
+
+    def job(self, silo: str, job: bytes) -> Job:
+        """The job as this silo may see it."""
+        live = roster_job(self._runner, silo, job)
+        with self._runner.store.reading() as tx:
+            row = _row(tx.job(job), live)
+            joins = tx.statements(job, 0, Kind.JOB_JOIN)
+            members = row.roll if row.roll is not None else tuple(joins)
+            return Job(
+                plan=row.plan,
+                phase=row.phase,
+                joins=tuple(joins[name] for name in members),
+                deal=only(tx.statements(job, 0, Kind.KEY_DEAL)),
+                mail=tx.mail(job, silo),
+                opened_rounds=tx.certified_rounds(job),
+                current_round=max((each.round for each in tx.rounds(job)), default=0),
+            )
+
+    def artifact(self, silo: str, job: bytes) -> Iterator[bytes]:
+        """The starting adapter in parts; nothing for a rehearsal."""
+        roster_job(self._runner, silo, job)
+        path = self._runner.blobs.artifact(job)
+        if path.exists():
+            yield from read_chunks(path, MAX_CHUNK_BYTES)
+
+    def round(self, silo: str, job: bytes, number: int) -> Round:
+        """What the round has so far. A silo that asks about a round it was left out of is there again."""
+        live = roster_job(self._runner, silo, job)
+        with self._runner.store.reading() as tx:
+            row, commit = announced_row(tx, live, number), only(tx.statements(job, number, Kind.COMMIT))
+            headers = tx.statements(job, number, Kind.HEADER)
+            found = Round(
+                phase=row.phase,
+                participants=row.participants,
+                adapter_digest=row.adapter,
+                joins=_all(tx, job, number, Kind.ROUND_JOIN),
+                commit=commit,
+                headers=tuple(headers[name] for name in (members_of(commit) if commit else headers)),
+                consents=_all(tx, job, number, Kind.CONSENT),
+                applied=_all(tx, job, number, Kind.APPLIED),
+            )
+        if number == live.number and silo not in row.participants:
+            self._runner.heard_of(silo, job)
+        return found
+
+    def sum(self, silo: str, job: bytes, number: int) -> Iterator[SumPart]:
+        """The committed sum: the members' seeds, then the residue chunks. For members of the roll."""
+        live = roster_job(self._runner, silo, job)
+        with self._runner.store.reading() as tx:
+            commit = only(tx.statements(job, number, Kind.COMMIT))
+            row, headers = announced_row(tx, live, number), tx.statements(job, number, Kind.HEADER)
+            roll = _row(tx.job(job), live).roll or ()
+        if silo not in roll:
+            raise Refused(f"sum of round {number}", f"{silo} is not in the job's roll", "Only its members open sums.")
+        if commit is None or (row.phase is RoundPhase.ABORTED and not row.certified):
+            why = f"there is none (the round is {row.phase.name})"
+            raise ProtocolError(f"sum of round {number}", why, "Ask for the round (GetRound).", sender=silo)
+        path = self._runner.blobs.sum(job, number)
+        if live.forgotten:
+            raise ProtocolError(
+                f"sum of round {number}", "was removed when the job was over for long", "Take the adapter from a peer."
+            )
+        return _sum_parts(
+            path, {name: update_paths(path.parent, name, headers[name])[1] for name in members_of(commit)}
+        )
+
+
+def notice_of(live: LiveJob) -> Notice:
+    """Where a job stands, for its silos."""
+    return Notice(job=live.job, job_phase=job_phase(live.state), round=live.number, round_phase=round_phase(live.round))
+
+
+def roster_job(runner: Runner, silo: str, job: bytes) -> LiveJob:
+    """A job, if this silo is in its roster. Raises Refused otherwise."""
+    live = runner.live(job)
+    if silo not in live.plan.identity_keys:
+        raise Refused(
+            f"job {live.plan.name}", f"{silo} is not in its roster", "Ask the coordinator for a job with you in it."
+        )
+    return live
+
+
+def announced_row(tx: Transaction, live: LiveJob, number: int) -> RoundRow:
+    """A round's row. Raises ProtocolError if it was never announced."""
+    row = tx.round(live.job, number)
+    if row is None:
+        raise ProtocolError(
+            f"round {number} of job {live.plan.name}", "was never announced", "Ask for the job (GetJob) first."
+        )
+    return row
+
+
+def members_of(commit: Signed) -> tuple[str, ...]:
+    """The members of a committed sum, in the commit's order."""
+    return tuple(member.silo for member in read(commit, RoundCommit).members)
+
+
+def only(statements: Mapping[str, Signed]) -> Signed | None:
+    """The one statement of its kind, if it was made."""
+    return next(iter(statements.values()), None)
+
+
+def _row(row: JobRow | None, live: LiveJob) -> JobRow:
+    if row is None:
+        raise InternalError(f"job {live.plan.name}", "is in memory and not in the database", "Report this.")
+    return row
+
+
+def _all(tx: Transaction, job: bytes, number: int, kind: Kind) -> tuple[Signed, ...]:
+    return tuple(tx.statements(job, number, kind).values())
+
+
+def _sum_parts(path: Path, seeds: Mapping[str, Path]) -> Iterator[SumPart]:
+    for name, seed_path in seeds.items():
+        for part in read_chunks(seed_path, MAX_CHUNK_BYTES):
+            yield SumPart(seeds=MemberSeeds(silo=name, part=part))
+    for chunk in read_chunks(path):
+        yield SumPart(residues=chunk)
+        del chunk

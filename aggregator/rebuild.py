@@ -1,0 +1,135 @@
+"""States out of rows: where every job and round stood when the aggregator was last up, exactly.
+
+Phases and statements are written in one transaction, so each state is determined by its row and the statements.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from cloister.wire import JobPhase, RoundPhase
+
+from aggregator import job as jobs
+from aggregator import round as rounds
+from aggregator.store import JobRow, Kind, RoundRow, Transaction
+from privacy.errors import InternalError
+from privacy.plan import JobPlan, RoundContext
+from privacy.statement import Signed, read
+from privacy.transcript import Applied, Roll, RoundCommit, check_roll
+
+
+@dataclass(frozen=True)
+class RoundFacts:
+    """The statements from which a round's state follows."""
+
+    joined: frozenset[str]
+    submitted: frozenset[str]
+    withdrawn: frozenset[str]
+    consented: frozenset[str]
+    applied: Mapping[str, bytes]
+    members: tuple[str, ...]
+
+
+def job_phase(state: jobs.JobState) -> JobPhase:
+    """The protocol's phase of a state."""
+    match state:
+        case jobs.Joining():
+            return JobPhase.JOINING
+        case jobs.Dealing():
+            return JobPhase.DEALING
+        case jobs.Gathering() | jobs.Running():
+            return JobPhase.RUNNING
+    return JobPhase[type(state).__name__.upper()]
+
+
+def round_phase(state: rounds.RoundState | None) -> RoundPhase:
+    """The protocol's phase of a state; NONE before the first round."""
+    return RoundPhase.NONE if state is None else RoundPhase[type(state).__name__.upper()]
+
+
+def job_state(tx: Transaction, row: JobRow, plan: JobPlan) -> jobs.JobState:
+    """A job's state."""
+    match row.phase:
+        case JobPhase.JOINING:
+            refused = frozenset(tx.statements(row.job, 0, Kind.JOB_REFUSAL))
+            joins = tx.statements(row.job, 0, Kind.JOB_JOIN)
+            return jobs.Joining(plan, _deadline(row), joins, refused)
+        case JobPhase.DEALING:
+            return jobs.Dealing(plan, _deadline(row), roll_of(tx, row, plan))
+        case JobPhase.RUNNING:
+            return _running(row, plan, tx.rounds(row.job))
+        case JobPhase.FINISHED:
+            return jobs.Finished(plan)
+        case JobPhase.STOPPED:
+            return jobs.Stopped(plan, row.reason)
+        case JobPhase.CANCELLED:
+            return jobs.Cancelled(plan)
+
+
+def roll_of(tx: Transaction, row: JobRow, plan: JobPlan) -> Roll:
+    """The job's roll. Raises InternalError if it is not fixed yet."""
+    if row.roll is None:
+        raise InternalError(f"job {row.name}", "has no roll yet", "Report this.")
+    joins = tx.statements(row.job, 0, Kind.JOB_JOIN)
+    return check_roll(plan, [joins[name] for name in row.roll])
+
+
+def _running(row: JobRow, plan: JobPlan, past: Iterable[RoundRow]) -> jobs.JobState:
+    progress, is_open = jobs.Progress(bytes.fromhex(plan.initial_adapter)), False
+    for each in past:
+        if each.phase is RoundPhase.PUBLISHED and each.result is not None:
+            progress = jobs.Progress(each.result, each.round, progress.published + 1)
+        else:
+            progress = jobs.Progress(progress.adapter, each.round, progress.published)
+        is_open = each.phase < RoundPhase.PUBLISHED
+    members = row.roll or ()
+    if is_open:
+        return jobs.Running(plan, members, progress)
+    return jobs.Gathering(plan, members, progress, row.deadline_utc)
+
+
+def context_of(job: bytes, row: RoundRow) -> RoundContext:
+    """The context a round's statements are bound to."""
+    return RoundContext(job, row.round, row.adapter, row.participants)
+
+
+def facts_of(tx: Transaction, job: bytes, number: int) -> RoundFacts:
+    """The statements of a round."""
+    commit = next(iter(tx.statements(job, number, Kind.COMMIT).values()), None)
+    return RoundFacts(
+        frozenset(tx.statements(job, number, Kind.ROUND_JOIN)),
+        frozenset(tx.statements(job, number, Kind.HEADER)),
+        frozenset(tx.statements(job, number, Kind.WITHDRAWAL)),
+        frozenset(tx.statements(job, number, Kind.CONSENT)),
+        {silo: _adapter(signed) for silo, signed in tx.statements(job, number, Kind.APPLIED).items()},
+        () if commit is None else tuple(member.silo for member in read(commit, RoundCommit).members),
+    )
+
+
+def round_state(row: RoundRow, plan: JobPlan, facts: RoundFacts) -> rounds.RoundState:
+    """A round's state."""
+    terms = rounds.terms_of(plan, row.round, row.participants)
+    match row.phase:
+        case RoundPhase.ANNOUNCED:
+            return rounds.Announced(terms, _deadline(row), facts.joined)
+        case RoundPhase.COLLECTING:
+            return rounds.Collecting(terms, _deadline(row), facts.submitted, facts.withdrawn)
+        case RoundPhase.COMMITTED:
+            return rounds.Committed(terms, _deadline(row), facts.members, facts.consented)
+        case RoundPhase.RELEASING:
+            return rounds.Releasing(terms, _deadline(row), facts.members, facts.consented, facts.applied)
+        case RoundPhase.PUBLISHED if row.result is not None:
+            return rounds.Published(terms, facts.members, row.result)
+        case RoundPhase.ABORTED:
+            return rounds.Aborted(terms, row.reason, row.certified)
+    raise InternalError(f"round {row.round}", f"is stored as {row.phase.name} without its result", "Report this.")
+
+
+def _adapter(signed: Signed) -> bytes:
+    return bytes.fromhex(read(signed, Applied).adapter)
+
+
+def _deadline(row: JobRow | RoundRow) -> datetime:
+    if row.deadline_utc is None:
+        raise InternalError("the database", f"phase {row.phase.name} is stored without a deadline", "Report this.")
+    return row.deadline_utc

@@ -1,0 +1,338 @@
+"""The aggregator's round machine: pure, no clock, no file, no network.
+
+`step(state, event, now)` gives the next state and what must be done before it counts. TABLE says as data which
+states each event may lead to; the diagram in docs/reference/aggregator-states.md is generated from it and tests hold
+`step` to it. Phases and steps are those of docs/reference/protocol.md.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import assert_never
+
+from aggregator.round_events import (
+    CloseSpool,
+    CommitSum,
+    DeadlinePassed,
+    JobClosed,
+    ReportAborted,
+    ReportBroken,
+    ReportPublished,
+    Restarted,
+    RoundAction,
+    RoundEvent,
+    RoundJoined,
+    SiloApplied,
+    SiloConsented,
+    SiloWithdrew,
+    UpdateStored,
+)
+from privacy.errors import ProtocolError
+from privacy.plan import Deadlines, JobPlan
+
+# -- states -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What is fixed when a round is announced."""
+
+    number: int
+    participants: tuple[str, ...]
+    minimum: int
+    threshold: int
+    deadlines: Deadlines
+
+
+@dataclass(frozen=True)
+class Announced:
+    """Step 0: the context is proposed; participants sign it or not."""
+
+    terms: Terms
+    deadline_utc: datetime
+    joined: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Collecting:
+    """Step 1: updates come in."""
+
+    terms: Terms
+    deadline_utc: datetime
+    submitted: frozenset[str] = frozenset()
+    withdrawn: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Committed:
+    """Step 2: the sum is fixed and signed; participants check it."""
+
+    terms: Terms
+    deadline_utc: datetime
+    members: tuple[str, ...]
+    consented: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Releasing:
+    """Step 6: a certificate exists; silos open the sum and report the digest of what came of it."""
+
+    terms: Terms
+    deadline_utc: datetime
+    members: tuple[str, ...]
+    consented: frozenset[str]
+    applied: Mapping[str, bytes]
+
+
+@dataclass(frozen=True)
+class Published:
+    """The next global adapter is agreed. Late consents and reports are still taken down."""
+
+    terms: Terms
+    members: tuple[str, ...]
+    adapter: bytes
+
+
+@dataclass(frozen=True)
+class Aborted:
+    """Burnt: this number is never used again. With a certificate the round counts as opened all the same."""
+
+    terms: Terms
+    reason: str
+    certified: bool
+
+
+RoundState = Announced | Collecting | Committed | Releasing | Published | Aborted
+OPEN_ROUND = (Announced, Collecting, Committed, Releasing)
+
+Outcome = tuple[RoundState, tuple[RoundAction, ...]]
+
+TABLE: Mapping[tuple[str, str], tuple[str, ...]] = {
+    ("Announced", "RoundJoined"): ("Announced", "Collecting"),
+    ("Announced", "DeadlinePassed"): ("Announced", "Aborted"),
+    ("Announced", "JobClosed"): ("Aborted",),
+    ("Announced", "Restarted"): ("Announced",),
+    ("Collecting", "UpdateStored"): ("Collecting", "Committed", "Aborted"),
+    ("Collecting", "SiloWithdrew"): ("Collecting", "Committed", "Aborted"),
+    ("Collecting", "DeadlinePassed"): ("Collecting", "Committed", "Aborted"),
+    ("Collecting", "JobClosed"): ("Aborted",),
+    ("Collecting", "Restarted"): ("Collecting",),
+    ("Committed", "SiloWithdrew"): ("Committed",),
+    ("Committed", "SiloConsented"): ("Committed", "Releasing"),
+    ("Committed", "DeadlinePassed"): ("Committed", "Aborted"),
+    ("Committed", "JobClosed"): ("Aborted",),
+    ("Committed", "Restarted"): ("Committed",),
+    ("Releasing", "SiloWithdrew"): ("Releasing",),
+    ("Releasing", "SiloConsented"): ("Releasing",),
+    ("Releasing", "SiloApplied"): ("Releasing", "Published", "Aborted"),
+    ("Releasing", "DeadlinePassed"): ("Releasing", "Published", "Aborted"),
+    ("Releasing", "JobClosed"): ("Aborted",),
+    ("Releasing", "Restarted"): ("Releasing",),
+    ("Published", "SiloWithdrew"): ("Published",),
+    ("Published", "SiloConsented"): ("Published",),
+    ("Published", "SiloApplied"): ("Published",),
+    ("Aborted", "SiloWithdrew"): ("Aborted",),
+    ("Aborted", "SiloApplied"): ("Aborted",),
+}
+
+
+def terms_of(plan: JobPlan, number: int, participants: tuple[str, ...]) -> Terms:
+    """The rules of a round with these participants."""
+    return Terms(number, participants, plan.cohort.minimum, plan.threshold(len(participants)), plan.deadlines)
+
+
+def announce(plan: JobPlan, number: int, participants: tuple[str, ...], now: datetime) -> Announced:
+    """A round's first state. The caller has recorded that this number has this context and no other."""
+    return Announced(terms_of(plan, number, participants), now + timedelta(seconds=plan.deadlines.join_round_s))
+
+
+def step(state: RoundState, event: RoundEvent, now: datetime) -> Outcome:
+    """The next state, and the actions that must succeed before it counts.
+
+    Raises ProtocolError when a silo says something that the round is not at, or that it took back before; nothing
+    changes then.
+    """
+    if (type(state).__name__, type(event).__name__) not in TABLE:
+        raise _untimely(state, event)
+    if isinstance(event, RoundJoined | UpdateStored | SiloWithdrew | SiloConsented | SiloApplied):
+        _require_participant(state.terms, event.silo)
+    if isinstance(event, SiloApplied) and isinstance(state, Aborted) and not state.certified:
+        raise _untimely(state, event)
+    match state:
+        case Announced():
+            return _announced(state, event, now)
+        case Collecting():
+            return _collecting(state, event, now)
+        case Committed():
+            return _committed(state, event, now)
+        case Releasing():
+            return _releasing(state, event, now)
+        case Published():
+            return _published(state, event)
+        case Aborted():
+            return state, ()
+    assert_never(state)
+
+
+def _announced(state: Announced, event: RoundEvent, now: datetime) -> Outcome:
+    match event:
+        case RoundJoined(silo=silo):
+            joined = state.joined | {silo}
+            if len(joined) < len(state.terms.participants):
+                return replace(state, joined=joined), ()
+            return Collecting(state.terms, _after(now, state.terms.deadlines.submit_s)), ()
+        case DeadlinePassed() if now >= state.deadline_utc:
+            silent = frozenset(state.terms.participants) - state.joined
+            return _abort(state.terms, f"{_names(silent)} did not join in time", silent=silent)
+        case JobClosed(reason=reason):
+            return _abort(state.terms, reason)
+        case Restarted(grace_s=grace_s):
+            return replace(state, deadline_utc=_extended(state.deadline_utc, now, grace_s)), ()
+    return state, ()
+
+
+def _collecting(state: Collecting, event: RoundEvent, now: datetime) -> Outcome:
+    match event:
+        case UpdateStored(silo=silo) if silo in state.withdrawn:
+            raise _contradiction(state.terms, silo, "withdrew before")
+        case SiloWithdrew(silo=silo) if silo in state.submitted:
+            raise _contradiction(state.terms, silo, "has submitted its update")
+        case UpdateStored(silo=silo):
+            return _settle(replace(state, submitted=state.submitted | {silo}), now)
+        case SiloWithdrew(silo=silo):
+            return _settle(replace(state, withdrawn=state.withdrawn | {silo}), now)
+        case DeadlinePassed() if now >= state.deadline_utc:
+            return _close_collection(state, now)
+        case JobClosed(reason=reason):
+            return _abort(state.terms, reason)
+        case Restarted(grace_s=grace_s):
+            return replace(state, deadline_utc=_extended(state.deadline_utc, now, grace_s)), ()
+    return state, ()
+
+
+def _settle(state: Collecting, now: datetime) -> Outcome:
+    """Go on once every participant has submitted or withdrawn."""
+    if state.submitted | state.withdrawn == frozenset(state.terms.participants):
+        return _close_collection(state, now)
+    return state, ()
+
+
+def _close_collection(state: Collecting, now: datetime) -> Outcome:
+    terms = state.terms
+    if len(state.submitted) < terms.minimum:
+        reason = f"{len(state.submitted)} updates came, fewer than the minimum of {terms.minimum}"
+        return _abort(terms, reason, silent=frozenset(terms.participants) - state.submitted - state.withdrawn)
+    members = tuple(sorted(state.submitted))
+    return Committed(terms, _after(now, terms.deadlines.consent_s), members), (CommitSum(members),)
+
+
+def _committed(state: Committed, event: RoundEvent, now: datetime) -> Outcome:
+    terms = state.terms
+    match event:
+        case SiloConsented(silo=silo):
+            consented = state.consented | {silo}
+            if len(consented) < terms.threshold:
+                return replace(state, consented=consented), ()
+            deadline_utc = _after(now, terms.deadlines.apply_s)
+            return Releasing(terms, deadline_utc, state.members, consented, {}), ()
+        case DeadlinePassed() if now >= state.deadline_utc:
+            silent = frozenset(terms.participants) - state.consented
+            reason = f"{len(state.consented)} consents came of {terms.threshold}; none from {_names(silent)}"
+            return _abort(terms, reason, silent=silent)
+        case JobClosed(reason=reason):
+            return _abort(terms, reason)
+        case Restarted(grace_s=grace_s):
+            return replace(state, deadline_utc=_extended(state.deadline_utc, now, grace_s)), ()
+    return state, ()
+
+
+def _releasing(state: Releasing, event: RoundEvent, now: datetime) -> Outcome:
+    terms = state.terms
+    match event:
+        case SiloConsented(silo=silo):
+            return replace(state, consented=state.consented | {silo}), ()
+        case SiloApplied(silo=silo, adapter=adapter):
+            return _note_applied(state, silo, adapter)
+        case DeadlinePassed() if now >= state.deadline_utc:
+            nobody = f"nobody applied the certified sum of round {terms.number}"
+            return _publish(state) if state.applied else _broken(terms, nobody)
+        case JobClosed(reason=reason):
+            return _abort(terms, reason, certified=True)
+        case Restarted(grace_s=grace_s):
+            return replace(state, deadline_utc=_extended(state.deadline_utc, now, grace_s)), ()
+    return state, ()
+
+
+def _note_applied(state: Releasing, silo: str, adapter: bytes) -> Outcome:
+    state = replace(state, applied={**state.applied, silo: adapter})
+    if len(set(state.applied.values())) > 1:
+        return _broken(state.terms, _disagreement(state.terms.number, silo))
+    return _publish(state) if state.consented <= state.applied.keys() else (state, ())
+
+
+def _publish(state: Releasing) -> Outcome:
+    adapter = next(iter(state.applied.values()))
+    return Published(state.terms, state.members, adapter), (CloseSpool(keep_sum=True), ReportPublished(adapter))
+
+
+def _published(state: Published, event: RoundEvent) -> Outcome:
+    match event:
+        case SiloApplied(silo=silo, adapter=adapter) if adapter != state.adapter:
+            return state, (ReportBroken(_disagreement(state.terms.number, silo)),)
+    return state, ()
+
+
+def _abort(terms: Terms, reason: str, *, certified: bool = False, silent: frozenset[str] = frozenset()) -> Outcome:
+    return Aborted(terms, reason, certified), (CloseSpool(keep_sum=certified), ReportAborted(reason, silent))
+
+
+def _broken(terms: Terms, reason: str) -> Outcome:
+    return Aborted(terms, reason, certified=True), (CloseSpool(keep_sum=True), ReportBroken(reason))
+
+
+def _after(now: datetime, seconds: float) -> datetime:
+    return now + timedelta(seconds=seconds)
+
+
+def _extended(deadline_utc: datetime, now: datetime, grace_s: float) -> datetime:
+    return max(deadline_utc, _after(now, grace_s))
+
+
+def _names(silos: frozenset[str]) -> str:
+    return ", ".join(sorted(silos)) or "nobody"
+
+
+def _disagreement(number: int, silo: str) -> str:
+    return f"adapter digests differ after round {number}: {silo} computed another adapter than the others"
+
+
+def _require_participant(terms: Terms, silo: str) -> None:
+    if silo not in terms.participants:
+        raise ProtocolError(
+            f"round {terms.number}", f"{silo} is not a participant of it", "It was not accepted.", sender=silo
+        )
+
+
+def _contradiction(terms: Terms, silo: str, before: str) -> ProtocolError:
+    why = f"{silo} {before}"
+    return ProtocolError(
+        f"round {terms.number}", why, "A silo submits or withdraws, once; nothing was accepted.", sender=silo
+    )
+
+
+def _untimely(state: RoundState, event: RoundEvent) -> ProtocolError:
+    said = {
+        RoundJoined: "join", UpdateStored: "update", SiloWithdrew: "withdrawal",
+        SiloConsented: "consent", SiloApplied: "report of an applied adapter",
+    }.get(type(event), type(event).__name__)  # fmt: skip
+    return ProtocolError(
+        f"round {state.terms.number}",
+        f"is {phase_name(state)} and takes no {said}",
+        "Ask for the round (GetRound) and go on from where it is.",
+        sender=getattr(event, "silo", ""),
+    )
+
+
+def phase_name(state: RoundState) -> str:
+    """The state in words, as in the protocol's table."""
+    return type(state).__name__.upper()

@@ -1,0 +1,106 @@
+"""What happens to a round (past tense), and what the round machine wants done (imperative)."""
+
+from dataclasses import dataclass
+
+# -- events -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class RoundJoined:
+    """A participant's RoundJoin was verified."""
+
+    silo: str
+
+
+@dataclass(frozen=True)
+class UpdateStored:
+    """A participant's update was verified whole and is on disk."""
+
+    silo: str
+
+
+@dataclass(frozen=True)
+class SiloWithdrew:
+    """A participant's Withdrawal was verified."""
+
+    silo: str
+
+
+@dataclass(frozen=True)
+class SiloConsented:
+    """A participant's Consent to this round's transcript was verified."""
+
+    silo: str
+
+
+@dataclass(frozen=True)
+class SiloApplied:
+    """A participant reported the digest of its next global adapter."""
+
+    silo: str
+    adapter: bytes
+
+
+@dataclass(frozen=True)
+class DeadlinePassed:
+    """The moment `now` was reached. Without effect before the state's deadline."""
+
+
+@dataclass(frozen=True)
+class JobClosed:
+    """The job ended under the round."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Restarted:
+    """The aggregator is back: silos get at least `grace_s` seconds for what they could not send meanwhile."""
+
+    grace_s: float
+
+
+RoundEvent = (
+    RoundJoined | UpdateStored | SiloWithdrew | SiloConsented | SiloApplied | DeadlinePassed | JobClosed | Restarted
+)
+
+# -- actions ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class CommitSum:
+    """Fix and sign the sum over `members`, durably, before anybody hears of it."""
+
+    members: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ReportPublished:
+    """Tell the job machine that the round gave its next global adapter."""
+
+    adapter: bytes
+
+
+@dataclass(frozen=True)
+class ReportAborted:
+    """Tell the job machine that the number is burnt, and which participants kept silent."""
+
+    reason: str
+    silent: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class ReportBroken:
+    """Tell the job machine that the job cannot go on: no agreed adapter came of a certified sum."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class CloseSpool:
+    """Remove what was staged; with `keep_sum` the sum and its seeds stay for silos that catch up."""
+
+    keep_sum: bool
+
+
+RoundAction = CommitSum | ReportPublished | ReportAborted | ReportBroken | CloseSpool

@@ -1,0 +1,240 @@
+"""What silos say to the aggregator, as plain calls: `silo` is whom the caller's certificate names.
+
+Every statement is checked (who, which job, which round, signature), stored once, and told to the machines, in that
+order and in one transaction. The same bytes again change nothing; other bytes are refused as a contradiction.
+"""
+
+import base64
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import TypeVar
+
+import structlog
+
+from aggregator import job as jobs
+from aggregator.accumulate import StagedUpdate, Upload
+from aggregator.job_events import JobEvent, KeyDealt, SiloJoined, SiloRefused
+from aggregator.live import LiveJob, Turn
+from aggregator.reading import announced_row, members_of, only, roster_job
+from aggregator.rebuild import context_of
+from aggregator.round_events import (
+    RoundEvent,
+    RoundJoined,
+    SiloApplied,
+    SiloConsented,
+    SiloWithdrew,
+    UpdateStored,
+)
+from aggregator.runner import Runner
+from aggregator.store import Kind
+from privacy.envelope import UpdateHeader
+from privacy.errors import ProtocolError, VerificationError
+from privacy.ledger.checkpoint import log_origin, open_checkpoint
+from privacy.statement import RoundStatement, Signed, SiloStatement, read, verify
+from privacy.transcript import (
+    Applied,
+    Consent,
+    JobJoin,
+    JobRefusal,
+    KeyDeal,
+    RoundJoin,
+    Withdrawal,
+    check_deal,
+    check_header,
+    require_plan,
+    require_round,
+    transcript_digest,
+)
+
+LOG = structlog.get_logger("aggregator")
+S = TypeVar("S", bound=SiloStatement)
+R = TypeVar("R", bound=RoundStatement)
+
+
+class StatementDesk:
+    """Takes statements and updates. Raises ProtocolError (the silo's fault), Refused, Unavailable (our disk)."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+
+    # -- what a silo says about a job ----------------------------------------------------------------------------------
+
+    def join_job(self, silo: str, signed: Signed) -> None:
+        """A JobJoin."""
+        self._about_job(silo, signed, JobJoin, Kind.JOB_JOIN, SiloJoined(silo, signed))
+
+    def refuse_job(self, silo: str, signed: Signed) -> None:
+        """A JobRefusal."""
+        self._about_job(silo, signed, JobRefusal, Kind.JOB_REFUSAL, SiloRefused(silo))
+
+    def _about_job(self, silo: str, signed: Signed, kind: type[SiloStatement], label: Kind, event: JobEvent) -> None:
+        live = self._of_statement(silo, signed, kind)
+        with self._runner.turn(live.job) as turn:
+            if turn.tx.once(live.job, 0, label, silo, signed, turn.now):
+                turn.tell_job(event)
+
+    def deal_key(self, silo: str, signed: Signed, mails: Mapping[str, bytes]) -> None:
+        """The dealer's KeyDeal with one mail for every other member."""
+        live = self._of_statement(silo, signed, KeyDeal)
+        with self._runner.turn(live.job) as turn:
+            known = turn.tx.statement(live.job, 0, Kind.KEY_DEAL, silo)
+            if known is None and isinstance(turn.job, jobs.Dealing):
+                check_deal(live.plan, turn.job.roll, signed, mails)
+                if len(mails) != len(turn.job.roll.members) - 1:
+                    raise ProtocolError(
+                        "key deal", "not every mail that was signed came", "Send it whole.", sender=silo, step="deal"
+                    )
+                turn.tx.add_mails(live.job, mails)
+            if turn.tx.once(live.job, 0, Kind.KEY_DEAL, silo, signed, turn.now):
+                turn.tell_job(KeyDealt(silo))
+
+    # -- what a silo says about a round --------------------------------------------------------------------------------
+
+    def join_round(self, silo: str, signed: Signed) -> None:
+        """Step 0: a RoundJoin."""
+        live, join = self._round_statement(silo, signed, RoundJoin)
+        self._runner.heard_of(silo, live.job)
+        with self._runner.turn(live.job) as turn:
+            self._take(turn, join, signed, Kind.ROUND_JOIN, RoundJoined(silo))
+
+    def withdraw(self, silo: str, signed: Signed) -> None:
+        """Step 1: nothing will come."""
+        live, withdrawal = self._round_statement(silo, signed, Withdrawal)
+        with self._runner.turn(live.job) as turn:
+            self._take(turn, withdrawal, signed, Kind.WITHDRAWAL, SiloWithdrew(silo))
+
+    def consent(self, silo: str, signed: Signed) -> None:
+        """Step 5: a Consent to the transcript of this round."""
+        live, consent = self._round_statement(silo, signed, Consent)
+        with self._runner.turn(live.job) as turn:
+            self._check_transcript(turn, consent)
+            self._take(turn, consent, signed, Kind.CONSENT, SiloConsented(silo))
+
+    def applied(self, silo: str, signed: Signed) -> None:
+        """Step 8: the digest of the next global adapter."""
+        live, applied = self._round_statement(silo, signed, Applied)
+        self._runner.heard_of(silo, live.job)
+        with self._runner.turn(live.job) as turn:
+            event = SiloApplied(silo, bytes.fromhex(applied.adapter))
+            self._take(turn, applied, signed, Kind.APPLIED, event)
+
+    def _take(self, turn: Turn, said: RoundStatement, signed: Signed, kind: Kind, event: RoundEvent) -> bool:
+        """Check the round, store once, tell the machine. False if it was known already."""
+        require_round(turn.context(said.round), said)
+        fresh = turn.tx.once(turn.live.job, said.round, kind, said.silo, signed, turn.now)
+        if fresh:
+            turn.tell_round(event, said.round)
+        return fresh
+
+    def _check_transcript(self, turn: Turn, consent: Consent) -> None:
+        require_round(turn.context(consent.round), consent)
+        commit = only(turn.tx.statements(turn.live.job, consent.round, Kind.COMMIT))
+        if commit is None:
+            return  # the machine refuses it: the round is not at this step
+        headers = turn.tx.statements(turn.live.job, consent.round, Kind.HEADER)
+        if consent.transcript != transcript_digest(commit, [headers[name] for name in members_of(commit)]).hex():
+            raise ProtocolError(
+                "consent", f"{consent.silo} consents to another transcript of round {consent.round}",
+                "It was not accepted; fetch the round again.", sender=consent.silo, step="consent",
+            )  # fmt: skip
+
+    # -- updates -------------------------------------------------------------------------------------------------------
+
+    def open_upload(self, silo: str, signed: Signed) -> Upload | None:
+        """Check an update's header before any of its bytes. None if this very update was accepted before."""
+        live, header = self._round_statement(silo, signed, UpdateHeader)
+        with self._runner.store.reading() as tx:
+            row = announced_row(tx, live, header.round)
+            known = tx.statement(live.job, header.round, Kind.HEADER, silo)
+            deal = only(tx.statements(live.job, 0, Kind.KEY_DEAL))
+            withdrawn = tx.statement(live.job, header.round, Kind.WITHDRAWAL, silo)
+        if known == signed:
+            return None
+        if known is not None:
+            raise ProtocolError(
+                f"header for round {header.round} by {silo}",
+                "differs from the one that was accepted before (equivocation)",
+                "A silo submits once a round; the first stands and both are evidence. Send the stored bytes again.",
+                sender=silo, step="submit",
+            )  # fmt: skip
+        commitment = b"" if deal is None else bytes.fromhex(read(deal, KeyDeal).key_commitment)
+        check_header(live.plan, context_of(live.job, row), commitment, signed)
+        if not live.collects(header.round) or withdrawn is not None:
+            why = "the silo withdrew" if withdrawn is not None else f"it is {row.phase.name} and takes no update"
+            raise ProtocolError(f"round {header.round}", why, "Ask for the round (GetRound).", sender=silo)
+        return Upload(self._runner.blobs.round(live.job, header.round), header, signed)
+
+    def uploading(self, upload: Upload, cancel: Callable[[], object]) -> AbstractContextManager[None]:
+        """While an update comes: `cancel` is called when its silo sends another, or the round goes on without it."""
+        header = upload.header
+        return self._runner.uploading(bytes.fromhex(header.plan), header.round, header.silo, cancel)
+
+    def accept(self, update: StagedUpdate) -> None:
+        """Add a whole, checked update to the sum, and let it count; if it cannot, its bytes are removed."""
+        header = read(update.header, UpdateHeader)
+        live = self._runner.live(bytes.fromhex(header.plan))
+        running_sum = live.running_sum
+        if running_sum is not None and live.number == header.round:
+            running_sum.add(update)
+        try:
+            with self._runner.turn(live.job) as turn:
+                if self._take(turn, header, update.header, Kind.HEADER, UpdateStored(update.silo)):
+                    turn.tx.add_upload(live.job, header.round, update.silo, update.bytes_received)
+        except BaseException:
+            self._discard(live, header.round, update)
+            raise
+
+    def _discard(self, live: LiveJob, number: int, update: StagedUpdate) -> None:
+        with self._runner.store.reading() as tx:
+            accepted = tx.statement(live.job, number, Kind.HEADER, update.silo)
+        if accepted != update.header:
+            for path in (update.residues, update.seeds):
+                path.unlink(missing_ok=True)
+
+    # -- checkpoints ---------------------------------------------------------------------------------------------------
+
+    def checkpoint(self, silo: str, note: bytes) -> None:
+        """A silo's signed ledger checkpoint, its own; the newest is kept for witnesses and auditors.
+
+        Older ones change nothing. Raises ProtocolError for one that says something else than the newest about as many
+        entries: the ledger was rewritten.
+        """
+        with self._runner.store.reading() as tx:
+            keys = {member.name: member.identity_key for member in tx.members() if member.role == "silo"}
+        federation = self._runner.identity.party.federation
+        try:
+            new = open_checkpoint(note.decode("utf-8", "replace"), log_origin(federation, silo), keys[silo])
+        except (KeyError, VerificationError) as error:
+            raise ProtocolError(
+                f"checkpoint of {silo}", str(error), "Publish the note the ledger signed.", sender=silo
+            ) from error
+        with self._runner.store.transaction() as tx:
+            _, size, root = (tx.checkpoint(silo) or b"\n-1\n\n").decode().split("\n")[:3]
+            if new.size == int(size) and base64.b64encode(new.root).decode() != root:
+                raise ProtocolError(
+                    f"checkpoint of {silo}", f"is another one of {size} entries than before: its ledger was rewritten",
+                    "Restore the ledger; the first checkpoint stands, and both are evidence.", sender=silo,
+                )  # fmt: skip
+            if new.size > int(size):
+                tx.put_checkpoint(silo, note, self._runner.clock())
+
+    # -- who and what --------------------------------------------------------------------------------------------------
+
+    def _of_statement(self, silo: str, signed: Signed, kind: type[S]) -> LiveJob:
+        return self._checked(silo, signed, kind)[0]
+
+    def _round_statement(self, silo: str, signed: Signed, kind: type[R]) -> tuple[LiveJob, R]:
+        return self._checked(silo, signed, kind)
+
+    def _checked(self, silo: str, signed: Signed, kind: type[S]) -> tuple[LiveJob, S]:
+        """The job a statement is about, and the statement, if it is the caller's own and properly signed."""
+        claimed = read(signed, kind)
+        if claimed.silo != silo:
+            raise ProtocolError(
+                f"statement {kind.__name__}", f"is by {claimed.silo}, and the caller is {silo}",
+                "Each silo speaks for itself; it was not accepted.", sender=silo,
+            )  # fmt: skip
+        live = roster_job(self._runner, silo, bytes.fromhex(claimed.plan))
+        statement = verify(signed, kind, live.plan.identity_keys)
+        require_plan(live.plan, statement)
+        return live, statement

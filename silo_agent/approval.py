@@ -1,0 +1,207 @@
+"""Approving and refusing a job: the same checks and records for the steward's command and for the policy file."""
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from privacy.budget import BudgetRefusal, Forecast, grant, require_job
+from privacy.errors import (
+    CloisterError,
+    ConfigError,
+    InternalError,
+    ProtocolError,
+    Refused,
+    Unavailable,
+    VerificationError,
+)
+from privacy.ledger.entry import NotBudget
+from privacy.plan import Classification, JobPlan
+from privacy.transcript import JobRefusal
+from runtime.models import check_weights, resolve_model
+from silo_agent import entries
+from silo_agent.accounts import change_budget, find_budget, require_budget
+from silo_agent.admission import check_budget, check_pins, check_plan, check_price, check_rounds
+from silo_agent.entries import NOTHING_SAID, Author, Charged, References
+from silo_agent.home import Home
+from silo_agent.jobs import NOT_JOINED, WAITING, JobMoved, JobState, require_job_record, set_job_state
+from silo_agent.peers import trusted_peers
+from silo_agent.register import RegisteredDataset, require_dataset
+from silo_agent.statements import say
+from silo_agent.store import Transaction
+
+if TYPE_CHECKING:
+    from silo_agent.datasets import Dataset
+
+Reason = Literal["steward", "budget", "cannot-run"]
+CODES: tuple[tuple[type[CloisterError], NotBudget], ...] = (
+    (Refused, "not-fit"),
+    (VerificationError, "wrong-digest"),
+    (ConfigError, "not-ready"),
+    (ProtocolError, "wrong-message"),
+)
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What an approval grants beyond the plan's rounds, for rounds that fail, and what a steward says it rests on."""
+
+    extra_rounds: int = 0
+    references: References = NOTHING_SAID
+
+
+PLAIN = Terms()
+
+
+@dataclass(frozen=True)
+class Examined:
+    """A job that may be approved: on which data (None: a rehearsal), what it charges and would do to their budget."""
+
+    dataset: RegisteredDataset | None
+    charged: Charged | None
+    forecast: Forecast | None
+
+
+def examine(home: Home, plan: JobPlan, dataset_name: str | None, rounds: int) -> Examined:
+    """Everything that can be checked before any key, gradient or budget. Changes nothing.
+
+    Raises ConfigError (a peer not pinned, no such dataset, model or budget), ProtocolError (another silo's plan),
+    VerificationError (other weights), Refused (too small a dataset, no price), _BudgetRefused (with what would fit).
+    """
+    check_price(plan)
+    check_plan(plan, plan.digest(), home.settings.federation, home.name, home.identity.public_key)
+    with home.store.reading() as connection:
+        check_pins(plan, home.name, trusted_peers(connection))
+        dataset = require_dataset(connection, dataset_name) if dataset_name is not None else None
+    if not isinstance(plan.task, Classification):
+        return Examined(None, None, None)
+    charged = charged_of(plan, dataset)
+    if dataset is None or charged is None:
+        raise InternalError(f"job {plan.name!r}", "trains on data and charges nobody", "Report this.")
+    with home.store.reading() as connection:
+        budget = find_budget(connection, dataset.population)
+    try:
+        forecast = check_budget(plan, dataset.population, budget, rounds)
+    except BudgetRefusal as refusal:
+        raise _BudgetRefused(refusal, charged) from refusal
+    check_weights(model_folder(home, plan.task), plan.task.model.weights_sha256)
+    from silo_agent.datasets import require_fit
+
+    require_fit(loaded(dataset), plan)
+    return Examined(dataset, charged, forecast)
+
+
+def model_folder(home: Home, task: Classification) -> Path:
+    """Where the job's model lies, of those the operator mapped or lets fetch. Raises ConfigError when it is none."""
+    hub = home.settings.models_hub.allow
+    return resolve_model(task.model.source, task.model.revision, home.model_folders(), hub)
+
+
+def loaded(dataset: RegisteredDataset) -> "Dataset":
+    """The registered dataset's records. Raises ConfigError naming the column or row that is wrong."""
+    from silo_agent.dataset_spec import DatasetSpec
+    from silo_agent.datasets import load_dataset
+
+    return load_dataset(DatasetSpec.model_validate_json(dataset.spec), dataset.folder)
+
+
+def charged_of(plan: JobPlan, dataset: RegisteredDataset | None) -> Charged | None:
+    """What the rounds of a job charge; None for a rehearsal. Raises ConfigError for a job on data without any."""
+    if plan.dp is None:
+        return None
+    if dataset is None:
+        raise ConfigError(
+            f"job {plan.name!r}", "trains on data, and no dataset is named", "Name a registered one with --dataset."
+        )
+    return Charged(plan, plan.dp, dataset.population, dataset.name)
+
+
+def approve(home: Home, plan: JobPlan, dataset_name: str | None, by: Author, terms: Terms = PLAIN) -> Examined:
+    """Examine, then grant the job its rounds: they, and no others, may ever be charged.
+
+    Raises what `examine` raises and Refused for a job that was decided; BudgetRefusal only once it is on record, by a
+    decision that was made again in the transaction that records it; Unavailable if that one came out otherwise.
+    """
+    rounds = check_rounds(plan, terms.extra_rounds)
+    try:
+        examined = examine(home, plan, dataset_name, rounds)
+    except _BudgetRefused as found:
+        _settle(home, plan, dataset_name, found.charged, by, terms, grants=False)
+        why = "the budget moved while the job was examined"
+        raise Unavailable(f"job {plan.name!r}", why, "Do it again.") from found
+    forecast = _settle(home, plan, dataset_name, examined.charged, by, terms, grants=True)
+    return replace(examined, forecast=forecast)
+
+
+class _BudgetRefused(Exception):  # noqa: N818 - a decision that is not on record yet
+    """The budget does not admit the job, as it was a moment ago."""
+
+    def __init__(self, refusal: BudgetRefusal, charged: Charged) -> None:
+        super().__init__(refusal.why)
+        self.charged = charged
+
+
+def _settle(
+    home: Home, plan: JobPlan, dataset: str | None, charged: Charged | None, by: Author, terms: Terms, *, grants: bool
+) -> Forecast | None:
+    """Decide by the budget as it now is, and record that; an approval only if `grants`.
+
+    Raises BudgetRefusal once it is on record.
+    """
+    rounds, forecast, of = plan.rounds + terms.extra_rounds, None, None
+    refusal: BudgetRefusal | None = None
+    with home.store.writing() as tx:
+        if require_job_record(tx.connection, plan.digest()).state is not JobState.SEEN:
+            raise JobMoved(f"job {plan.name!r}", "was decided meanwhile", "`cloister silo jobs` says how.")
+        if charged is not None:
+            of = (charged, require_budget(tx.connection, charged.population))
+            try:
+                forecast = require_job(of[1], charged.dp, rounds)
+            except BudgetRefusal as error:
+                refusal = error
+                tx.record(entries.budget_refusal_entry(by, charged, of[1], rounds, refusal.code))
+        if refusal is None and grants:
+            if charged is not None:
+                _grant(tx, charged, rounds)
+            tx.record(entries.approval_entry(by, plan, rounds, of, terms.references))
+            job, state = plan.digest(), JobState.APPROVED
+            set_job_state(tx.connection, job, state, by.now, expected=WAITING, dataset=dataset, decided_by=by.actor)
+        tx.ledger.checkpoint(home.identity.sign, by.now)
+    if refusal is not None:
+        raise refusal
+    return forecast
+
+
+def _grant(tx: Transaction, charged: Charged, rounds: int) -> None:
+    job, population = charged.plan.digest().hex(), charged.population
+    change_budget(tx.connection, population, lambda b: grant(b, job, charged.charge(b.policy).rdp, rounds))
+
+
+def refuse(
+    home: Home,
+    plan: JobPlan,
+    reason: Reason,
+    error: CloisterError | None,
+    by: Author,
+    expected: Collection[JobState] = NOT_JOINED,
+) -> None:
+    """Take no part in a job: on record, and signed for the aggregator; both hear a code only.
+
+    `error` says why, None if a steward just declines. A refusal by the budget is on record already.
+    Raises JobMoved, with nothing said, unless the job is in one of the `expected` states.
+    """
+    job = plan.digest()
+    why = "refused by a steward" if error is None else f"{error.what}: {error.why}"
+    with home.store.writing() as tx:
+        set_job_state(tx.connection, job, JobState.REFUSED, by.now, why, expected=expected, decided_by=by.actor)
+        say(tx.connection, 0, JobRefusal(plan=job.hex(), silo=home.name, reason=reason), home.identity.sign)
+        if reason != "budget":
+            decision: entries.Decision = "steward" if reason == "steward" else "preflight"
+            tx.record(entries.refuse_entry(by, plan, decision, _code(error)))
+            tx.ledger.checkpoint(home.identity.sign, by.now)
+
+
+def _code(error: CloisterError | None) -> NotBudget:
+    if error is None:
+        return "declined"
+    return next((code for kind, code in CODES if isinstance(error, kind)), "not-ready")

@@ -1,0 +1,71 @@
+"""Budgets as a steward reads them: what is, and what a job would make of it."""
+
+from typing import Any
+
+from privacy.accounting import dp_sgd_event, rdp_epsilon, rdp_vector
+from privacy.budget import BudgetRefusal, BudgetState, check_terms, what_if
+from privacy.errors import ConfigError
+from privacy.plan import DpSgd, JobPlan
+from silo_agent.accounts import all_budgets
+from silo_agent.admission import check_price
+from silo_agent.home import Home
+from silo_agent.jobs import named_job
+
+
+def budget_rows(home: Home) -> list[dict[str, Any]]:
+    """One row per population: cap, spent, reserved, left (epsilons by RDP at the policy's delta)."""
+    with home.store.reading() as connection:
+        budgets = all_budgets(connection)
+    return [_row(budget) for budget in budgets]
+
+
+def _row(budget: BudgetState) -> dict[str, Any]:
+    return {
+        "population": budget.policy.population,
+        "epsilon_cap": budget.policy.epsilon,
+        "delta": budget.policy.delta,
+        "unit": budget.policy.unit,
+        "spent": budget.spent_epsilon,
+        "reserved": max(0.0, budget.charged_epsilon - budget.spent_epsilon),
+        "left": budget.left_epsilon,
+        "rounds_charged": len(budget.closed),
+    }
+
+
+def job_rows(home: Home, text: str) -> tuple[JobPlan, list[dict[str, Any]]]:
+    """One row per population: what all planned rounds of the job would make of it. Nothing is reserved.
+
+    Raises ConfigError for a rehearsal, Refused for a mechanism that cannot be priced.
+    """
+    with home.store.reading() as connection:
+        plan = named_job(connection, text).plan
+        budgets = all_budgets(connection)
+    if plan.dp is None:
+        raise ConfigError(f"job {plan.name!r}", "is a rehearsal", "It touches no data and costs nothing.")
+    check_price(plan)
+    vector = rdp_vector(dp_sgd_event(plan.dp, plan.dp.steps_per_round))
+    rows = []
+    for budget in budgets:
+        forecast, why_not = what_if(budget, vector, plan.rounds), _other_terms(budget, plan.dp)
+        rows.append(
+            {
+                "population": budget.policy.population,
+                "left": budget.left_epsilon,
+                "after": forecast.epsilon_after,
+                "one_round_alone": rdp_epsilon(vector, budget.policy.delta),
+                "rounds_asked": forecast.rounds_asked,
+                "rounds_that_fit": forecast.rounds_that_fit,
+                "epsilon_needed": forecast.epsilon_needed,
+                "fits": forecast.fits and not why_not,
+                "why_not": why_not,
+            }
+        )
+    return plan, rows
+
+
+def _other_terms(budget: BudgetState, dp: DpSgd) -> str:
+    try:
+        check_terms(budget.policy, dp)
+    except BudgetRefusal as refusal:
+        return refusal.why
+    return ""

@@ -1,0 +1,395 @@
+"""`cloister silo ...`: for a silo's operator and steward. Errors are worded and exit codes set by runtime.console."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from privacy.plan import JobPlan
+    from silo_agent.entries import Author
+    from silo_agent.home import Home
+
+app = typer.Typer(help="Silo: enrol, register data, set budgets, approve jobs, run the agent.", no_args_is_help=True)
+datasets_app = typer.Typer(help="Register the datasets that jobs may be approved for.", no_args_is_help=True)
+peers_app = typer.Typer(help="Pin the identities of those this silo works with.", no_args_is_help=True)
+budget_app = typer.Typer(help="Privacy budgets of this institution's populations.", no_args_is_help=True)
+app.add_typer(datasets_app, name="datasets")
+app.add_typer(peers_app, name="peers")
+app.add_typer(budget_app, name="budget")
+
+State = Annotated[
+    Path, typer.Option("--state", metavar="FOLDER", envvar="CLOISTER_SILO_STATE", help="The silo's folder.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+JobName = Annotated[str, typer.Argument(metavar="JOB", help="Its name, or the beginning of its digest.")]
+DEFAULT_STATE = Path("silo-state")
+
+
+@app.command()
+def enrol(
+    token: Annotated[str, typer.Option("--token", help="From `cloister aggregator invite`; good once.")],
+    state: State = DEFAULT_STATE,
+    aggregator: Annotated[
+        str | None, typer.Option("--aggregator", metavar="HOST:PORT", help="Dial this instead of what it says.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Make this silo's keys here, get them certified, and write the state folder."""
+    from certs.identity import fingerprint
+    from runtime.console import emit
+    from silo_agent.enrol import enrol as enrol_here
+
+    home = enrol_here(token, state, aggregator, _now())
+    own = fingerprint(home.identity.public_key)
+    home.store.close()
+    value = {"name": home.name, "federation": home.settings.federation, "state": str(state), "fingerprint": own}
+    text = (
+        f"{home.name} is enrolled in {home.settings.federation}; keys and settings are in {state}\n"
+        f"this silo's identity fingerprint, for its peers: {own}\n"
+        "Next: cloister silo peers trust NAME FINGERPRINT, once for every other silo"
+    )
+    emit(value, as_json=as_json, text=text)
+
+
+@app.command()
+def run(
+    state: State = DEFAULT_STATE,
+    log_level: Annotated[str, typer.Option("--log-level", help="debug, info, warning or error.")] = "info",
+    as_json: Json = False,
+) -> None:
+    """Run the agent until it is told to stop (SIGTERM, Ctrl-C). One at a time per state folder."""
+    from runtime.console import emit
+    from runtime.logs import configure_logs
+    from silo_agent.daemon import run_until_signalled
+
+    configure_logs(log_level)
+    name = run_until_signalled(state)
+    if as_json:
+        emit({"name": name, "state": str(state), "stopped": True}, as_json=True)
+
+
+@app.command()
+def status(state: State = DEFAULT_STATE, as_json: Json = False) -> None:
+    """What the agent last said: phase, budget left, what stands in the way."""
+    from runtime.console import emit
+    from silo_agent.status import read_status
+
+    facts = read_status(state)
+    alive = "connected" if facts["connected"] else "not connected" if facts["running"] else "not running"
+    lines = [
+        f"{facts['name']}: {alive}, as of {facts['updated_utc']}",
+        f"job      {facts['job_name'] or '-'} {facts['job'][:12]} {facts['job_phase']}",
+        f"round    {facts['round']} of {facts['rounds']} planned, {facts['phase'] or '-'}"
+        f" (step {facts['step']} of {facts['steps']})",
+        f"budget   epsilon {facts['epsilon_spent']:.3f} spent of {facts['epsilon_cap']:g},"
+        f" {facts['epsilon_left']:.3f} left {facts['population']}",
+        f"sent     {facts['bytes_sent']} bytes of sealed updates",
+        f"message  {facts['message'] or '-'}",
+    ]
+    emit(facts, as_json=as_json, text="\n".join(lines))
+
+
+@app.command()
+def jobs(state: State = DEFAULT_STATE, as_json: Json = False) -> None:
+    """The jobs this silo knows, and what was decided about each."""
+    from runtime.console import emit
+    from silo_agent.jobs import all_jobs
+
+    home = _home(state)
+    with home.store.reading() as connection:
+        known = all_jobs(connection)
+    listed = [
+        {
+            "job": record.job.hex(),
+            "name": record.name,
+            "state": str(record.state),
+            "purpose": record.plan.purpose,
+            "rounds": record.plan.rounds,
+            "epsilon": _price(record.plan),
+            "delta": record.plan.dp.delta if record.plan.dp else None,
+            "dataset": record.dataset,
+            "decided_by": record.decided_by,
+            "why": record.why,
+        }
+        for record in known
+    ]
+    emit({"jobs": listed}, as_json=as_json, text="\n".join(_job_text(item) for item in listed) or "no jobs yet")
+
+
+def _price(plan: "JobPlan") -> float | None:
+    """Epsilon of the planned rounds, alone and at the plan's delta; None for a mechanism that cannot be priced."""
+    from privacy.errors import ConfigError
+    from silo_agent.policy import job_epsilon
+
+    try:
+        return round(job_epsilon(plan, plan.dp.delta, plan.rounds), 4) if plan.dp is not None else 0.0
+    except ConfigError:
+        return None
+
+
+def _job_text(item: dict[str, Any]) -> str:
+    """A job in lines that no terminal's width cuts."""
+    cost = "no data, no budget"
+    if item["delta"]:
+        epsilon = "no epsilon at all" if item["epsilon"] is None else f"epsilon {item['epsilon']:g}"
+        cost = f"{epsilon} at delta {item['delta']:g}"
+    lines = [
+        f"{item['name']}  {item['job'][:12]}  {item['state']}",
+        f"    for     {item['purpose']}",
+        f"    costs   {item['rounds']} rounds, {cost}",
+    ]
+    if item["decided_by"]:
+        lines.append(f"    decided by {item['decided_by']}, dataset {item['dataset'] or '-'}")
+    if item["why"]:
+        lines.append(f"    because {item['why']}")
+    return "\n".join(lines)
+
+
+@app.command()
+def approve(
+    job: JobName,
+    dataset: Annotated[str | None, typer.Option("--dataset", help="A registered one; none for a rehearsal.")] = None,
+    extra_rounds: Annotated[int, typer.Option("--extra-rounds", help="Granted too, for rounds that fail.")] = 0,
+    legal_basis: Annotated[str | None, typer.Option("--legal-basis", help="Goes on record.")] = None,
+    dpia: Annotated[str | None, typer.Option("--dpia", help="Reference of the impact assessment.")] = None,
+    state: State = DEFAULT_STATE,
+    as_json: Json = False,
+) -> None:
+    """Let a job have its rounds on a dataset, if data, model, peers and budget allow them.
+
+    A round that fails after training is charged like any other: without --extra-rounds the job ends here one earlier.
+    """
+    from privacy.errors import Refused
+    from runtime.console import emit
+    from silo_agent.approval import Terms
+    from silo_agent.approval import approve as approve_job
+    from silo_agent.entries import References
+    from silo_agent.jobs import JobState, named_job
+
+    home = _home(state)
+    with home.store.reading() as connection:
+        record = named_job(connection, job)
+    if record.state is not JobState.SEEN:
+        raise Refused(f"job {record.name}", f"is {record.state} already", "`cloister silo jobs` lists the jobs.")
+    terms = Terms(extra_rounds, References(legal_basis, dpia))
+    examined = approve_job(home, record.plan, dataset, _steward(home), terms)
+    forecast = examined.forecast
+    value: dict[str, Any] = {"job": record.job.hex(), "name": record.name, "state": "approved", "dataset": dataset}
+    text = f"{record.name} is approved"
+    if forecast is not None:
+        before, after = forecast.epsilon_before, forecast.epsilon_after
+        rounds = forecast.rounds_asked
+        value |= {"epsilon_before": before, "epsilon_after": after, "rounds_granted": rounds}
+        text += f" for {rounds} charged rounds; by them epsilon goes from {before:.3f} to at most {after:.3f}"
+    emit(value, as_json=as_json, text=text)
+
+
+@app.command()
+def refuse(job: JobName, state: State = DEFAULT_STATE, as_json: Json = False) -> None:
+    """Take no part in a job. Before it was joined; a job that runs is left by stopping the agent."""
+    from privacy.errors import Refused
+    from runtime.console import emit
+    from silo_agent.approval import refuse as refuse_job
+    from silo_agent.jobs import JobState, named_job
+
+    home = _home(state)
+    with home.store.reading() as connection:
+        record = named_job(connection, job)
+    if record.state not in (JobState.SEEN, JobState.APPROVED):
+        raise Refused(f"job {record.name}", f"is {record.state}", "Only a job that was not joined yet can be refused.")
+    refuse_job(home, record.plan, "steward", None, _steward(home))
+    value = {"job": record.job.hex(), "name": record.name, "state": "refused"}
+    emit(value, as_json=as_json, text=f"{record.name} is refused")
+
+
+@app.command()
+def export(
+    job: JobName,
+    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="A new folder.")],
+    state: State = DEFAULT_STATE,
+    as_json: Json = False,
+) -> None:
+    """Write the current global adapter as a PEFT folder that `PeftModel.from_pretrained` loads."""
+    from runtime.console import emit
+    from silo_agent.exporting import export_adapter
+
+    folder = export_adapter(_home(state), job, out)
+    emit({"folder": str(folder)}, as_json=as_json, text=f"adapter written to {folder}")
+
+
+@datasets_app.command("add")
+def datasets_add(
+    spec: Annotated[Path, typer.Argument(metavar="SPEC.toml", help="docs/how-to/prepare-a-dataset.md")],
+    state: State = DEFAULT_STATE,
+    as_json: Json = False,
+) -> None:
+    """Register a dataset: it is read and checked now, and read again for every job."""
+    from runtime.config import load_config
+    from runtime.console import emit
+    from silo_agent.dataset_spec import DatasetSpec
+    from silo_agent.datasets import load_dataset
+    from silo_agent.register import RegisteredDataset, add_dataset, all_datasets, data_files
+
+    home = _home(state)
+    described = load_config(DatasetSpec, spec, "CLOISTER_DATASET", {})
+    with home.store.reading() as connection:
+        known = next((item.spec for item in all_datasets(connection) if item.name == described.name), None)
+    described = described.with_seed(DatasetSpec.model_validate_json(known) if known is not None else None)
+    folder = spec.resolve().parent
+    load_dataset(described, folder)
+    registered = RegisteredDataset(described.name, described.population, folder, described.model_dump_json())
+    apart = described.held_out.path
+    files = data_files([described.file(folder), *([folder / apart] if apart is not None else [])])
+    with home.store.writing() as tx:
+        add_dataset(tx.connection, registered, files, _now())
+    value = {"name": described.name, "population": described.population, "unit": described.unit}
+    emit(value, as_json=as_json, text=f"dataset {described.name} of population {described.population} is registered")
+
+
+@datasets_app.command("list")
+def datasets_list(state: State = DEFAULT_STATE, as_json: Json = False) -> None:
+    """The registered datasets."""
+    from runtime.console import emit, table
+    from silo_agent.register import all_datasets
+
+    with _home(state).store.reading() as connection:
+        found = all_datasets(connection)
+    listed = [{"name": item.name, "population": item.population, "folder": str(item.folder)} for item in found]
+    rows = [[item.name, item.population, str(item.folder)] for item in found]
+    emit({"datasets": listed}, as_json=as_json, text=table(("name", "population", "folder"), rows))
+
+
+@peers_app.command("trust")
+def peers_trust(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The peer's name in the federation.")],
+    fingerprint: Annotated[str, typer.Argument(metavar="FINGERPRINT", help="As its operator reads it to you.")],
+    state: State = DEFAULT_STATE,
+    role: Annotated[Literal["silo", "aggregator"], typer.Option("--role", help="What it is pinned as.")] = "silo",
+    as_json: Json = False,
+) -> None:
+    """Pin a peer's identity. Get the fingerprint from the peer itself (`cloister certs show`), not from the job."""
+    from certs.identity import parse_fingerprint
+    from certs.names import PartyId, Role
+    from runtime.console import emit
+    from silo_agent.entries import key_entry
+    from silo_agent.peers import trust_peer
+
+    home = _home(state)
+    party = PartyId(home.settings.federation, Role(role), name)
+    pinned = parse_fingerprint(fingerprint)
+    steward = _steward(home)
+    with home.store.writing() as tx:
+        trust_peer(tx.connection, party.role, name, pinned, steward.now)
+        tx.record(key_entry(steward, "pinned", party.uri, pinned, "a steward compared the fingerprint"))
+        tx.ledger.checkpoint(home.identity.sign, steward.now)
+    value = {"role": role, "name": name, "fingerprint": pinned}
+    emit(value, as_json=as_json, text=f"{role} {name} is pinned to {pinned}")
+
+
+@peers_app.command("list")
+def peers_list(state: State = DEFAULT_STATE, as_json: Json = False) -> None:
+    """The pinned identities, this silo's own first."""
+    from certs.identity import fingerprint
+    from runtime.console import emit, table
+    from silo_agent.peers import trusted_peers
+
+    home = _home(state)
+    with home.store.reading() as connection:
+        pins = trusted_peers(connection)
+    own = fingerprint(home.identity.public_key)
+    rows = [["silo", f"{home.name} (this silo)", own], *([*party, pinned] for party, pinned in pins.items())]
+    listed = [{"role": role, "name": name, "fingerprint": pinned} for (role, name), pinned in pins.items()]
+    emit({"own": own, "peers": listed}, as_json=as_json, text=table(("role", "name", "fingerprint"), rows))
+
+
+@budget_app.command("set")
+def budget_set(
+    population: Annotated[str, typer.Argument(metavar="POPULATION", help="Whose privacy it is.")],
+    epsilon: Annotated[float, typer.Option("--epsilon", help="The lifetime cap.")],
+    delta: Annotated[float, typer.Option("--delta", help="Well under one over the population's size.")],
+    state: State = DEFAULT_STATE,
+    unit: Annotated[
+        Literal["record", "patient"], typer.Option("--unit", help="What is protected: each one of these.")
+    ] = "record",
+    legal_basis: Annotated[str | None, typer.Option("--legal-basis", help="Goes on record.")] = None,
+    dpia: Annotated[str | None, typer.Option("--dpia", help="Reference of the impact assessment.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Set the first budget of a population, for good: it is never reset, and one person alone cannot change it."""
+    from privacy.budget import BudgetPolicy
+    from runtime.console import emit
+    from silo_agent.accounts import open_budget
+    from silo_agent.entries import References, policy_entry
+
+    home = _home(state)
+    policy = BudgetPolicy(population, epsilon, delta, unit)
+    entry = policy_entry(_steward(home), policy, "first budget", References(legal_basis, dpia))
+    with home.store.writing() as tx:
+        open_budget(tx.connection, policy)
+        tx.record(entry)
+        tx.ledger.checkpoint(home.identity.sign, _now())
+    value = {"population": population, "epsilon": epsilon, "delta": delta, "unit": unit}
+    text = f"{population} may spend epsilon {epsilon:g} at delta {delta:g} in all; what is protected is each {unit}"
+    emit(value, as_json=as_json, text=text)
+
+
+@budget_app.command("show")
+def budget_show(
+    state: State = DEFAULT_STATE,
+    job: Annotated[str | None, typer.Option("--job", metavar="JOB", help="What would this job cost?")] = None,
+    as_json: Json = False,
+) -> None:
+    """Cap, spent, reserved and left of every population; with --job, what its rounds would make of each."""
+    from runtime.console import emit, table
+    from silo_agent.budget_view import budget_rows, job_rows
+
+    home = _home(state)
+    if job is None:
+        listed = budget_rows(home)
+        columns: tuple[str, ...] = (
+            "population",
+            "unit",
+            "epsilon_cap",
+            "delta",
+            "spent",
+            "reserved",
+            "left",
+            "rounds_charged",
+        )
+        value: dict[str, Any] = {"budgets": listed}
+    else:
+        plan, listed = job_rows(home, job)
+        columns = ("population", "left", "after", "rounds_asked", "rounds_that_fit", "fits", "why_not")
+        value = {"job": plan.digest().hex(), "name": plan.name, "budgets": listed}
+    rows = [[_cell(row[name]) for name in columns] for row in listed]
+    emit(value, as_json=as_json, text=table([name.replace("_", " ") for name in columns], rows))
+
+
+def _cell(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _home(state: Path) -> "Home":
+    from silo_agent.home import Home
+
+    return Home.open(state)
+
+
+def _steward(home: "Home") -> "Author":
+    """The person at the keyboard, by the account of this machine."""
+    import getpass
+
+    from silo_agent.entries import Author
+
+    try:
+        account = getpass.getuser()
+    except (KeyError, OSError):
+        account = "unknown account"
+    return Author(home.name, account[:200], "steward", _now())
+
+
+def _now() -> Any:  # noqa: ANN401 - datetime, imported late
+    from datetime import UTC, datetime
+
+    return datetime.now(UTC)

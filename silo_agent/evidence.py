@@ -1,0 +1,144 @@
+"""What the aggregator shows of a round, judged: announcement, commit and sum, certificate.
+
+Steps 0, 5 and 6 of docs/reference/protocol.md. Every check raises; what comes back was verified to the last byte that
+anything later depends on. That the sum is the members' sum nobody checks until the fingerprint step exists.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from cloister import wire
+
+from privacy.errors import ProtocolError, VerificationError
+from privacy.plan import RoundContext
+from privacy.record import RoundRecord, SignedText
+from privacy.statement import Signed, verify
+from privacy.transcript import (
+    CheckedCommit,
+    RoundJoin,
+    check_certificate,
+    check_commit,
+    check_round,
+    require_own_header,
+    require_plan,
+    require_round,
+)
+from silo_agent.membership import Membership
+from silo_agent.sums import FetchedSum, Rejected
+
+
+def check_announcement(membership: Membership, number: int, view: wire.Round, own_adapter: bytes) -> RoundContext:
+    """Step 0: the context of a round, if it is one this silo may sign. Raises ProtocolError."""
+    ctx = RoundContext(membership.job, number, view.adapter_digest, view.participants)
+    check_round(membership.plan, membership.roll, ctx)
+    if ctx.adapter_digest != own_adapter:
+        raise ProtocolError(
+            f"round {number}",
+            "starts from another global adapter than this silo's",
+            "The silo did not join; see whether it refused or missed an earlier round (`cloister silo status`).",
+            sender=membership.plan.aggregator.name,
+            step="announce",
+        )
+    return ctx
+
+
+@contextmanager
+def judged() -> Iterator[None]:
+    """What a check in this block raises about the aggregator's evidence comes out as Rejected."""
+    try:
+        yield
+    except (ProtocolError, VerificationError) as error:
+        raise Rejected.of(error) from error
+
+
+@dataclass(frozen=True)
+class CommitCheck:
+    """Step 5: checks a commit, its headers and its sum. `fetch` brings the sum when it is not whole here yet."""
+
+    membership: Membership
+    ctx: RoundContext
+    own_header: Signed | None
+    submitted: bool  # the aggregator confirmed this silo's update, so it must be in the sum
+
+    def check(
+        self, view: wire.Round, fetched: FetchedSum, fetch: Callable[[], Iterable[wire.SumPart]]
+    ) -> CheckedCommit:
+        """The commit, verified, with its sum on disk.
+
+        Raises Rejected naming what does not hold; what `fetch` raises passes through and says nothing about the round.
+        """
+        with judged():
+            checked = self._commit(view)
+        fetched.bring(checked, fetch)
+        return checked
+
+    def _commit(self, view: wire.Round) -> CheckedCommit:
+        if view.commit is None:
+            raise ProtocolError(
+                f"round {self.ctx.round_number}", "is committed, and no commit is shown", "Nothing was consented to."
+            )
+        member = self.membership
+        checked = check_commit(member.plan, self.ctx, member.key_commitment, view.commit, view.headers)
+        self._require_own(checked)
+        return checked
+
+    def _require_own(self, checked: CheckedCommit) -> None:
+        """In the sum exactly once if it was submitted; never with a header that this silo did not sign."""
+        named = self.membership.silo in checked.members
+        if self.own_header is not None and (named or self.submitted):
+            require_own_header(checked, self.own_header)
+        elif named:
+            raise ProtocolError(
+                f"commit of round {self.ctx.round_number}",
+                "holds an update in this silo's name, which sent none",
+                "No consent was given; the identity key may be in other hands.",
+                sender=checked.commit.aggregator,
+                step="commit",
+            )
+
+
+def check_joins(membership: Membership, ctx: RoundContext, joins: Iterable[Signed]) -> None:
+    """Step 0, its end: exactly one RoundJoin of every participant, to this context. Raises ProtocolError."""
+    joined = []
+    for signed in joins:
+        join = verify(signed, RoundJoin, membership.plan.identity_keys)
+        require_plan(membership.plan, join)
+        require_round(ctx, join)
+        joined.append(join.silo)
+    if sorted(joined) != list(ctx.participants):
+        raise ProtocolError(
+            f"round {ctx.round_number}",
+            f"goes on with joins of {', '.join(sorted(joined)) or 'nobody'}; its participants are "
+            + ", ".join(ctx.participants),
+            "Nothing was trained or opened on it.",
+            sender=membership.plan.aggregator.name,
+            step="announce",
+        )
+
+
+def check_certified(membership: Membership, ctx: RoundContext, view: wire.Round, checked: CheckedCommit) -> bytes:
+    """Step 6: joins and certificate; returns the round's record, to be kept as evidence. Raises Rejected."""
+    with judged():
+        check_joins(membership, ctx, view.joins)
+        check_certificate(membership.plan, ctx, checked.transcript, view.consents)
+        if view.commit is None:
+            raise ProtocolError(f"round {ctx.round_number}", "shows no commit", "Nothing was opened.")
+    record = RoundRecord(
+        plan=membership.plan.encode().decode(),
+        job_joins=_texts(membership.roll.joins),
+        deal=SignedText.of(membership.deal),
+        round=ctx.round_number,
+        adapter_digest=ctx.adapter_digest.hex(),
+        participants=ctx.participants,
+        round_joins=_texts(view.joins),
+        commit=SignedText.of(view.commit),
+        headers=_texts(view.headers),
+        consents=_texts(view.consents),
+        applied=(),
+    )
+    return record.encode()
+
+
+def _texts(statements: Iterable[Signed]) -> tuple[SignedText, ...]:
+    return tuple(SignedText.of(signed) for signed in statements)

@@ -1,0 +1,162 @@
+"""The global adapter as a standard PEFT folder with a model card: what a federation hands to the world.
+
+`PeftModel.from_pretrained(base, folder)` loads it; for the mean-pooled, normalised head `base` is our
+`MeanPooledClassifier`. The card states the purpose, epsilon per silo and unit, the suite and the digests.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from peft import LoraConfig
+from safetensors.numpy import save as save_safetensors
+
+from privacy.errors import ConfigError
+from privacy.flatten import adapter_digest, unflatten
+from privacy.plan import Classification, JobPlan
+from silo_agent.models import adapter_config, read_artifact
+
+Float32 = npt.NDArray[np.float32]
+WEIGHTS_FILE = "adapter_model.safetensors"
+CONFIG_FILE = "adapter_config.json"
+CARD_FILE = "README.md"
+PLAN_FILE = "cloister_plan.json"
+SAVED_PREFIX = "base_model.model."  # what PEFT puts before the names of the base model
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What one silo spent for this adapter, as far as this silo knows: the enforced figure (RDP) at delta."""
+
+    epsilon: float
+    delta: float
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the card says beyond the plan: how far the job went, and what each known silo spent."""
+
+    rounds_published: int
+    participants: tuple[str, ...]
+    spent: Mapping[str, Spent]  # by silo; a silo that is not named has not told
+    ledger_checkpoint: str | None = None  # the exporter's last signed checkpoint, as its C2SP origin, size and root
+
+
+def write_adapter(folder: Path, plan: JobPlan, artifact: bytes, global_vector: Float32, facts: Facts) -> Path:
+    """Write adapter_config.json, adapter_model.safetensors, README.md and the plan into an empty or new `folder`.
+
+    Raises ConfigError if the folder holds files or the job trains no model, VerificationError if the artifact is not
+    the plan's. Returns the folder.
+    """
+    if not isinstance(plan.task, Classification):
+        raise ConfigError(f"job {plan.name!r}", "trains no model", "A rehearsal has nothing to export.")
+    state = read_artifact(artifact, plan.task.adapter) | unflatten(global_vector, plan.tensors)
+    if folder.exists() and any(folder.iterdir()):
+        raise ConfigError(f"export folder {folder}", "is not empty", "Name a new folder.")
+    folder.mkdir(parents=True, exist_ok=True)
+    heads = {name.removeprefix(SAVED_PREFIX).split(".")[0] for name in state if ".lora_" not in name}
+    config = adapter_config(plan.task.adapter, sorted(heads))
+    config.base_model_name_or_path = plan.task.model.source
+    config.revision = plan.task.model.revision
+    config.inference_mode = True
+    (folder / CONFIG_FILE).write_text(_config_json(config), encoding="utf-8")
+    (folder / WEIGHTS_FILE).write_bytes(save_safetensors(state, metadata={"format": "pt"}))
+    (folder / PLAN_FILE).write_bytes(plan.encode())
+    (folder / CARD_FILE).write_text(model_card(plan, plan.task, global_vector, facts), encoding="utf-8")
+    return folder
+
+
+def _config_json(config: LoraConfig) -> str:
+    """Stable JSON: sets sorted, so that two exports of one adapter are the same bytes."""
+
+    def plain(value: Any) -> Any:  # noqa: ANN401 - whatever PEFT put there
+        return sorted(value) if isinstance(value, set | frozenset) else value
+
+    as_dict: dict[str, Any] = config.to_dict()  # type: ignore[no-untyped-call]
+    values = {key: plain(value) for key, value in as_dict.items()}
+    return json.dumps(values, indent=2, sort_keys=True) + "\n"
+
+
+def model_card(plan: JobPlan, task: Classification, global_vector: Float32, facts: Facts) -> str:
+    """The model card, with the front matter that the Hugging Face hub reads."""
+    mechanism = plan.dp
+    lines = [
+        "---",
+        f"base_model: {task.model.source}",
+        "library_name: peft",
+        "pipeline_tag: text-classification",
+        "tags: [cloister, federated, differential-privacy]",
+        "---",
+        "",
+        f"# {plan.name}",
+        "",
+        f"{plan.purpose}. Fine-tuned by {len(facts.participants)} institutions ({', '.join(facts.participants)}) in",
+        f"{facts.rounds_published} of {plan.rounds} planned rounds with Cloister; nobody but each institution saw its",
+        "records or its plaintext update.",
+        "",
+        "## Use",
+        "",
+        "```python",
+        *_usage(task),
+        "```",
+        "",
+        "Classes: " + ", ".join(f"{i} = {name}" for i, name in enumerate(task.labels)) + ".",
+        "",
+        "## Privacy",
+        "",
+    ]
+    if mechanism is not None:
+        lines += [
+            f"DP-SGD at every institution, one {mechanism.unit} added or removed: clip {mechanism.clip_l2:g}, noise"
+            f" multiplier {mechanism.noise_multiplier:g},",
+            f"sampling rate {mechanism.sampling_rate:g}, {mechanism.steps_per_round} steps a round. Epsilon is the"
+            " enforced RDP figure.",
+            "",
+            "| institution | unit | epsilon | delta |",
+            "|---|---|---|---|",
+        ]
+        for name in facts.participants:
+            spent = facts.spent.get(name)
+            figures = f"{spent.epsilon:.4f} | {spent.delta:g}" if spent else "not known to the exporter | "
+            lines.append(f"| {name} | {mechanism.unit} | {figures} |")
+    lines += ["", "## Provenance", "", "| what | value |", "|---|---|", *_provenance(plan, task, global_vector, facts)]
+    return "\n".join([*lines, ""])
+
+
+def _usage(task: Classification) -> list[str]:
+    """Four lines that load the adapter on its base."""
+    labels = json.dumps(list(task.labels))
+    if task.adapter.head == "mean-pooled-normalised":
+        return [
+            "from peft import PeftModel",
+            "from silo_agent.modeling import MeanPooledClassifier",
+            f"base = MeanPooledClassifier.from_encoder({json.dumps(task.model.source)}, labels={labels})",
+            'model = PeftModel.from_pretrained(base, "this-folder")',
+        ]
+    source = json.dumps(task.model.source)
+    return [
+        "from peft import PeftModel",
+        "from transformers import AutoModelForSequenceClassification",
+        f"base = AutoModelForSequenceClassification.from_pretrained({source}, num_labels={len(task.labels)})",
+        'model = PeftModel.from_pretrained(base, "this-folder")',
+    ]
+
+
+def _provenance(plan: JobPlan, task: Classification, global_vector: Float32, facts: Facts) -> list[str]:
+    rows = {
+        "federation": plan.federation,
+        "suite": plan.suite.value,
+        "base model": f"{task.model.source}, revision {task.model.revision or 'by digest'}",
+        "base model, SHA-256": task.model.weights_sha256,
+        "method": f"{task.adapter.method}, rank {task.adapter.rank}, {plan.values} trained values",
+        "plan, SHA-256": plan.digest().hex(),
+        "starting values, SHA-256": task.adapter.initial_sha256,
+        "global adapter, SHA-256": adapter_digest(global_vector).hex(),
+        "ledger checkpoint": facts.ledger_checkpoint or "none",
+        "created": plan.created_utc,
+    }
+    return [f"| {what} | {value} |" for what, value in rows.items()]

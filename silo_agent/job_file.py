@@ -1,0 +1,115 @@
+"""The job file an ML engineer writes (TOML): docs/reference/job-file.md says every key."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from privacy.plan import Deadlines, Name, Positive, Strict, Suite, Text
+from silo_agent.normaliser import Normaliser
+
+Real = Annotated[float, Field(gt=0, strict=False, allow_inf_nan=False)]  # TOML's 2 means 2.0
+
+
+class ModelChoice(Strict):
+    """The base model: a Hugging Face id, or the name of a folder that every silo's configuration maps."""
+
+    source: Text
+    revision: Text | None = None
+
+
+class TaskChoice(Strict):
+    """Classification of one sentence per record."""
+
+    labels: tuple[Text, ...] = Field(strict=False, min_length=2, max_length=1000)
+    max_tokens: Annotated[int, Field(gt=0, le=8192)] = 128
+
+
+class AdapterChoice(Strict):
+    """What trains: LoRA with A fixed (ffa-lora), plain LoRA, or the head alone; and how far each step goes."""
+
+    method: Literal["ffa-lora", "lora", "head"]
+    rank: Annotated[int, Field(ge=0, le=256)] = 0
+    alpha: Annotated[float, Field(ge=0, strict=False, allow_inf_nan=False)] = 0.0
+    target_modules: tuple[Text, ...] = Field(default=(), strict=False)
+    layers: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(), strict=False)
+    head: Literal["model", "mean-pooled-normalised"] = "mean-pooled-normalised"
+    head_learning_rate: Real
+    lora_learning_rate: Real | None = None
+    seed: Annotated[int, Field(ge=0)] | None = None  # of LoRA's random A; fresh from the operating system if absent
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        lora = self.method != "head"
+        if lora and (self.rank < 1 or self.alpha <= 0 or not self.target_modules or self.lora_learning_rate is None):
+            raise ValueError(f"{self.method} needs rank, alpha, target_modules and lora_learning_rate")
+        if not lora and (self.rank or self.alpha or self.target_modules or self.layers or self.lora_learning_rate):
+            raise ValueError("method head takes no rank, alpha, target_modules, layers or lora_learning_rate")
+        return self
+
+
+class PrivacyChoice(Strict):
+    """DP-SGD at each silo: a target epsilon over all rounds, or the noise multiplier itself."""
+
+    epsilon: Real | None = None
+    noise_multiplier: Real | None = None
+    delta: Annotated[float, Field(gt=0, lt=0.1)]
+    clip_l2: Real
+    sampling_rate: Annotated[float, Field(gt=0, le=1, strict=False)]
+    steps_per_round: Positive
+    expected_batch_size: Real
+    unit: Literal["record", "patient"]
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if (self.epsilon is None) == (self.noise_multiplier is None):
+            raise ValueError("dp takes either epsilon or noise_multiplier")
+        return self
+
+
+class CohortChoice(Strict):
+    """How few silos may go on, how many are taken to collude, how small a dataset may be."""
+
+    minimum: Annotated[int, Field(ge=2)]
+    tolerated_colluders: Annotated[int, Field(ge=0)] = 0
+    minimum_dataset_size: Annotated[int, Field(ge=1)]
+
+
+class DeadlineChoice(Strict):
+    """Seconds from the moment a step opens until the aggregator goes on without the silent."""
+
+    join_job_s: Real = 86_400.0
+    join_round_s: Real = 3_600.0
+    submit_s: Real = 3_600.0
+    consent_s: Real = 600.0
+    apply_s: Real = 600.0
+
+    def fixed(self) -> Deadlines:
+        """As the plan writes them."""
+        return Deadlines(**self.model_dump())
+
+
+class JobFile(Strict):
+    """Everything a coordinator chooses; roster, digests, ranges and noise are worked out from it."""
+
+    name: Name
+    federation: Name
+    purpose: Text
+    rounds: Annotated[int, Field(gt=0, le=10_000)]
+    round_attempts: Annotated[int, Field(gt=0, le=20_000)] | None = None  # twice the rounds if absent
+    suite: Suite = Field(default=Suite.CKKS_GROUP, strict=False)
+    grid_bits: Annotated[int, Field(ge=8, le=16)] = 16
+    model: ModelChoice
+    task: TaskChoice
+    adapter: AdapterChoice
+    normaliser: Normaliser | None = None
+    dp: PrivacyChoice
+    cohort: CohortChoice
+    deadlines: DeadlineChoice = Field(default_factory=DeadlineChoice)
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        normalised = self.adapter.head == "mean-pooled-normalised"
+        if normalised != (self.normaliser is not None):
+            need = "needs a [normaliser]" if normalised else "takes no [normaliser]"
+            raise ValueError(f'adapter.head = "{self.adapter.head}" {need}')
+        return self

@@ -1,0 +1,37 @@
+"""A job this silo is a member of: the plan, the roll and the key commitment it acts on, the budget it charges."""
+
+from dataclasses import dataclass, field
+
+from privacy.errors import InternalError
+from privacy.plan import JobPlan
+from privacy.statement import Signed
+from privacy.transcript import Roll, check_deal, check_roll
+from silo_agent.entries import Charged
+from silo_agent.jobs import AcceptedRoll
+
+
+@dataclass(frozen=True)
+class Membership:
+    """Fixed for the whole job once the cohort's key is in the vault."""
+
+    job: bytes
+    plan: JobPlan = field(repr=False)
+    silo: str
+    roll: Roll = field(repr=False)
+    deal: Signed = field(repr=False)
+    key_commitment: bytes
+    charged: Charged | None  # None: a rehearsal
+
+    def __post_init__(self) -> None:
+        """Raises InternalError for a job on data that would charge nobody."""
+        if (self.plan.dp is None) != (self.charged is None):
+            raise InternalError(
+                f"job {self.job.hex()[:12]}", "what it charges is not what its plan says", "Report this."
+            )
+
+    @classmethod
+    def of(cls, plan: JobPlan, silo: str, accepted: AcceptedRoll, charged: Charged | None) -> "Membership":
+        """From what was accepted and stored; every signature is checked again."""
+        roll = check_roll(plan, accepted.joins)
+        check_deal(plan, roll, accepted.deal, {})
+        return cls(plan.digest(), plan, silo, roll, accepted.deal, accepted.key_commitment, charged)

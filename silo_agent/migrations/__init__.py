@@ -1,0 +1,1 @@
+"""Alembic revisions of silo.db (runtime.database applies them when the store is opened)."""

@@ -1,0 +1,205 @@
+"""From a job file to the plan and the artifact with the job's starting values. Done once, by the coordinator.
+
+Everything here is worked out from public quantities: the job file, the model, the roster. No record, no record count.
+"""
+
+import hashlib
+import math
+import secrets
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import ValidationError
+from safetensors.numpy import save as save_safetensors
+from torch import nn
+from transformers import PreTrainedModel
+
+from privacy.accounting import noise_multiplier_for
+from privacy.errors import ConfigError
+from privacy.flatten import adapter_digest, flatten
+from privacy.plan import (
+    Adapter,
+    Classification,
+    Cohort,
+    DpSgd,
+    Grid,
+    JobPlan,
+    ModelPin,
+    RosterMember,
+    TensorSpec,
+    first_complaint,
+)
+from runtime.models import weights_digest
+from silo_agent.job_file import JobFile
+from silo_agent.modeling import MeanPooledClassifier
+from silo_agent.models import (
+    NORMALISER,
+    Tokenizer,
+    adapt,
+    adapter_state,
+    head_modules,
+    load_base,
+    require_length,
+    trained_parameters,
+)
+from silo_agent.normaliser import feature_moments
+
+Float32 = npt.NDArray[np.float32]
+NOISE_DEVIATIONS = 6.0  # a round's noise leaves +-6 deviations in one coordinate of a billion
+RANGE_DIGITS = 3
+LEAST_RANGE, LARGEST_RANGE = 1e-30, 1e30  # well within float32's normal numbers
+
+
+@dataclass(frozen=True)
+class Parties:
+    """Who takes part: the silos sorted by name, and the aggregator, each with its Ed25519 identity key in hex."""
+
+    silos: tuple[RosterMember, ...]
+    aggregator: RosterMember
+
+    @classmethod
+    def of(cls, silos: Mapping[str, str], aggregator: tuple[str, str]) -> "Parties":
+        """From hex identity keys by silo name, and the aggregator's name and key."""
+        members = tuple(RosterMember(name=name, identity_key=key) for name, key in sorted(silos.items()))
+        return cls(members, RosterMember(name=aggregator[0], identity_key=aggregator[1]))
+
+
+def make_plan(
+    job: JobFile,
+    job_folder: Path,
+    model_folder: Path,
+    parties: Parties,
+    now_utc: datetime,
+) -> tuple[JobPlan, bytes]:
+    """The plan, and the artifact whose digest it pins: safetensors with LoRA's A, the normaliser, the starting values.
+
+    `job_folder` is where the job file's own paths start, `model_folder` holds the base model. Raises ConfigError
+    naming the key of the job file that is wrong.
+    """
+    dp = fix_mechanism(job)
+    state, trained = starting_values(job, job_folder, model_folder)
+    artifact = save_safetensors(state)
+    tensors = tuple(_spec(name, state[name].shape, job, dp) for name in sorted(trained))
+    start = flatten({spec.name: state[spec.name] for spec in tensors}, tensors)
+    try:
+        task = Classification(
+            kind="sequence-classification",
+            labels=job.task.labels,
+            max_tokens=job.task.max_tokens,
+            model=ModelPin(
+                source=job.model.source, revision=job.model.revision, weights_sha256=weights_digest(model_folder)
+            ),
+            adapter=Adapter(
+                **job.adapter.model_dump(
+                    include={"method", "rank", "alpha", "target_modules", "layers", "head"}, mode="python"
+                ),
+                initial_sha256=hashlib.sha256(artifact).hexdigest(),
+                tensors=tensors,
+            ),
+        )
+        plan = JobPlan(
+            version="cloister/v1",
+            name=job.name,
+            federation=job.federation,
+            purpose=job.purpose,
+            task=task,
+            dp=dp,
+            rounds=job.rounds,
+            round_attempts=job.round_attempts or 2 * job.rounds,
+            suite=job.suite,
+            grid=Grid(bits=job.grid_bits),
+            initial_adapter=adapter_digest(start).hex(),
+            cohort=Cohort(roster=parties.silos, **job.cohort.model_dump()),
+            aggregator=parties.aggregator,
+            deadlines=job.deadlines.fixed(),
+            created_utc=now_utc.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            nonce=secrets.token_hex(32),
+        )
+    except ValidationError as error:
+        raise ConfigError(f"job {job.name!r}", first_complaint(error), "Correct the job file.") from error
+    return plan, artifact
+
+
+def fix_mechanism(job: JobFile) -> DpSgd:
+    """The mechanism, its noise calibrated so that all planned rounds together cost at most the target epsilon (RDP).
+
+    Failed rounds that were submitted are charged too: a budget that shall survive them needs room beyond the target.
+    """
+    chosen = job.dp
+    sigma = chosen.noise_multiplier
+    if sigma is None:
+        steps = job.rounds * chosen.steps_per_round
+        sigma = noise_multiplier_for(cast("float", chosen.epsilon), chosen.delta, chosen.sampling_rate, steps)
+    return DpSgd(
+        clip_l2=chosen.clip_l2,
+        noise_multiplier=sigma,
+        sampling_rate=chosen.sampling_rate,
+        steps_per_round=chosen.steps_per_round,
+        expected_batch_size=chosen.expected_batch_size,
+        unit=chosen.unit,
+        delta=chosen.delta,
+    )
+
+
+def update_range(learning_rate: float, dp: DpSgd) -> float:
+    """R of a tensor: how far one round may move a coordinate before it is clipped to the grid, from public figures.
+
+    The clipped gradients of an expected batch that all point along one coordinate, plus six deviations of the noise:
+    lr * (steps * C + 6 * sqrt(steps) * sigma * C / expected batch size), rounded up to three digits. Clipping beyond
+    it biases the update and costs no privacy. Raises ConfigError when float32 has no room for it.
+    """
+    noise = NOISE_DEVIATIONS * math.sqrt(dp.steps_per_round) * dp.noise_multiplier * dp.clip_l2 / dp.expected_batch_size
+    reach = learning_rate * (dp.steps_per_round * dp.clip_l2 + noise)
+    if LEAST_RANGE <= reach <= LARGEST_RANGE:
+        unit = 10.0 ** (math.floor(math.log10(reach)) - RANGE_DIGITS + 1)
+        return min(math.ceil(reach / unit) * unit, LARGEST_RANGE)
+    why = f"with a learning rate of {learning_rate:g} a round would move a value by up to {reach:g}"
+    raise ConfigError("job file", why, "Choose learning rate, clip_l2 and noise so that it is a number of float32.")
+
+
+def starting_values(job: JobFile, job_folder: Path, model_folder: Path) -> tuple[dict[str, Float32], set[str]]:
+    """All that PEFT saves for the job's adapter, at its starting values; and the names of what trains.
+
+    LoRA's A is uniform on +-1/sqrt(inputs) (Kaiming, as PEFT starts it), B is zero, the head's last layer is zero.
+    """
+    base = load_base(model_folder, job.task.labels, job.adapter.head)
+    moments = None
+    if job.normaliser is not None and isinstance(base, MeanPooledClassifier):
+        sentences = job.normaliser.made_up(job_folder)
+        moments = feature_moments(base, Tokenizer(model_folder, job.task.max_tokens), sentences)
+    _start_head_at_zero(base, len(job.task.labels))
+    model = adapt(base, job.adapter)
+    require_length(model, job.task.max_tokens)
+    state = adapter_state(model)
+    if moments is not None:
+        state |= dict(zip(NORMALISER, moments, strict=True))
+    bits = np.random.default_rng(job.adapter.seed)  # None: seeded by the operating system
+    for name in sorted(state):
+        if ".lora_A." in name:
+            bound = 1 / math.sqrt(state[name].shape[1])
+            state[name] = bits.uniform(-bound, bound, state[name].shape).astype(np.float32)
+        elif ".lora_B." in name:
+            state[name] = np.zeros_like(state[name])
+    return state, set(trained_parameters(model))
+
+
+def _start_head_at_zero(base: PreTrainedModel, labels: int) -> None:
+    """Zero the linear layers of the head that give the logits; what stands before them keeps its values."""
+    heads: Iterable[nn.Module] = (base.get_submodule(name) for name in head_modules(base))
+    for head in heads:
+        for layer in head.modules():
+            if isinstance(layer, nn.Linear) and layer.out_features == labels:
+                nn.init.zeros_(layer.weight)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
+
+
+def _spec(name: str, shape: tuple[int, ...], job: JobFile, dp: DpSgd) -> TensorSpec:
+    lora = ".lora_A." in name or ".lora_B." in name
+    rate = cast("float", job.adapter.lora_learning_rate) if lora else job.adapter.head_learning_rate
+    return TensorSpec(name=name, shape=shape, update_range=update_range(rate, dp), learning_rate=rate)

@@ -1,0 +1,368 @@
+"""One silo's way through one round: a pure machine. `runner.py` records what it says durably, then does it.
+
+`step(state, event, now)` gives the next state and what to do; records (budget) belong into the transaction that stores
+the state, actions come after it and are repeated after a restart (`Restarted`), so every action is safe to repeat.
+Steps are those of docs/reference/protocol.md. A pair of state and event that TABLE does not name is our own bug.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import assert_never
+
+from privacy.errors import InternalError
+from privacy.plan import RoundContext
+from silo_agent.round_events import (
+    Action,
+    CertificateChecked,
+    CollectingClosed,
+    CollectingOpened,
+    CommitBudget,
+    CommitChecked,
+    EraseUpdate,
+    Event,
+    EvidenceRejected,
+    OpenSum,
+    RefundBudget,
+    ReportAccepted,
+    ReservationDenied,
+    ReserveBudget,
+    Restarted,
+    RoundAborted,
+    RoundAnnounced,
+    Seal,
+    SealingFailed,
+    SendApplied,
+    SendConsent,
+    SendJoin,
+    SendUpdate,
+    SendWithdrawal,
+    SumOpened,
+    Train,
+    TrainingFailed,
+    TrainingFinished,
+    UpdateAccepted,
+    UpdateRejected,
+    UpdateSealed,
+)
+
+# -- States -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Idle:
+    """Nothing was said about this round number."""
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Step 0: the silo signed this context, and will sign no other for this round number."""
+
+    ctx: RoundContext
+    since_utc: datetime
+
+
+@dataclass(frozen=True)
+class Reserved:
+    """The budget of the round is reserved; training may have begun."""
+
+    ctx: RoundContext
+    since_utc: datetime
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The noised update of so many steps exists in memory only."""
+
+    ctx: RoundContext
+    since_utc: datetime
+    steps_executed: int
+
+
+@dataclass(frozen=True)
+class Sealed:
+    """The sealed update lies in the outbox, its cost is spent, its header is signed."""
+
+    ctx: RoundContext
+    since_utc: datetime
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """Step 1: the aggregator has the whole update."""
+
+    ctx: RoundContext
+    since_utc: datetime
+
+
+@dataclass(frozen=True)
+class Withdrawn:
+    """The silo sends nothing (more) in this round; it still checks the sum and consents."""
+
+    ctx: RoundContext
+    since_utc: datetime
+    why: str
+
+
+@dataclass(frozen=True)
+class Consented:
+    """Step 5: the silo signed consent to this transcript, and will to no other."""
+
+    ctx: RoundContext
+    since_utc: datetime
+    transcript: bytes
+
+
+@dataclass(frozen=True)
+class Certified:
+    """Step 6: the certificate was checked and stored; the sum may be opened."""
+
+    ctx: RoundContext
+    since_utc: datetime
+    transcript: bytes
+
+
+@dataclass(frozen=True)
+class Opened:
+    """The next global adapter is on disk; its digest is signed."""
+
+    ctx: RoundContext
+    since_utc: datetime
+    adapter_digest: bytes
+
+
+@dataclass(frozen=True)
+class Applied:
+    """Step 8, the end: the aggregator has the digest."""
+
+    ctx: RoundContext
+    since_utc: datetime
+    adapter_digest: bytes
+
+
+@dataclass(frozen=True)
+class Refused:
+    """An end: the evidence did not hold; this silo neither consents to the round nor opens it."""
+
+    since_utc: datetime
+    why: str
+
+
+@dataclass(frozen=True)
+class Burnt:
+    """An end: the round was aborted; its number is never used again."""
+
+    since_utc: datetime
+
+
+State = (
+    Idle
+    | Joined
+    | Reserved
+    | Trained
+    | Sealed
+    | Submitted
+    | Withdrawn
+    | Consented
+    | Certified
+    | Opened
+    | Applied
+    | Refused
+    | Burnt
+)
+ENDS = (Applied, Refused, Burnt)
+
+Step = tuple[State, tuple[Action, ...]]
+
+TABLE: Mapping[tuple[str, str], tuple[str, ...]] = {
+    ("Idle", "RoundAnnounced"): ("Joined",),
+    ("Idle", "CertificateChecked"): ("Certified",),
+    ("Idle", "EvidenceRejected"): ("Refused",),
+    ("Joined", "CollectingOpened"): ("Reserved",),
+    ("Joined", "ReservationDenied"): ("Withdrawn",),
+    ("Joined", "CollectingClosed"): ("Withdrawn",),
+    ("Joined", "RoundAborted"): ("Burnt",),
+    ("Joined", "Restarted"): ("Joined",),
+    ("Reserved", "TrainingFinished"): ("Trained", "Withdrawn"),
+    ("Reserved", "TrainingFailed"): ("Withdrawn",),
+    ("Reserved", "Restarted"): ("Withdrawn",),
+    ("Trained", "UpdateSealed"): ("Sealed",),
+    ("Trained", "SealingFailed"): ("Withdrawn",),
+    ("Trained", "Restarted"): ("Withdrawn",),
+    ("Sealed", "UpdateAccepted"): ("Submitted",),
+    ("Sealed", "UpdateRejected"): ("Withdrawn",),
+    ("Sealed", "CollectingClosed"): ("Withdrawn",),
+    ("Sealed", "RoundAborted"): ("Burnt",),
+    ("Sealed", "Restarted"): ("Sealed",),
+    ("Submitted", "CommitChecked"): ("Consented",),
+    ("Submitted", "CertificateChecked"): ("Certified",),
+    ("Submitted", "EvidenceRejected"): ("Refused",),
+    ("Submitted", "RoundAborted"): ("Burnt",),
+    ("Submitted", "Restarted"): ("Submitted",),
+    ("Withdrawn", "CommitChecked"): ("Consented",),
+    ("Withdrawn", "CertificateChecked"): ("Certified",),
+    ("Withdrawn", "EvidenceRejected"): ("Refused",),
+    ("Withdrawn", "RoundAborted"): ("Burnt",),
+    ("Withdrawn", "Restarted"): ("Withdrawn",),
+    ("Consented", "CertificateChecked"): ("Certified", "Refused"),
+    ("Consented", "EvidenceRejected"): ("Refused",),
+    ("Consented", "RoundAborted"): ("Burnt",),
+    ("Consented", "Restarted"): ("Consented",),
+    ("Certified", "SumOpened"): ("Opened",),
+    ("Certified", "EvidenceRejected"): ("Refused",),
+    ("Certified", "Restarted"): ("Certified",),
+    ("Opened", "ReportAccepted"): ("Applied",),
+    ("Opened", "Restarted"): ("Opened",),
+}
+
+DIED = "the agent died between reserving and sealing"
+
+
+def step(state: State, event: Event, now: datetime) -> Step:
+    """What comes after `event` in `state`, and what to do about it. Raises InternalError for a pair not in TABLE."""
+    match state:
+        case Idle():
+            found = _from_idle(event, now)
+        case Joined():
+            found = _from_joined(state, event, now)
+        case Reserved():
+            found = _from_reserved(state, event, now)
+        case Trained():
+            found = _from_trained(state, event, now)
+        case Sealed():
+            found = _from_sealed(state, event, now)
+        case Submitted() | Withdrawn():
+            found = _from_waiting(state, event, now)
+        case Consented():
+            found = _from_consented(state, event, now)
+        case Certified():
+            found = _from_certified(state, event, now)
+        case Opened():
+            found = _from_opened(state, event, now)
+        case Applied() | Refused() | Burnt():
+            found = None
+        case _:
+            assert_never(state)
+    if found is None:
+        names = f"{type(event).__name__} in state {type(state).__name__}"
+        raise InternalError("silo round", f"{names} has no transition", "Report this; nothing was done.")
+    return found
+
+
+def _from_idle(event: Event, now: datetime) -> Step | None:
+    match event:
+        case RoundAnnounced(ctx=ctx):
+            return Joined(ctx, now), (SendJoin(),)
+        case CertificateChecked(ctx=ctx, transcript=transcript):
+            return Certified(ctx, now, transcript), (OpenSum(),)
+        case EvidenceRejected(why=why):
+            return Refused(now, why), (EraseUpdate(),)
+    return None
+
+
+def _from_joined(state: Joined, event: Event, now: datetime) -> Step | None:
+    match event:
+        case CollectingOpened():
+            return Reserved(state.ctx, now), (ReserveBudget(), Train())
+        case ReservationDenied(why=why):
+            return Withdrawn(state.ctx, now, why), (SendWithdrawal(),)
+        case CollectingClosed():
+            return Withdrawn(state.ctx, now, "the silo was not there while updates were collected"), ()
+        case RoundAborted():
+            return Burnt(now), ()
+        case Restarted():
+            return state, (SendJoin(),)
+    return None
+
+
+def _from_reserved(state: Reserved, event: Event, now: datetime) -> Step | None:
+    match event:
+        case TrainingFinished(steps_executed=ran, noise_additions=noised, steps_planned=planned):
+            if ran == noised == planned:
+                return Trained(state.ctx, now, ran), (Seal(),)
+            why = f"{noised} noise additions in {ran} steps ran, and the plan has {planned}"
+            return Withdrawn(state.ctx, now, why), (CommitBudget(None), EraseUpdate(), SendWithdrawal())
+        case TrainingFailed(steps_executed=0, why=why):
+            return Withdrawn(state.ctx, now, why), (RefundBudget(), SendWithdrawal())
+        case TrainingFailed(why=why):
+            return Withdrawn(state.ctx, now, why), (CommitBudget(None), SendWithdrawal())
+        case Restarted():
+            return Withdrawn(state.ctx, now, DIED), (CommitBudget(None), SendWithdrawal())
+    return None
+
+
+def _from_trained(state: Trained, event: Event, now: datetime) -> Step | None:
+    match event:
+        case UpdateSealed():
+            return Sealed(state.ctx, now), (CommitBudget(state.steps_executed), SendUpdate())
+        case SealingFailed(why=why):
+            return Withdrawn(state.ctx, now, why), (CommitBudget(None), EraseUpdate(), SendWithdrawal())
+        case Restarted():
+            return Withdrawn(state.ctx, now, DIED), (CommitBudget(None), EraseUpdate(), SendWithdrawal())
+    return None
+
+
+def _from_sealed(state: Sealed, event: Event, now: datetime) -> Step | None:
+    match event:
+        case UpdateAccepted():
+            return Submitted(state.ctx, now), ()
+        case UpdateRejected(why=why):
+            return Withdrawn(state.ctx, now, why), ()
+        case CollectingClosed():
+            return Withdrawn(state.ctx, now, "the update was not confirmed in time"), ()
+        case RoundAborted():
+            return Burnt(now), (EraseUpdate(),)
+        case Restarted():
+            return state, (SendUpdate(),)
+    return None
+
+
+def _from_waiting(state: Submitted | Withdrawn, event: Event, now: datetime) -> Step | None:
+    match event:
+        case CommitChecked(transcript=transcript):
+            return Consented(state.ctx, now, transcript), (SendConsent(),)
+        case CertificateChecked(transcript=transcript):
+            return Certified(state.ctx, now, transcript), (OpenSum(),)
+        case EvidenceRejected(why=why):
+            return Refused(now, why), (EraseUpdate(),)
+        case RoundAborted():
+            return Burnt(now), (EraseUpdate(),)
+        case Restarted():
+            return state, (SendWithdrawal(),) if isinstance(state, Withdrawn) else ()
+    return None
+
+
+def _from_consented(state: Consented, event: Event, now: datetime) -> Step | None:
+    match event:
+        case CertificateChecked(transcript=transcript) if transcript == state.transcript:
+            return Certified(state.ctx, now, transcript), (OpenSum(),)
+        case CertificateChecked():
+            why = "the certificate is for another transcript than the one this silo consented to"
+            return Refused(now, why), (EraseUpdate(),)
+        case EvidenceRejected(why=why):
+            return Refused(now, why), (EraseUpdate(),)
+        case RoundAborted():
+            return Burnt(now), (EraseUpdate(),)
+        case Restarted():
+            return state, (SendConsent(),)
+    return None
+
+
+def _from_certified(state: Certified, event: Event, now: datetime) -> Step | None:
+    match event:
+        case SumOpened(adapter_digest=adapter):
+            return Opened(state.ctx, now, adapter), (SendApplied(),)
+        case EvidenceRejected(why=why):
+            return Refused(now, why), (EraseUpdate(),)
+        case Restarted():
+            return state, (OpenSum(),)
+    return None
+
+
+def _from_opened(state: Opened, event: Event, now: datetime) -> Step | None:
+    match event:
+        case ReportAccepted():
+            return Applied(state.ctx, now, state.adapter_digest), (EraseUpdate(),)
+        case Restarted():
+            return state, (SendApplied(),)
+    return None

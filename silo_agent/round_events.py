@@ -1,0 +1,211 @@
+"""What happens in a silo's round (events, past tense) and what to do about it (records and actions, imperatives)."""
+
+from dataclasses import dataclass
+
+from privacy.plan import RoundContext
+
+# -- Events -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class RoundAnnounced:
+    """The announcement was checked: this plan, this silo's own adapter, pinned peers."""
+
+    ctx: RoundContext
+
+
+@dataclass(frozen=True)
+class CollectingOpened:
+    """All participants joined."""
+
+
+@dataclass(frozen=True)
+class CollectingClosed:
+    """The aggregator takes no more updates for this round."""
+
+
+@dataclass(frozen=True)
+class ReservationDenied:
+    """Budget or approval do not allow the round; that is on record."""
+
+    why: str
+
+
+@dataclass(frozen=True)
+class TrainingFinished:
+    """The mechanism ran, by the engine's own count; 0 of all where there is none (a rehearsal)."""
+
+    steps_executed: int
+    noise_additions: int
+    steps_planned: int
+
+
+@dataclass(frozen=True)
+class TrainingFailed:
+    """Training stopped after this many steps, or did not do what the plan says."""
+
+    steps_executed: int
+    why: str
+
+
+@dataclass(frozen=True)
+class UpdateSealed:
+    """The sealed update with these digests is in the outbox, durably."""
+
+    residues_root: bytes
+    seeds_sha256: bytes
+
+
+@dataclass(frozen=True)
+class SealingFailed:
+    """Nothing of the update is in the outbox (the disk is full, for instance)."""
+
+    why: str
+
+
+@dataclass(frozen=True)
+class UpdateAccepted:
+    """The aggregator confirmed the whole update."""
+
+
+@dataclass(frozen=True)
+class UpdateRejected:
+    """The aggregator refused the update for good."""
+
+    why: str
+
+
+@dataclass(frozen=True)
+class CommitChecked:
+    """Commit, headers and sum hold, and this silo's own update is in as it must be."""
+
+    transcript: bytes
+
+
+@dataclass(frozen=True)
+class CertificateChecked:
+    """Enough participants consented to this transcript, whose commit, headers and sum hold."""
+
+    ctx: RoundContext
+    transcript: bytes
+
+
+@dataclass(frozen=True)
+class EvidenceRejected:
+    """A commit, a sum or a certificate does not hold."""
+
+    why: str
+
+
+@dataclass(frozen=True)
+class SumOpened:
+    """The next global adapter was computed and is on disk."""
+
+    adapter_digest: bytes
+
+
+@dataclass(frozen=True)
+class ReportAccepted:
+    """The aggregator has this silo's digest of the next adapter."""
+
+
+@dataclass(frozen=True)
+class RoundAborted:
+    """The aggregator gave the round up."""
+
+
+@dataclass(frozen=True)
+class Restarted:
+    """The agent started and found the round in its journal."""
+
+
+Event = (
+    RoundAnnounced
+    | CollectingOpened
+    | CollectingClosed
+    | ReservationDenied
+    | TrainingFinished
+    | TrainingFailed
+    | UpdateSealed
+    | SealingFailed
+    | UpdateAccepted
+    | UpdateRejected
+    | CommitChecked
+    | CertificateChecked
+    | EvidenceRejected
+    | SumOpened
+    | ReportAccepted
+    | RoundAborted
+    | Restarted
+)
+
+# -- Records and actions ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ReserveBudget:
+    """Record: what the round will cost, before the first gradient."""
+
+
+@dataclass(frozen=True)
+class CommitBudget:
+    """Record: the reservation is spent in full: on an update of so many steps, or, with None, on what may have run."""
+
+    steps_executed: int | None
+
+
+@dataclass(frozen=True)
+class RefundBudget:
+    """Record: nothing was trained on the reservation."""
+
+
+@dataclass(frozen=True)
+class Train:
+    """Run the mechanism once."""
+
+
+@dataclass(frozen=True)
+class Seal:
+    """Quantise, encrypt and store the update."""
+
+
+@dataclass(frozen=True)
+class SendJoin:
+    """Send the stored RoundJoin."""
+
+
+@dataclass(frozen=True)
+class SendUpdate:
+    """Send the stored header, seeds and residues."""
+
+
+@dataclass(frozen=True)
+class SendWithdrawal:
+    """Tell the others not to wait."""
+
+
+@dataclass(frozen=True)
+class SendConsent:
+    """Send the stored Consent."""
+
+
+@dataclass(frozen=True)
+class OpenSum:
+    """Open the sum, compute the next adapter, store it."""
+
+
+@dataclass(frozen=True)
+class SendApplied:
+    """Send the stored Applied."""
+
+
+@dataclass(frozen=True)
+class EraseUpdate:
+    """Take the sealed bytes and the fetched sum off the disk."""
+
+
+Record = ReserveBudget | CommitBudget | RefundBudget
+Action = (
+    Record | Train | Seal | SendJoin | SendUpdate | SendWithdrawal | SendConsent | OpenSum | SendApplied | EraseUpdate
+)
+RECORDS = (ReserveBudget, CommitBudget, RefundBudget)

@@ -1,0 +1,181 @@
+"""The three pieces of heavy work in a round: train, seal, open. Memory: the model's values a few times, not n times."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import numpy.typing as npt
+import structlog
+
+from privacy.ckks.group import GroupKey, open_sum, seal
+from privacy.ckks.layout import Layout
+from privacy.ckks.params import GroupParams
+from privacy.errors import CloisterError, ConfigError, InternalError, ProtocolError, Refused, VerificationError
+from privacy.flatten import coordinate_ranges
+from privacy.plan import RoundContext
+from privacy.quantise import quantise_blocks
+from privacy.transcript import CheckedCommit
+from silo_agent.apply import AdapterShelf, next_adapter
+from silo_agent.home import Home
+from silo_agent.jobs import require_job_record
+from silo_agent.membership import Membership
+from silo_agent.round_events import (
+    EvidenceRejected,
+    SealingFailed,
+    SumOpened,
+    TrainingFailed,
+    TrainingFinished,
+    UpdateSealed,
+)
+from silo_agent.source import UpdateSource
+from silo_agent.status import StatusBoard, Timing
+from silo_agent.sums import FetchedSum
+from silo_agent.vault import Secret
+
+LOG = structlog.get_logger("silo.round")
+NS = 1e-9
+WAIT_S = 0.5  # so often a job that waits for another's training looks whether it should still
+_TRAINING = threading.Lock()  # one job trains at a time: they would share the same cores and memory
+
+
+class _Interrupted(Exception):  # noqa: N818 - a decision, not a failure
+    """Training was told to stop; the reason is its text."""
+
+
+class RoundWork:
+    """Trains, seals and opens for one job. `interrupted(round)` says why training should stop, or None."""
+
+    def __init__(
+        self,
+        home: Home,
+        membership: Membership,
+        source: UpdateSource,
+        board: StatusBoard,
+        interrupted: Callable[[int], str | None],
+    ) -> None:
+        self._home = home
+        self._member = membership
+        self._source = source
+        self._board = board
+        self._interrupted = interrupted
+        self._updates: dict[int, npt.NDArray[np.float32]] = {}
+        self.layout = Layout(membership.plan.values)
+        self.shelf = AdapterShelf(home.artifacts(membership.job), membership.plan)
+
+    def train(self, ctx: RoundContext, timing: Timing) -> TrainingFinished | TrainingFailed:
+        """Run the mechanism; the update stays in memory until `seal`."""
+        number, steps, started = ctx.round_number, 0, time.monotonic()
+
+        def on_step(done: int, planned: int) -> None:
+            nonlocal steps
+            steps = done
+            self._board.show(step=done, steps=planned)
+            self._require_wanted(number)
+
+        try:
+            with self._training_alone(number):
+                made = self._source.update(ctx, self.adapter(), on_step)
+        except _Interrupted as stop:
+            return TrainingFailed(steps, str(stop))
+        except (ConfigError, Refused, VerificationError) as error:
+            LOG.warning("training failed", round=number, exc_info=error)
+            return TrainingFailed(steps, f"{error.what}: {error.why}")
+        except Exception as error:  # a bug or no memory: the job goes on with the next round, this one is spent
+            LOG.exception("training failed", round=number)
+            return TrainingFailed(max(steps, 1), f"training met a bug ({type(error).__name__})")
+        timing.train_s = time.monotonic() - started
+        self._updates[number] = made.vector
+        dp = self._member.plan.dp
+        return TrainingFinished(made.steps_executed, made.noise_additions, 0 if dp is None else dp.steps_per_round)
+
+    @contextmanager
+    def _training_alone(self, number: int) -> Iterator[None]:
+        """The cores for this job; raises _Interrupted, before any step, if the round needs no update by then."""
+        self._require_wanted(number)
+        while not _TRAINING.acquire(timeout=WAIT_S):
+            self._require_wanted(number)
+        try:
+            self._require_wanted(number)
+            yield
+        finally:
+            _TRAINING.release()
+
+    def _require_wanted(self, number: int) -> None:
+        why = self._interrupted(number)
+        if why is not None:
+            raise _Interrupted(why)
+
+    def seal(self, ctx: RoundContext, timing: Timing) -> UpdateSealed | SealingFailed:
+        """Quantise and encrypt block by block into the outbox."""
+        number, plan, started = ctx.round_number, self._member.plan, time.thread_time_ns()
+        try:
+            vector = self._updates.pop(number)
+            blocks = _timed(quantise_blocks(vector, coordinate_ranges(plan.tensors), plan.grid.bits), timing)
+            params = GroupParams(plan.grid.bits, len(ctx.participants))
+            sealed = seal(self._key(), params, blocks)
+            digests = self._home.outbox.write(self._member.job, number, sealed, self.layout)
+        except CloisterError as error:
+            LOG.warning("sealing failed", round=number, exc_info=error)
+            return SealingFailed(f"{error.what}: {error.why}")
+        timing.seal_ns = time.thread_time_ns() - started - timing.quantise_ns
+        return UpdateSealed(digests.residues_root, digests.seeds_sha256)
+
+    def open(self, ctx: RoundContext, checked: CheckedCommit, timing: Timing) -> SumOpened | EvidenceRejected:
+        """Open the fetched and compared sum and store the next adapter. Nothing of a sum that does not open is used.
+
+        Raises ConfigError or VerificationError when this silo's own key or adapter is not on disk as it must be.
+        """
+        number, plan, started = ctx.round_number, self._member.plan, time.thread_time_ns()
+        fetched = self.fetched(number)
+        params = GroupParams(plan.grid.bits, len(ctx.participants))
+        key, adapter = self._key(), self.adapter()
+        seeds = fetched.seeds(len(checked.members))
+        try:
+            sums = open_sum(key, params, self.layout, fetched.chunks(), seeds)
+            following = next_adapter(plan, adapter, sums, len(checked.members))
+        except (ProtocolError, VerificationError, InternalError) as error:
+            LOG.warning("the sum does not open", round=number, exc_info=error)
+            return EvidenceRejected(f"{error.what}: {error.why}")
+        timing.open_ns = time.thread_time_ns() - started
+        return SumOpened(self.shelf.store(number, following))
+
+    def evaluate(self, number: int) -> None:
+        """Evaluate the global adapter after a round at home. A failure is logged and changes nothing."""
+        path = self._home.results(self._member.job) / f"evaluation-{number}.json"
+        try:
+            with _TRAINING:
+                self._source.evaluate(self.adapter(), path)
+        except Exception:  # whatever it is, the round itself is done
+            LOG.exception("evaluation failed", round=number)
+
+    def erase(self, number: int) -> None:
+        """Take the round's sealed update and fetched sum off the disk."""
+        self._updates.pop(number, None)
+        self._home.outbox.erase(self._member.job, number)
+        self.fetched(number).erase()
+
+    def fetched(self, number: int) -> FetchedSum:
+        """The round's sum on disk."""
+        return FetchedSum(self._home.artifacts(self._member.job) / f"sum-{number}", self.layout)
+
+    def adapter(self) -> npt.NDArray[np.float32]:
+        """The current global adapter, from disk."""
+        with self._home.store.reading() as connection:
+            record = require_job_record(connection, self._member.job)
+        return self.shelf.load(record.adapter_round, record.adapter_digest)
+
+    def _key(self) -> GroupKey:
+        return GroupKey.from_bytes(self._home.vault.get(self._member.job, Secret.COHORT_KEY))
+
+
+def _timed(blocks: Iterator[npt.NDArray[np.uint16]], timing: Timing) -> Iterator[npt.NDArray[np.uint16]]:
+    """The same blocks; the time they took goes to `timing`."""
+    while True:
+        started = time.thread_time_ns()
+        block = next(blocks, None)
+        timing.quantise_ns += time.thread_time_ns() - started
+        if block is None:
+            return
+        yield block

@@ -1,0 +1,347 @@
+"""One job's rounds at this silo: see where the aggregator is, let the machine decide, record durably, act.
+
+Level-triggered: `advance` may be called at any moment, as often as one likes, also after a kill -9. What is sent was
+stored first; a round that was left in the middle of training is spent and withdrawn. Steps are those of protocol.md.
+"""
+
+import time
+from collections.abc import Callable, Iterable
+from datetime import datetime
+
+import structlog
+from cloister import wire
+from cloister.wire import RoundPhase
+
+from privacy.envelope import UpdateHeader
+from privacy.errors import CloisterError, ProtocolError, Unavailable
+from privacy.plan import RoundContext
+from privacy.statement import Signed
+from privacy.transcript import CheckedCommit
+from silo_agent import evidence
+from silo_agent.admission import check_pins
+from silo_agent.client import AggregatorPort
+from silo_agent.home import Home
+from silo_agent.jobs import require_job_record
+from silo_agent.membership import Membership
+from silo_agent.peers import trusted_peers
+from silo_agent.round import (
+    ENDS,
+    Applied,
+    Consented,
+    Idle,
+    Joined,
+    Reserved,
+    Sealed,
+    State,
+    Submitted,
+    Trained,
+    Withdrawn,
+    step,
+)
+from silo_agent.round_events import (
+    Action,
+    CertificateChecked,
+    CollectingClosed,
+    CollectingOpened,
+    CommitChecked,
+    EraseUpdate,
+    Event,
+    EvidenceRejected,
+    OpenSum,
+    ReportAccepted,
+    ReservationDenied,
+    Restarted,
+    RoundAborted,
+    RoundAnnounced,
+    Seal,
+    SendApplied,
+    SendConsent,
+    SendJoin,
+    SendUpdate,
+    SendWithdrawal,
+    Train,
+    UpdateAccepted,
+    UpdateRejected,
+)
+from silo_agent.round_log import STATEMENTS, Denied, RoundLog, context_of, kind_of
+from silo_agent.round_work import RoundWork
+from silo_agent.source import UpdateSource
+from silo_agent.statements import journalled_rounds, mark_delivered, round_state
+from silo_agent.status import StatusBoard, Timing
+from silo_agent.sums import Rejected
+
+LOG = structlog.get_logger("silo.round")
+Durably = Callable[[str], None]
+
+
+def nothing_more(_point: str) -> None:
+    """What happens after a durable write outside of tests: nothing."""
+
+
+class RoundRunner:
+    """Runs the rounds of one job. `interrupted(round)` says why training should stop, or None.
+
+    `durably` is called with a name after every durable write and every action; tests stop the process there.
+    """
+
+    def __init__(
+        self,
+        home: Home,
+        port: AggregatorPort,
+        membership: Membership,
+        source: UpdateSource,
+        board: StatusBoard,
+        *,
+        clock: Callable[[], datetime],
+        interrupted: Callable[[int], str | None],
+        durably: Durably = nothing_more,
+    ) -> None:
+        self._home = home
+        self._port = port
+        self._member = membership
+        self._board = board
+        self._clock = clock
+        self._durably = durably
+        self._log = RoundLog(home, membership, clock)
+        self._work = RoundWork(home, membership, source, board, interrupted)
+        self._timings: dict[int, tuple[float, Timing]] = {}
+        self._records: dict[int, bytes] = {}
+        self.published_through: str | None = None
+
+    def advance(self, job: wire.Job) -> None:
+        """Take every round as far as it goes now, oldest first. Raises Unavailable while the aggregator is away.
+
+        What stands in one round's way keeps no other from going on; the first of such errors is raised at the end.
+        """
+        self.settle()
+        journal = self._journal()
+        unfinished = {number for number, state in journal.items() if not isinstance(state, ENDS)}
+        missed = {number for number in job.opened_rounds if number not in journal}
+        current = {job.current_round} - journal.keys() - {0}
+        trouble: CloisterError | None = None
+        for number in sorted(unfinished | missed | current):
+            try:
+                self._drive(number, certified=number in job.opened_rounds)
+            except Unavailable:
+                raise
+            except CloisterError as error:
+                LOG.warning("round in trouble", round=number, exc_info=error)
+                trouble = trouble or error
+        if trouble is not None:
+            raise trouble
+
+    def settle(self) -> None:
+        """What was reserved and not sealed is spent: no living process leaves it so. Asks and sends nothing."""
+        for number, state in self._journal().items():
+            if isinstance(state, Reserved | Trained):
+                event = Restarted()
+                following, actions = step(state, event, self._clock())
+                self._log.write(number, state, event, following, actions, None)
+                self._work.erase(number)
+                self._after_write(number, following, None)
+
+    def _journal(self) -> dict[int, State]:
+        with self._home.store.reading() as connection:
+            return journalled_rounds(connection, self._member.job)
+
+    def state(self, number: int) -> State:
+        """Where this silo stands in a round."""
+        with self._home.store.reading() as connection:
+            return round_state(connection, self._member.job, number)
+
+    def _drive(self, number: int, *, certified: bool) -> None:
+        while True:
+            state = self.state(number)
+            if isinstance(state, ENDS):
+                return
+            view = self._port.get_round(self._member.job, number)
+            event = self._observe(number, state, view, certified=certified)
+            if event is not None:
+                self._happen(number, state, event)
+            elif not self._resend(number, state):
+                return
+
+    def _observe(self, number: int, state: State, view: wire.Round, *, certified: bool) -> Event | None:
+        """What happened at the aggregator that this state has to answer to; None if nothing."""
+        certified = certified or view.phase in (RoundPhase.RELEASING, RoundPhase.PUBLISHED)
+        aborted = view.phase is RoundPhase.ABORTED and not certified
+        over = certified or view.phase in (RoundPhase.COMMITTED, RoundPhase.ABORTED)
+        found: Event | None = None
+        match state:
+            case Idle():
+                found = self._observe_idle(number, view, certified=certified)
+            case Joined() | Sealed() | Submitted() | Withdrawn() | Consented() if aborted:
+                found = RoundAborted()
+            case Joined(ctx=ctx) if view.phase is RoundPhase.COLLECTING:
+                evidence.check_joins(self._member, ctx, view.joins)
+                found = CollectingOpened()
+            case Joined() | Sealed() if over:
+                found = CollectingClosed()
+            case Submitted() | Withdrawn() | Consented() if certified:
+                found = self._certificate(number, state, context_of(state), view)
+            case Submitted() | Withdrawn() if view.phase is RoundPhase.COMMITTED:
+                found = self._commit(number, state, view)
+        return found
+
+    def _observe_idle(self, number: int, view: wire.Round, *, certified: bool) -> Event | None:
+        participant = self._member.silo in view.participants
+        if not certified and not (view.phase is RoundPhase.ANNOUNCED and participant):
+            return None
+        with self._home.store.reading() as connection:
+            own = require_job_record(connection, self._member.job).adapter_digest
+            pins = trusted_peers(connection)
+        check_pins(self._member.plan, self._member.silo, pins)
+        ctx = evidence.check_announcement(self._member, number, view, own)
+        if certified:
+            return self._certificate(number, Idle(), ctx, view)
+        self._timings[number] = (time.monotonic(), Timing(self._member.job.hex(), number, self._member.plan.values))
+        return RoundAnnounced(ctx)
+
+    def _commit(self, number: int, state: State, view: wire.Round) -> Event:
+        try:
+            return CommitChecked(self._checked(number, state, context_of(state), view).transcript)
+        except Rejected as error:
+            return self._rejected(number, error)
+
+    def _certificate(self, number: int, state: State, ctx: RoundContext, view: wire.Round) -> Event:
+        try:
+            checked = self._checked(number, state, ctx, view)
+            self._records[number] = evidence.check_certified(self._member, ctx, view, checked)
+        except Rejected as error:
+            return self._rejected(number, error)
+        return CertificateChecked(ctx, checked.transcript)
+
+    def _checked(self, number: int, state: State, ctx: RoundContext, view: wire.Round) -> CheckedCommit:
+        own = self._log.said(number, UpdateHeader)
+        submitted = isinstance(state, Submitted)
+        check = evidence.CommitCheck(self._member, ctx, own, submitted)
+        return check.check(view, self._work.fetched(number), self._fetch(number))
+
+    def _fetch(self, number: int) -> Callable[[], Iterable[wire.SumPart]]:
+        return lambda: self._port.fetch_sum(self._member.job, number)
+
+    def _rejected(self, number: int, error: Rejected) -> EvidenceRejected:
+        LOG.warning("evidence rejected", round=number, exc_info=error)
+        self._work.fetched(number).erase()
+        self._board.show(message=f"round {number} refused: {error}")
+        return EvidenceRejected(f"{error.what}: {error.why}")
+
+    def _happen(self, number: int, state: State, first: Event) -> None:
+        """One event and what follows from it at once."""
+        event: Event | None = first
+        while event is not None:
+            following, actions = step(state, event, self._clock())
+            written = self._log.write(number, state, event, following, actions, self._records.get(number))
+            if isinstance(written, Denied):
+                LOG.warning("round refused", round=number, why=written.why)
+                event = ReservationDenied(written.why)
+                continue
+            state = following
+            self._after_write(number, state, written)
+            event = self._perform(number, state, actions)
+
+    def _after_write(self, number: int, state: State, checkpoint: str | None) -> None:
+        name = type(state).__name__
+        LOG.info("round", round=number, state=name)
+        self._durably(name)
+        self._board.show(phase=name, round=number)
+        if checkpoint is not None:
+            self.published_through = checkpoint
+
+    def _resend(self, number: int, state: State) -> bool:
+        """Do again what is not known to have been done; whether the round moved on by it."""
+        if isinstance(state, Idle):
+            return False
+        _, actions = step(state, Restarted(), self._clock())
+        waiting = tuple(action for action in actions if self._log.undelivered(number, action))
+        event = self._perform(number, state, waiting)
+        if event is None:
+            return False
+        self._happen(number, state, event)
+        return True
+
+    def _perform(self, number: int, state: State, actions: tuple[Action, ...]) -> Event | None:
+        event = None
+        for action in actions:
+            answer = self._act(number, state, action)
+            event = answer if answer is not None else event
+            self._durably(type(action).__name__)
+        return event
+
+    def _act(self, number: int, state: State, action: Action) -> Event | None:
+        match action:
+            case Train():
+                return self._work.train(context_of(state), self._timing(number))
+            case Seal():
+                return self._work.seal(context_of(state), self._timing(number))
+            case SendUpdate():
+                return self._send_update(number)
+            case SendJoin():
+                self._send(number, action, self._port.join_round)
+            case SendWithdrawal():
+                self._send(number, action, self._port.withdraw_round)
+            case SendConsent():
+                self._send(number, action, self._port.consent_round)
+            case OpenSum():
+                return self._open(number, state)
+            case SendApplied():
+                self._send(number, action, self._port.report_applied)
+                return ReportAccepted()
+            case EraseUpdate():
+                self._finish(number, state)
+        return None
+
+    def _open(self, number: int, state: State) -> Event:
+        ctx = context_of(state)
+        checked = self._log.certified(number, ctx)
+        try:
+            self._work.fetched(number).bring(checked, self._fetch(number))
+        except Rejected as error:
+            return self._rejected(number, error)
+        return self._work.open(ctx, checked, self._timing(number))
+
+    def _send(self, number: int, action: Action, send: Callable[[Signed], None]) -> None:
+        """Send a stored statement. One whose time is over is done with: the round's phase says what follows.
+
+        A refusal that is not about the statement (certificate, role, version) is raised, and it is sent again.
+        """
+        signed = self._log.said(number, STATEMENTS[type(action)])
+        if signed is None:
+            return
+        try:
+            send(signed)
+        except ProtocolError as error:
+            LOG.warning("the aggregator did not take it", round=number, action=type(action).__name__, exc_info=error)
+        with self._home.store.writing() as tx:
+            mark_delivered(tx.connection, self._member.job, number, kind_of(STATEMENTS[type(action)]))
+
+    def _send_update(self, number: int) -> Event:
+        header = self._log.said(number, UpdateHeader)
+        if header is None:
+            return UpdateRejected("its header is missing from silo.db")
+        outbox, layout, started = self._home.outbox, self._work.layout, time.monotonic()
+        job = self._member.job
+        try:
+            self._port.submit_update(header, lambda: (outbox.seeds(job, number), outbox.residues(job, number, layout)))
+        except ProtocolError as error:
+            LOG.warning("the update was not taken", round=number, exc_info=error)
+            return UpdateRejected(f"{error.what}: {error.why}")
+        self._timing(number).submit_s = time.monotonic() - started
+        self._board.add_sent(layout.upload_bytes + len(header.body) + len(header.signature))
+        return UpdateAccepted()
+
+    def _finish(self, number: int, state: State) -> None:
+        """The round is over here: evaluate what came of it, note how long it took, clear the disk."""
+        self._work.erase(number)
+        self._records.pop(number, None)
+        started, timing = self._timings.pop(number, (0.0, None))
+        if isinstance(state, Applied):
+            self._work.shelf.drop_before(number)
+            if timing is not None:
+                timing.round_s = time.monotonic() - started
+                timing.append_to(self._home.folder)
+            self._work.evaluate(number)
+
+    def _timing(self, number: int) -> Timing:
+        fresh = (time.monotonic(), Timing(self._member.job.hex(), number, self._member.plan.values))
+        return self._timings.setdefault(number, fresh)[1]

@@ -1,0 +1,52 @@
+"""silo.toml: what a silo's operator and steward say (docs/reference/silo-config.md)."""
+
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from privacy.plan import Name, PositiveReal, Strict, Text
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+Address = Annotated[str, Field(pattern=r"^[^\s/]+:[0-9]{1,5}$")]
+
+
+class ModelFolder(Strict):
+    """Where a model that plans name by a source lies on this machine."""
+
+    folder: Path = Field(strict=False)
+
+
+class ModelHub(Strict):
+    """Which models the silo may fetch from the Hugging Face hub because a plan names them. None by default."""
+
+    allow: tuple[Text, ...] = Field(default=(), strict=False)
+
+
+class Policy(Strict):
+    """What the daemon may decide without a steward. Nothing by default."""
+
+    rehearsals: bool = False  # take part in rehearsals, which touch no data and no budget
+    auto_approve: bool = False  # take part in jobs within all of the limits below, on `dataset`
+    dataset: Name | None = None
+    max_epsilon_per_job: PositiveReal | None = None  # at the budget's delta, of all rounds that are granted
+    extra_rounds: Annotated[int, Field(ge=0, le=10_000)] = 0  # granted beyond the plan's, for rounds that fail
+    purposes: tuple[Text, ...] = Field(default=(), strict=False)  # none: any purpose
+
+    @model_validator(mode="after")
+    def _limited(self) -> Self:
+        if self.auto_approve and (self.dataset is None or self.max_epsilon_per_job is None):
+            raise ValueError("policy.auto_approve needs policy.dataset and policy.max_epsilon_per_job")
+        return self
+
+
+class SiloSettings(Strict):
+    """One silo's configuration. Every value can be overridden by an environment variable CLOISTER_SILO_..."""
+
+    name: Name
+    federation: Name
+    aggregator: Address  # host:port that the silo dials; nothing listens here
+    models: dict[Text, ModelFolder] = Field(default_factory=dict)
+    models_hub: ModelHub = ModelHub()
+    policy: Policy = Policy()
+    metrics_port: Port = 0  # 0: no metrics; else Prometheus metrics on 127.0.0.1

@@ -1,0 +1,94 @@
+"""silo.db: budget, ledger, journal, jobs, datasets and peers, all changed in one transaction or not at all.
+
+SQLite with WAL and synchronous=FULL: what a transaction wrote is on the disk when it ends. The functions that read and
+write are in accounts.py, jobs.py, register.py and statements.py; they take the connection of a transaction.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from sqlalchemy import Connection, Engine
+
+from certs.identity import Identity
+from privacy.errors import VerificationError
+from privacy.ledger.entry import Entry
+from runtime.database import open_database, read, write
+from runtime.ledger_store import Ledger, LogIdentity
+from silo_agent.accounts import all_budgets
+from silo_agent.tables import LEDGER
+
+DATABASE = "silo.db"
+
+
+@dataclass(frozen=True)
+class Transaction:
+    """One durable step: everything written through it stands, or nothing of it."""
+
+    connection: Connection
+
+    def record(self, entry: Entry) -> None:
+        """Append an entry to the ledger."""
+        Ledger(self.connection, LEDGER).append(entry)
+
+    @property
+    def ledger(self) -> Ledger:
+        """The ledger, within this transaction."""
+        return Ledger(self.connection, LEDGER)
+
+
+class Store:
+    """The silo's database. Close it when done."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    @classmethod
+    def open(cls, folder: Path, identity: Identity) -> Self:
+        """Open silo.db, creating or migrating it; the ledger in it must be `identity`'s. Raises ConfigError."""
+        store = cls(open_database(folder / DATABASE, "silo_agent.migrations"))
+        party = identity.party
+        log = LogIdentity(party.federation, party.name, identity.public_key, identity.certificate_pem)
+        try:
+            with store.writing() as transaction:
+                Ledger.begin(transaction.connection, LEDGER, log)
+        except BaseException:
+            store.close()
+            raise
+        return store
+
+    @contextmanager
+    def writing(self) -> Iterator[Transaction]:
+        """A transaction that no other one, of any process, comes between."""
+        with write(self._engine) as connection:
+            yield Transaction(connection)
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """One consistent view."""
+        with read(self._engine) as connection:
+            yield connection
+
+    def check(self) -> None:
+        """For every start of the daemon: the ledger is whole, and the budgets are what it adds up to.
+
+        Raises VerificationError naming the entry or the population that is not as it was written.
+        """
+        with self.reading() as connection:
+            ledger = Ledger(connection, LEDGER)
+            ledger.check()
+            recorded = ledger.budgets()
+            stored = {state.policy.population: state for state in all_budgets(connection)}
+        for population in sorted(recorded.keys() | stored.keys()):
+            if recorded.get(population) != stored.get(population):
+                raise VerificationError(
+                    f"budget of {population}",
+                    "is not what the entries of the ledger add up to",
+                    "silo.db was altered: restore it from a backup; do not go on with this one.",
+                )
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._engine.dispose()

@@ -1,0 +1,219 @@
+"""One silo's training: prepare once per job, run a round of DP-SGD, evaluate at home.
+
+Round protocol: between step 0 (the budget is reserved) and step 1 (submit). What leaves is the update alone, and that
+only sealed; losses, counts and the evaluation stay in the silo's own folder.
+"""
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from privacy.dp.engine import Clipping, Executed, train_round
+from privacy.dp.preflight import PreflightReport, preflight
+from privacy.dp.randomness import Randomness
+from privacy.dp.sampler import Indices, OneRecordPerUnit
+from privacy.errors import ConfigError
+from privacy.flatten import flatten, unflatten
+from privacy.plan import Classification, DpSgd, JobPlan
+from runtime.models import check_weights
+from silo_agent.activations import with_cached_activations
+from silo_agent.datasets import Dataset, Part, require_fit
+from silo_agent.models import Tokenizer, build_model, load_state, read_artifact, trainable_state, trained_parameters
+
+Float32 = npt.NDArray[np.float32]
+Inputs = dict[str, torch.Tensor]
+OnStep = Callable[[int, int], None]
+EVALUATION_BATCH = 64
+PHYSICAL_BATCH = 64
+CLIPPING: Clipping = "hooks"  # a record can be made so that `ghost` reads its norm as zero and does not clip it
+GRADIENTS_LIMIT_BYTES = 512 << 20  # what the single examples' gradients of one physical batch may take
+SYNTHETIC = tuple(f"made-up record {i}: value {7 * i} of {'abcdefgh'[i]}, {'yes' if i % 3 else 'no'}" for i in range(8))
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A round's update, new - global, in the plan's flattening order, noised and not yet sealed; and what ran."""
+
+    update: Float32 = field(repr=False)
+    executed: Executed
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The held-out part under one global adapter: for the silo's own folder only, not even noised."""
+
+    accuracy: float
+    labels: tuple[int, ...] = field(repr=False)  # index into the plan's labels
+    probabilities: tuple[tuple[float, ...], ...] = field(repr=False)  # per record, one per label
+
+    def write(self, path: Path) -> None:
+        """Write as JSON, readable by this user only, whole or not at all."""
+        value = {"accuracy": self.accuracy, "labels": self.labels, "probabilities": self.probabilities}
+        draft = path.with_name(f".{path.name}.draft")
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as stream:
+            json.dump(value, stream)
+        draft.replace(path)
+
+
+class CachedExamples:
+    """Records as the engine wants them, from tensors with one row per record; a unit is a record or a patient."""
+
+    def __init__(self, inputs: Inputs, labels: torch.Tensor, records_of_unit: list[npt.NDArray[np.int64]]) -> None:
+        self._inputs = inputs
+        self._labels = labels
+        self._pick = OneRecordPerUnit(records_of_unit)
+
+    @property
+    def units(self) -> int:
+        """How many units of privacy there are: local knowledge."""
+        return self._pick.units
+
+    def batch(self, units: Indices) -> tuple[Inputs, torch.Tensor]:
+        """One record of each unit: model inputs [B, ...] and labels [B]."""
+        records = torch.from_numpy(self._pick.pick(units))
+        return {name: tensor[records] for name, tensor in self._inputs.items()}, self._labels[records]
+
+
+class Training:
+    """A job prepared at one silo: dataset and model checked, frozen layers run once, the engine's preflight passed in
+    this process. There is none without, also after a restart. Rounds may be run in any number.
+
+    Raises Refused when the dataset's unit or public size is not the plan's, or the model fails the preflight;
+    ConfigError on classes or a model folder that do not fit, VerificationError when the model's weights or the artifact
+    are not the plan's. No budget is touched.
+
+    `module`, `examples` and `learning_rates` are what the engine trains; experiments without privacy use them directly.
+    `self_test` is the preflight's report.
+    """
+
+    def __init__(self, plan: JobPlan, artifact: bytes, dataset: Dataset, model_folder: Path) -> None:
+        self._task, self._dp = _classification(plan)
+        require_fit(dataset, plan)
+        check_weights(model_folder, self._task.model.weights_sha256)
+        self._specs = plan.tensors
+        self._artifact = artifact
+        model = build_model(self._task, model_folder, artifact)
+        tokenize = Tokenizer(model_folder, self._task.max_tokens, whole=True)
+        texts = [part for part in (dataset.training.texts, SYNTHETIC, dataset.held_out.texts) if part]
+        trainable = with_cached_activations(model, tuple(tokenize(part) for part in texts))
+        self._model, self.module = model, trainable.module
+        self._inputs, self._synthetic = trainable.inputs[:2]
+        self._held_out = trainable.inputs[2] if dataset.held_out.texts else None
+        self._held_out_labels = self._labels(dataset, dataset.held_out)
+        labels = torch.from_numpy(self._labels(dataset, dataset.training))
+        self.examples = CachedExamples(self._inputs, labels, _units(dataset.training))
+        names = {id(p): name for name, p in trained_parameters(model).items()}
+        rates = {spec.name: spec.learning_rate for spec in self._specs}
+        self.learning_rates = {n: rates[names[id(p)]] for n, p in self.module.named_parameters() if p.requires_grad}
+        self.self_test = self._preflight()
+
+    def run_round(
+        self, global_vector: Float32, on_step: OnStep | None = None, randomness: Randomness | None = None
+    ) -> Trained:
+        """Train from the global adapter for the plan's steps. The budget must have been reserved, durably, before.
+
+        `on_step(done, planned)` follows the progress; `randomness` is for tests. Raises what `train_round` raises.
+        """
+        self.load(global_vector)
+        executed = train_round(
+            self.module,
+            self.examples,
+            self._dp,
+            self.learning_rates,
+            randomness=randomness,
+            max_physical_batch=physical_batch(self.self_test.values),
+            on_step=on_step,
+            clipping=CLIPPING,
+        )
+        return Trained(self.vector() - global_vector, executed)
+
+    def evaluate(self, global_vector: Float32) -> Evaluation:
+        """Accuracy and probabilities on the held-out part. Raises ConfigError when the dataset holds nothing out."""
+        if self._held_out is None:
+            raise ConfigError("evaluation", "the dataset holds nothing out", "Set held_out in the dataset's file.")
+        self.load(global_vector)
+        self.module.eval()
+        rows = []
+        with torch.no_grad():
+            for start in range(0, len(self._held_out_labels), EVALUATION_BATCH):
+                batch = {name: tensor[start : start + EVALUATION_BATCH] for name, tensor in self._held_out.items()}
+                output = self.module(**batch)
+                rows.append(getattr(output, "logits", output).softmax(dim=1))
+        probabilities = torch.cat(rows).numpy()
+        accuracy = float((probabilities.argmax(axis=1) == self._held_out_labels).mean())
+        return Evaluation(
+            accuracy, tuple(self._held_out_labels.tolist()), tuple(tuple(row) for row in probabilities.tolist())
+        )
+
+    def _preflight(self) -> PreflightReport:
+        """The engine's self-test on made-up sentences. Raises Refused when the model may not train; spends nothing."""
+        # Mostly of one class: gradients of balanced classes cancel, and a sum near zero compares badly.
+        classes = [i // 2 % len(self._task.labels) if i % 2 else 0 for i in range(len(SYNTHETIC))]
+        inputs, labels = self._synthetic, torch.tensor(classes)
+        return preflight(
+            self.module,
+            lambda n: ({name: tensor[:n] for name, tensor in inputs.items()}, labels[:n]),
+            self._dp,
+            self.learning_rates,
+            state_of=lambda _: {n: torch.from_numpy(t) for n, t in trainable_state(self._model).items()},
+            load_state=lambda _, state: load_state(self._model, {n: t.numpy() for n, t in state.items()}),
+            clipping=CLIPPING,
+        )
+
+    def vector(self) -> Float32:
+        """What the model holds now, flattened. Raises ConfigError when training diverged."""
+        return flatten(trainable_state(self._model), self._specs)
+
+    def load(self, global_vector: Float32) -> None:
+        """Set the model to a global adapter."""
+        load_state(self._model, unflatten(global_vector, self._specs))
+
+    def _labels(self, dataset: Dataset, part: Part) -> npt.NDArray[np.int64]:
+        """Labels as indices into the plan's labels, which may be in another order than the dataset's classes."""
+        order = np.array([self._task.labels.index(name) for name in dataset.classes], dtype=np.int64)
+        return order[part.labels]
+
+
+def run_round(
+    plan: JobPlan,
+    artifact: bytes,
+    global_vector: Float32,
+    dataset: Dataset,
+    model_folder: Path,
+    on_step: OnStep | None = None,
+) -> Trained:
+    """Prepare and run one round. Who runs several keeps a `Training`: preparing costs most."""
+    return Training(plan, artifact, dataset, model_folder).run_round(global_vector, on_step)
+
+
+def initial_vector(plan: JobPlan, artifact: bytes) -> Float32:
+    """The global adapter before the first round, from the job's artifact. Raises VerificationError if it is another."""
+    task, _ = _classification(plan)
+    state = read_artifact(artifact, task.adapter)
+    return flatten({spec.name: state[spec.name] for spec in plan.tensors}, plan.tensors)
+
+
+def _classification(plan: JobPlan) -> tuple[Classification, DpSgd]:
+    if not isinstance(plan.task, Classification) or plan.dp is None:
+        raise ConfigError(f"job {plan.name!r}", "trains no model", "A rehearsal has nothing to train.")
+    return plan.task, plan.dp
+
+
+def physical_batch(values: int) -> int:
+    """How many examples are clipped at once, so that their gradients (float32) stay within the limit; one at least.
+
+    Hangs on the plan alone and changes nothing but memory and rounding.
+    """
+    return max(1, min(PHYSICAL_BATCH, GRADIENTS_LIMIT_BYTES // (4 * values)))
+
+
+def _units(part: Part) -> list[npt.NDArray[np.int64]]:
+    """The records of each unit of privacy: that of the dataset is the plan's, `require_fit` has seen to it."""
+    order = np.argsort(part.units, kind="stable")
+    return np.split(order, np.cumsum(np.bincount(part.units))[:-1])

@@ -1,0 +1,145 @@
+"""`cloister bench aggregation`: the machinery alone, no training, through real processes and TLS on this machine.
+
+Every figure is measured: by the silos (timings.jsonl), by the aggregator (its list of rounds), by the kernel (VmHWM).
+`protect` is encode, encrypt and serialise; it, `quantise`, `aggregate` and `open` are processor time of one core.
+Silos send pseudo-random values that can be computed again, so the opened mean is compared with the exact one.
+"""
+
+import statistics
+from collections.abc import Callable
+from contextlib import suppress
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from federation.jobs import prepare
+from federation.local import LocalFederation, SiloSetting, latest_adapter, local_federation
+from federation.processes import require_command
+from privacy.errors import VerificationError
+from privacy.plan import JobPlan, Suite
+from privacy.quantise import grid_step
+from silo_agent.rehearsal import rehearsal_vector
+
+UPDATE_RANGE = 1.0
+PART = 1 << 20
+ROUND_S = 600.0
+JOB_FILE = """name = "bench"
+federation = "bench"
+rounds = {rounds}
+suite = "{suite}"
+grid_bits = {bits}
+[rehearsal]
+values = {values}
+update_range = {update_range}
+"""
+
+
+def bench_aggregation(
+    values: int, silos: int, suite: Suite, rounds: int, bits: int, folder: Path, note: Callable[[str], None]
+) -> dict[str, Any]:
+    """Run `rounds` rounds of `silos` silos with `values` values each; returns the figures by name.
+
+    Raises VerificationError if an opened mean is further from the exact one than one grid step.
+    """
+    require_command()
+    with local_federation(folder, "bench", note) as federation:
+        federation.start_aggregator()
+        federation.enrol([SiloSetting(f"silo-{i:02}", policy={"rehearsals": True}) for i in range(1, silos + 1)])
+        federation.start_silos()
+        job_file = folder / "job.toml"
+        job_file.write_text(
+            JOB_FILE.format(rounds=rounds, suite=suite.value, bits=bits, values=values, update_range=UPDATE_RANGE)
+        )
+        plan = prepare(job_file, folder / "job", federation.membership())
+        job = federation.submit(folder / "job")
+        note(f"{silos} silos, {values} values, {rounds} rounds")
+        adapters = _Adapters(federation, job, folder / "adapters", note)
+        federation.wait_for_job(ROUND_S * rounds, adapters.look)
+        federation.require_finished(job)
+        adapters.look()
+        _require_equal(federation, job)
+        return _figures(federation, job, plan, adapters)
+
+
+class _Adapters:
+    """Keeps every round's adapter of the first silo, which itself keeps the last two, and tells of finished rounds."""
+
+    def __init__(self, federation: LocalFederation, job: str, folder: Path, note: Callable[[str], None]) -> None:
+        self._federation = federation
+        self._shelf = federation.silos[0].state / "artifacts" / job
+        self._folder = folder
+        self._note = note
+        self._told = 0
+        folder.mkdir()
+
+    def look(self) -> None:
+        """Called every few milliseconds, far more often than rounds end."""
+        for path in self._shelf.glob("adapter-*.f32"):
+            kept = self._folder / path.name
+            if not kept.exists():
+                with suppress(FileNotFoundError):
+                    kept.hardlink_to(path)
+        done = min(len(silo.timings()) for silo in self._federation.silos)
+        if done > self._told:
+            self._told = done
+            longest = max(silo.timings()[done - 1]["round_s"] for silo in self._federation.silos)
+            self._note(f"round {done} done: {longest:.2f} s")
+
+    def of(self, number: int) -> npt.NDArray[np.float32]:
+        """The global adapter after a round; zeros before the first."""
+        if number == 0:
+            return np.zeros(1, np.float32)
+        return np.memmap(self._folder / f"adapter-{number}.f32", "<f4", mode="r")
+
+
+def _figures(federation: LocalFederation, job: str, plan: JobPlan, adapters: _Adapters) -> dict[str, Any]:
+    published = [row for row in federation.rounds(job) if row["phase"] == "PUBLISHED"]
+    timings = [line for silo in federation.silos for line in silo.timings()]
+    sums = sum(len(row["members"]) for row in published)
+    error = _largest_error(plan, published, adapters)
+    step = grid_step(UPDATE_RANGE, plan.grid.bits)
+    found = {
+        "suite": plan.suite.value,
+        "values": plan.values,
+        "silos": len(federation.silos),
+        "rounds": len(published),
+        "upload_bytes_per_value": sum(row["bytes_received"] for row in published) / sums / plan.values,
+        "quantise_ns_per_value": statistics.median(line["quantise_ns"] / line["values"] for line in timings),
+        "protect_ns_per_value": statistics.median(line["seal_ns"] / line["values"] for line in timings),
+        "aggregate_ns_per_value_per_silo": sum(row["aggregation_seconds"] for row in published)
+        * 1e9
+        / sums
+        / plan.values,
+        "open_ns_per_value": statistics.median(line["open_ns"] / line["values"] for line in timings),
+        "round_seconds": [row["seconds"] for row in published],
+        "aggregator_peak_rss_mb": federation.aggregator.peak_rss_mb,
+        "silo_peak_rss_mb": max(silo.daemon.peak_rss_mb for silo in federation.silos),
+        "max_abs_error": error,
+        "grid_step": step,
+    }
+    if error > step:
+        raise VerificationError("opened means", f"are {error:.3g} from the exact ones", "Report this with the seed.")
+    return found
+
+
+def _largest_error(plan: JobPlan, published: list[dict[str, Any]], adapters: _Adapters) -> float:
+    """The largest difference between what a round opened to and the exact mean of what its members sent."""
+    largest, before = 0.0, 0
+    for row in published:
+        exact: npt.NDArray[np.float64] = np.zeros(plan.values)
+        for name in row["members"]:
+            exact += rehearsal_vector(name, plan.digest(), row["round"], plan.values, UPDATE_RANGE)
+        exact /= len(row["members"])
+        opened = adapters.of(row["round"]).astype(np.float64) - adapters.of(before)
+        largest, before = max(largest, float(np.abs(opened - exact).max())), row["round"]
+    return largest
+
+
+def _require_equal(federation: LocalFederation, job: str) -> None:
+    """Every silo holds the same bytes. Raises VerificationError."""
+    digests = {sha256(latest_adapter(silo.state, job)[1].read_bytes()).hexdigest() for silo in federation.silos}
+    if len(digests) != 1:
+        raise VerificationError("the silos' adapters", "differ", "Report this.")

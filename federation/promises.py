@@ -1,0 +1,45 @@
+"""What a cipher suite promises for the job at hand, in the words of docs/explanation/threat-model.md."""
+
+from privacy.plan import JobPlan, Suite
+
+UNVERIFIED = (
+    "The sum is not verified: each silo checks that its own update is named in it exactly once, "
+    "not that the aggregator added rightly."
+)
+
+
+def promises(plan: JobPlan) -> dict[str, str]:
+    """Who learns what, and what happens when somebody lies or leaves. Never empty: every suite has its row."""
+    n = len(plan.cohort.roster)
+    match plan.suite:
+        case Suite.CKKS_GROUP:
+            return {
+                "aggregator alone learns": "nothing, not even the sum",
+                "aggregator + 1 silo learn": f"EVERY update of the job (all {n} silos hold the cohort's key)",
+                "one silo alone learns": _one_silo(n),
+                "a lying aggregator": UNVERIFIED,
+                "drop-outs": _drop_outs(plan.cohort.minimum, plan.least_participants(n), n),
+                "consents to open a sum": f"{plan.threshold(n)} of {n} silos when all take part",
+            }
+
+
+def _one_silo(silos: int) -> str:
+    if silos == 2:
+        return "the sum, so the other's update as well (clipped and noised): two silos cannot hide from each other"
+    return "the sum less its own update, and the adapters"
+
+
+def _drop_outs(least: int, to_open: int, silos: int) -> str:
+    if least == silos:
+        return f"none: a sum takes all {silos} silos, and a round without one of them is tried again"
+    return f"any, down to {least} of {silos} silos in a sum; a round starts with at least {to_open}"
+
+
+def cost(plan: JobPlan) -> str:
+    """What all planned rounds cost each silo, by the enforced accountant; empty for a rehearsal."""
+    if plan.dp is None:
+        return ""
+    from privacy.accounting import dp_sgd_event, rdp_epsilon, rdp_vector, times
+
+    vector = times(rdp_vector(dp_sgd_event(plan.dp, plan.dp.steps_per_round)), plan.rounds)
+    return f"epsilon {rdp_epsilon(vector, plan.dp.delta):.3f} at delta {plan.dp.delta:g} per {plan.dp.unit} (RDP)"

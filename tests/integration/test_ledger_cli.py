@@ -1,0 +1,192 @@
+"""`cloister ledger`: what an auditor types, and what comes back."""
+
+import json
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from time import time_ns
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding
+from sqlalchemy import MetaData
+
+from certs.ca import CertificateAuthority
+from certs.names import PartyId, Role
+from certs.profile import signing_request
+from privacy.ledger.entry import decode_entry
+from runtime.console import run
+from runtime.database import open_database, write
+from runtime.ledger_cli import app
+from runtime.ledger_store import Ledger, LogIdentity, ledger_tables
+from tests.ledger_logs import key_entry, sample_log
+
+KEY = Ed25519PrivateKey.generate()
+PUBLIC = KEY.public_key().public_bytes_raw()
+NOW = datetime(2026, 3, 1, 9, tzinfo=UTC)
+
+
+def call(*words: object) -> int:
+    return run(app, [str(word) for word in words])
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    folder = tmp_path / "state of #1?"
+    folder.mkdir()
+    engine, metadata = open_database(folder / "silo.db"), MetaData()
+    tables = ledger_tables(metadata)
+    metadata.create_all(engine)
+    with write(engine) as connection:
+        ledger = Ledger.begin(connection, tables, LogIdentity("heart", "hospital-a", PUBLIC))
+        for body in sample_log().entries:
+            ledger.append(decode_entry(body))
+        ledger.checkpoint(KEY.sign, NOW)
+        ledger.append(key_entry())
+    engine.dispose()
+    return folder
+
+
+@pytest.fixture
+def exported(state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
+    folder = tmp_path / "export"
+    assert call("export", "--state", state, "--out", folder) == 0
+    assert "18 entries written to" in (said := capsys.readouterr().out)
+    assert "1 newer ones have no signed checkpoint yet" in said
+    return folder
+
+
+def test_show_lists_every_entry_for_a_person(
+    state: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    assert call("show", "--state", state) == 0
+    said = capsys.readouterr().out
+    assert "cloister/heart/hospital-a: 19 entries" in said
+    for word in ("policy", "dr-weber", "cardiology", "job-approval", "presumed", "round 3"):
+        assert word in said
+
+
+def test_show_gives_the_entries_to_a_program(state: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    url = f"sqlite:///{state.rename(state.with_name('plain')) / 'silo.db'}"
+    assert call("show", "--database", url, "--last", 2, "--json") == 0
+    value = json.loads(capsys.readouterr().out)
+    assert (value["size"], [entry["sequence"] for entry in value["entries"]]) == (19, [17, 18])
+
+
+def test_an_export_verifies_with_the_pinned_key(exported: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("verify", exported, "--key", PUBLIC.hex()) == 0
+    said = capsys.readouterr().out
+    assert "cloister/heart/hospital-a: verified, 18 entries, 1 signed checkpoints" in said
+    assert "cardiology: epsilon" in said
+    assert call("verify", exported, "--key", PUBLIC.hex(), "--json") == 0
+    value = json.loads(capsys.readouterr().out)
+    assert value["verified"] is True
+    assert value["populations"][0]["rounds_committed"] == 3
+
+
+def test_a_tampered_export_ends_with_the_verification_code_and_names_the_entry(
+    exported: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entries = exported / "entries.jsonl"
+    lines = entries.read_bytes().split(b"\n")
+    lines[6] = lines[6].replace(b"aggregator", b"aggregatop")
+    entries.write_bytes(b"\n".join(lines))
+    assert call("verify", exported, "--key", PUBLIC.hex()) == 6
+    said = capsys.readouterr().err
+    assert "cloister: entry 6\n  why:  it is not the entry that was signed for" in said
+    assert call("verify", exported, "--key", PUBLIC.hex(), "--json") == 6
+    value = json.loads(capsys.readouterr().out)
+    assert (value["verified"], value["fault"]["entry"]) == (False, 6)
+
+
+def certified(folder: Path, role: Role, key: Ed25519PrivateKey = KEY) -> Path:
+    """Put a certificate for the key into the export; the CA that issued it."""
+    ca = CertificateAuthority.create(folder.with_name(f"ca-{role}-{time_ns()}"), "heart", NOW)
+    party = PartyId("heart", role, "hospital-a")
+    request = signing_request(key, party).public_bytes(Encoding.PEM)
+    (folder / "identity.pem").write_bytes(ca.sign_identity(request, party, NOW))
+    place = folder.with_name("ca.pem")
+    place.write_bytes(ca.ca_pem)
+    return place
+
+
+def test_an_export_verifies_with_the_ca_and_its_certificate(exported: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ca = certified(exported, Role.SILO)
+    assert call("verify", exported, "--ca", ca) == 0
+    assert PUBLIC.hex() in capsys.readouterr().out
+
+
+def test_a_certificate_that_proves_nothing_is_refused(exported: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ca = certified(exported, Role.SILO)
+    other_ca = ca.rename(ca.with_name("other.pem"))
+    certified(exported, Role.SILO)
+    assert call("verify", exported, "--ca", other_ca) == 6
+    assert "was not issued by this federation's CA" in capsys.readouterr().err
+    assert call("verify", exported, "--ca", certified(exported, Role.AUDITOR)) == 6
+    assert "keeps no ledger" in capsys.readouterr().err
+    assert call("verify", exported, "--ca", certified(exported, Role.SILO, Ed25519PrivateKey.generate())) == 6
+    assert "the log's key did not sign it" in capsys.readouterr().err
+    (exported / "identity.pem").unlink()
+    assert call("verify", exported, "--ca", ca.with_name("ca.pem")) == 3
+    assert "--key instead" in capsys.readouterr().err
+
+
+def test_without_the_list_of_hashes_it_verifies_all_the_same(exported: Path) -> None:
+    (exported / "leaves.txt").unlink()
+    assert call("verify", exported, "--key", PUBLIC.hex()) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "complaint"),
+    [
+        (("verify", "EXPORT", "--key", "ab" * 32), 6, "the log's key did not sign it"),
+        (("verify", "EXPORT", "--key", "ab"), 3, "is not 64 hex digits"),
+        (("verify", "EXPORT"), 2, "give either --key or --ca"),
+        (("verify", "nowhere", "--key", "ab" * 32), 3, "checkpoints.txt"),
+        (("show",), 2, "give either --state or --database"),
+        (("show", "--state", "nowhere"), 3, "holds neither silo.db nor aggregator.db"),
+        (("show", "--database", "nonsense"), 3, "cannot be read"),
+        (("show", "--database", "sqlite:///nowhere.db"), 3, "cannot be read"),
+        (("export", "--state", "STATE", "--out", "EXPORT"), 3, "is not empty"),
+    ],
+)
+def test_bad_input_is_named(
+    words: tuple[str, ...], code: int, complaint: str, state: Path, exported: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = {"EXPORT": exported, "STATE": state}
+    assert call(*(real.get(word, word) for word in words)) == code
+    assert complaint in capsys.readouterr().err
+
+
+def test_damaged_files_are_evidence_not_bugs(exported: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, content, complaint in (
+        ("leaves.txt", b"zz\n", "not a list of hashes"),
+        ("checkpoints.txt", b"\xff", "it is not text"),
+        ("checkpoints.txt", b"nothing\n", "not a list of signed notes"),
+        ("checkpoints.txt", b"", "holds no signed checkpoint"),
+    ):
+        kept = (exported / name).read_bytes()
+        (exported / name).write_bytes(content)
+        assert call("verify", exported, "--key", PUBLIC.hex()) == 6
+        assert complaint in capsys.readouterr().err
+        (exported / name).write_bytes(kept)
+    (exported / "entries.jsonl").write_bytes(b"x" * 100_000)
+    assert call("verify", exported, "--key", PUBLIC.hex()) == 6
+    assert "entry 0" in capsys.readouterr().err
+
+
+def test_a_state_folder_that_is_no_database_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "silo.db").write_bytes(b"not a database at all, only bytes" * 100)
+    assert call("show", "--state", tmp_path) == 3
+    assert "cannot be read" in capsys.readouterr().err
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, runtime.ledger_cli\n"
+        "print([m for m in ('sqlalchemy', 'scipy', 'dp_accounting', 'torch', 'tenseal', 'grpc') if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.strip() == "[]"

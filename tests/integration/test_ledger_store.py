@@ -1,0 +1,163 @@
+"""The ledger in a real database: with its transaction or not at all, and never silently altered."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from sqlalchemy import Engine, MetaData, delete, inspect, update
+
+from privacy.errors import ConfigError, InternalError, VerificationError
+from privacy.ledger.entry import decode_entry
+from privacy.ledger.merkle import root
+from runtime.database import open_database, write
+from runtime.ledger_store import Ledger, LogIdentity, ledger_tables
+from tests.ledger_logs import key_entry, policy_entry, sample_log
+
+METADATA = MetaData()
+TABLES = ledger_tables(METADATA)
+KEY = Ed25519PrivateKey.generate()
+IDENTITY = LogIdentity("heart", "hospital-a", KEY.public_key().public_bytes_raw())
+NOW = datetime(2026, 3, 1, 9, tzinfo=UTC)
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[Engine]:
+    engine = open_database(tmp_path / "silo.db")
+    METADATA.create_all(engine)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def filled(engine: Engine) -> Engine:
+    with write(engine) as connection:
+        ledger = Ledger.begin(connection, TABLES, IDENTITY)
+        for body in sample_log().entries:
+            ledger.append(decode_entry(body))
+            if ledger.size in (4, 8):
+                ledger.checkpoint(KEY.sign, NOW)
+    return engine
+
+
+@pytest.mark.parametrize("program", ["silo_agent.migrations", "aggregator.migrations"])
+def test_both_programs_migrations_make_the_tables_that_the_code_expects(program: str, tmp_path: Path) -> None:
+    engine = open_database(tmp_path / "program.db", program)
+    for table in (TABLES.log, TABLES.entries, TABLES.checkpoints):
+        found = {column["name"]: column["nullable"] for column in inspect(engine).get_columns(table.name)}
+        assert found == {column.name: bool(column.nullable) for column in table.columns}
+    with write(engine) as connection:
+        ledger = Ledger.begin(connection, TABLES, IDENTITY)
+        ledger.append(key_entry())
+        ledger.check()
+    engine.dispose()
+
+
+def test_entries_are_numbered_hashed_and_added_up(filled: Engine) -> None:
+    expected = sample_log()
+    with write(filled) as connection:
+        ledger = Ledger(connection, TABLES)
+        assert list(ledger.entries()) == expected.entries
+        assert list(ledger.entries(since=3, until=7)) == expected.entries[3:7]
+        assert ledger.leaf_hashes(ledger.size) == tuple(expected.leaves)
+        assert ledger.append(key_entry()) == len(expected.entries)
+        assert [note.split("\n")[1] for note in ledger.notes()] == ["4", "8"]
+        assert ledger.budgets()["cardiology"].spent_epsilon > 0
+        ledger.check()
+
+
+def test_a_checkpoint_is_made_once_per_size(filled: Engine) -> None:
+    with write(filled) as connection:
+        ledger = Ledger(connection, TABLES)
+        first = ledger.checkpoint(KEY.sign, NOW)
+        assert ledger.checkpoint(KEY.sign, NOW) == first
+        assert first in ledger.notes()
+        assert len(ledger.notes()) == 3
+        assert root(ledger.leaf_hashes(ledger.size)) == root(sample_log().leaves)
+
+
+def test_a_transaction_that_fails_leaves_nothing(filled: Engine) -> None:
+    def fail() -> None:
+        with write(filled) as connection:
+            Ledger(connection, TABLES).append(key_entry())
+            raise RuntimeError("the journal could not be written")
+
+    with pytest.raises(RuntimeError):
+        fail()
+    with write(filled) as connection:
+        ledger = Ledger(connection, TABLES)
+        assert ledger.size == len(sample_log().entries)
+        ledger.check()
+
+
+def test_a_database_without_a_ledger_says_so(engine: Engine) -> None:
+    with write(engine) as connection, pytest.raises(ConfigError, match="ledger: this database has none yet"):
+        Ledger(connection, TABLES)
+
+
+def test_somebody_elses_ledger_is_not_continued(filled: Engine) -> None:
+    stranger = Ed25519PrivateKey.generate().public_key().public_bytes_raw()
+    for identity in (
+        LogIdentity("heart", "hospital-a", stranger),
+        LogIdentity("lung", "hospital-a", IDENTITY.public_key),
+    ):
+        with write(filled) as connection, pytest.raises(ConfigError, match="the identity at hand is another one"):
+            Ledger.begin(connection, TABLES, identity)
+
+
+def test_a_renewed_certificate_is_kept(filled: Engine) -> None:
+    renewed = LogIdentity("heart", "hospital-a", IDENTITY.public_key, b"new pem")
+    with write(filled) as connection:
+        assert Ledger.begin(connection, TABLES, renewed).identity == renewed
+        assert Ledger.begin(connection, TABLES, IDENTITY).identity == renewed
+
+
+def test_an_entry_of_another_institution_is_our_bug(filled: Engine) -> None:
+    foreign = policy_entry().model_copy(update={"institution": "hospital-b"})
+    with write(filled) as connection, pytest.raises(InternalError, match="is of hospital-b"):
+        Ledger(connection, TABLES).append(foreign)
+
+
+def test_a_clock_far_behind_the_newest_entry_is_named_before_nobody_can_verify_the_log(filled: Engine) -> None:
+    earlier = key_entry().model_copy(update={"utc": "2026-03-01T08:00:00Z"})
+    with write(filled) as connection:
+        Ledger(connection, TABLES).append(earlier)
+    too_early = key_entry().model_copy(update={"utc": "2026-03-01T06:59:59Z"})
+    complaint = r"clock it is 2026-03-01T06:59:59Z, and its newest entry is of 2026-03-01T08:00:00Z.*timedatectl"
+    with write(filled) as connection, pytest.raises(ConfigError, match=complaint):
+        Ledger(connection, TABLES).append(too_early)
+
+
+def test_an_empty_ledger_or_a_foreign_key_signs_nothing(engine: Engine) -> None:
+    with write(engine) as connection:
+        ledger = Ledger.begin(connection, TABLES, IDENTITY)
+        with pytest.raises(InternalError, match="has no entries"):
+            ledger.checkpoint(KEY.sign, NOW)
+        ledger.append(key_entry())
+        with pytest.raises(InternalError, match="the log's key did not sign it"):
+            ledger.checkpoint(Ed25519PrivateKey.generate().sign, NOW)
+
+
+def test_what_was_altered_in_the_database_is_named_at_start_up(filled: Engine) -> None:
+    entries, log, notes = TABLES.entries, TABLES.log, TABLES.checkpoints
+    body = sample_log().entries[5].replace(b"2026-03-01", b"2026-03-02")
+    damages = [
+        (update(entries).where(entries.c.sequence == 5).values(body=body), "ledger entry 5"),
+        (delete(entries).where(entries.c.sequence == 6), "ledger entry 6"),
+        (delete(entries).where(entries.c.sequence == 17), "missing at its end"),
+        (update(log).values(peaks=b"\x00" * 64), "missing at its end"),
+        (update(notes).where(notes.c.size == 8).values(note="12"), "checkpoint: it is not a signed note"),
+        (delete(notes).where(notes.c.size == 8), None),
+    ]
+    for damage, complaint in damages:
+        connection = filled.connect()
+        transaction = connection.begin()
+        connection.execute(damage)
+        if complaint is None:  # an older state of the checkpoints is sound: only a witness can tell
+            Ledger(connection, TABLES).check()
+        else:
+            with pytest.raises(VerificationError, match=complaint):
+                Ledger(connection, TABLES).check()
+        transaction.rollback()
+        connection.close()

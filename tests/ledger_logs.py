@@ -1,0 +1,262 @@
+"""Made-up ledgers with real keys and real figures: what verification and store tests are written with."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from privacy.accounting import dp_sgd_event
+from privacy.budget import BudgetPolicy, BudgetState, RoundKey, commit, first_budget, grant, refund, reserve, what_if
+from privacy.ledger.checkpoint import Checkpoint, log_origin, sign_checkpoint
+from privacy.ledger.entry import (
+    Asked,
+    Balance,
+    Charge,
+    CommitEntry,
+    Entry,
+    JobApprovalEntry,
+    KeyEntry,
+    Mechanism,
+    PolicyEntry,
+    RefundEntry,
+    RefuseEntry,
+    ReleaseEntry,
+    ReserveEntry,
+    ReviewEntry,
+    RoundEntry,
+    SelfTestEntry,
+    encode_entry,
+)
+from privacy.ledger.merkle import Frontier, leaf_hash
+from privacy.ledger.verify import Report, verify_log
+from privacy.plan import DpSgd
+
+JOB = "ab" * 32
+ORIGIN = log_origin("heart", "hospital-a")
+SOFTWARE = "cloister 0.1.0"
+DP = DpSgd(
+    clip_l2=1.0,
+    noise_multiplier=6.5,
+    sampling_rate=0.5,
+    steps_per_round=2,
+    expected_batch_size=50.0,
+    unit="patient",
+    delta=1e-3,
+)
+
+
+def by(**more: object) -> dict[str, object]:
+    return {
+        "institution": "hospital-a",
+        "actor": "cloister-agent",
+        "role": "agent",
+        "utc": "2026-03-01T09:00:00Z",
+        **more,
+    }
+
+
+def key_entry() -> KeyEntry:
+    return KeyEntry(
+        **by(), action="own", party="cloister://heart/silo/hospital-a", fingerprint="0c" * 32, reason="enrolled"
+    )
+
+
+def policy_entry(epsilon: float = 2.0, population: str = "cardiology") -> PolicyEntry:
+    who = by(actor="dr-weber", role="steward")
+    return PolicyEntry(
+        **who,
+        population=population,
+        unit="patient",
+        contribution_bound=1,
+        epsilon=epsilon,
+        delta=1e-3,
+        legal_basis="GDPR Art. 6(1)(e), 9(2)(j)",
+        dpia="DPIA-2026-014",
+        reason="first budget",
+    )
+
+
+def charge(dp: DpSgd = DP) -> Charge:
+    return Charge.of(dp_sgd_event(dp, dp.steps_per_round), 1e-3)
+
+
+def approval_entry(before: BudgetState, rounds: int = 4, *, job: str = JOB, dp: DpSgd = DP) -> JobApprovalEntry:
+    return JobApprovalEntry(
+        **by(actor="dr-weber", role="steward"),
+        job=job,
+        automatic=False,
+        purpose="heart disease",
+        population="cardiology",
+        rounds=rounds,
+        charge=charge(dp),
+        epsilon_after=what_if(before, charge(dp).rdp, rounds).epsilon_after,
+        legal_basis=None,
+        dpia="DPIA-2026-014",
+        reason="within the DPIA",
+    )
+
+
+def reserve_entry(number: int, state: BudgetState, dp: DpSgd = DP) -> ReserveEntry:
+    return ReserveEntry(
+        **by(),
+        job=JOB,
+        round=number,
+        purpose="heart disease",
+        population="cardiology",
+        dataset="cleveland",
+        unit="patient",
+        contribution_bound=1,
+        mechanism=Mechanism.of(dp),
+        charge=charge(dp),
+        balance=Balance.of(state),
+        model_sha256="11" * 32,
+        adapter_sha256="22" * 32,
+        software=SOFTWARE,
+    )
+
+
+def commit_entry(number: int, state: BudgetState, *, presumed: bool = False, dp: DpSgd = DP) -> CommitEntry:
+    ran: dict[str, object] = {
+        "steps_executed": dp.steps_per_round,
+        "sampler": "poisson-chacha20",
+        "precision": "float32",
+        "rng": "os-entropy chacha20",
+        "ciphertext_sha256": f"{number:064x}",
+    }
+    return CommitEntry(
+        **by(),
+        job=JOB,
+        round=number,
+        population="cardiology",
+        outcome="presumed" if presumed else "executed",
+        mechanism=Mechanism.of(dp),
+        charge=charge(dp),
+        balance=Balance.of(state),
+        software=SOFTWARE,
+        **(dict.fromkeys(ran) if presumed else ran),
+    )
+
+
+def release_entry(number: int, population: str | None = "cardiology") -> ReleaseEntry:
+    digest = f"{number:064x}"
+    return ReleaseEntry(
+        **by(), job=JOB, round=number, population=population, ciphertext_sha256=digest, recipient="aggregator"
+    )
+
+
+def round_entry(number: int) -> RoundEntry:
+    return RoundEntry(
+        **by(),
+        job=JOB,
+        round=number,
+        outcome="published",
+        members=("hospital-a", "hospital-b"),
+        transcript_sha256="33" * 32,
+        sum_sha256="44" * 32,
+        adapter_before_sha256="22" * 32,
+        adapter_after_sha256="55" * 32,
+        reason=None,
+    )
+
+
+@dataclass
+class Log:
+    """Entries as they are appended, with a checkpoint wherever `sign` is called."""
+
+    key: Ed25519PrivateKey = field(default_factory=Ed25519PrivateKey.generate)
+    entries: list[bytes] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def public_key(self) -> bytes:
+        return self.key.public_key().public_bytes_raw()
+
+    @property
+    def leaves(self) -> list[bytes]:
+        return [leaf_hash(entry) for entry in self.entries]
+
+    def add(self, *entries: Entry) -> None:
+        for entry in entries:
+            self.entries.append(encode_entry(entry.model_copy(update={"sequence": len(self.entries)})))
+
+    def sign(self) -> None:
+        frontier = Frontier()
+        for leaf in self.leaves:
+            frontier = frontier.append(leaf)
+        checkpoint = Checkpoint(ORIGIN, frontier.size, frontier.root())
+        self.notes.append(sign_checkpoint(checkpoint, self.public_key, self.key.sign))
+
+    def verify(self, leaves: Iterable[bytes] | None = None) -> Report:
+        return verify_log(self.entries, self.notes, ORIGIN, self.public_key, None if leaves is None else list(leaves))
+
+    def changed(self, sequence: int, change: Callable[[bytes], bytes]) -> "Log":
+        """A copy in which one entry was altered after it was signed for."""
+        altered = list(self.entries)
+        altered[sequence] = change(altered[sequence])
+        return Log(self.key, altered, list(self.notes))
+
+
+def sample_log() -> Log:
+    """Every kind of entry: three rounds charged (one presumed), one refunded, one refused; four checkpoints."""
+    log, state = Log(), first_budget(None, BudgetPolicy("cardiology", 2.0, 1e-3, "patient"))
+    vector = charge().rdp
+    log.add(key_entry(), policy_entry())
+    log.add(
+        approval_entry(state),
+        SelfTestEntry(
+            **by(),
+            job=JOB,
+            passed=True,
+            checks=("clipped sum",),
+            model_sha256="11" * 32,
+            software=SOFTWARE,
+            reason=None,
+        ),
+    )
+    state = grant(state, JOB, vector, 4)
+    log.sign()
+    for number in (0, 1):
+        key = RoundKey(JOB, number)
+        state = reserve(state, key, vector)
+        log.add(reserve_entry(number, state))
+        state = commit(state, key, vector)
+        log.add(commit_entry(number, state), release_entry(number), round_entry(number))
+        log.sign()
+    state = reserve(state, RoundKey(JOB, 2), vector)
+    log.add(reserve_entry(2, state))
+    state = refund(state, RoundKey(JOB, 2))
+    log.add(
+        RefundEntry(
+            **by(),
+            job=JOB,
+            round=2,
+            population="cardiology",
+            reason="nothing-trained",
+            balance=Balance.of(state),
+        )
+    )
+    state = reserve(state, RoundKey(JOB, 3), vector)
+    log.add(reserve_entry(3, state))
+    state = commit(state, RoundKey(JOB, 3), vector)
+    log.add(commit_entry(3, state, presumed=True))
+    log.add(
+        RefuseEntry(
+            **by(),
+            job="cd" * 32,
+            round=None,
+            decision="budget",
+            population="cardiology",
+            asked=Asked(rounds=10_000, charge=charge()),
+            balance=Balance.of(state),
+            reason="over-cap",
+        ),
+        ReviewEntry(
+            **by(actor="ms-audit", role="auditor"),
+            first_sequence=0,
+            last_sequence=16,
+            subject="quarter",
+            finding="none",
+        ),
+    )
+    log.sign()
+    return log

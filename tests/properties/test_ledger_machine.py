@@ -1,0 +1,94 @@
+"""The ledger as a state machine: appends, checkpoints and transactions that fail, in any order."""
+
+from datetime import UTC, datetime
+from itertools import pairwise
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from sqlalchemy import MetaData
+
+from privacy.ledger.checkpoint import open_checkpoint
+from privacy.ledger.entry import ReviewEntry, encode_entry
+from privacy.ledger.merkle import consistency_proof, leaf_hash, root, verify_consistency, verify_inclusion
+from privacy.ledger.merkle import inclusion_proof as prove
+from runtime.database import open_database, write
+from runtime.ledger_store import Ledger, LogIdentity, ledger_tables
+from tests.ledger_logs import by
+
+METADATA = MetaData()
+TABLES = ledger_tables(METADATA)
+KEY = Ed25519PrivateKey.generate()
+IDENTITY = LogIdentity("heart", "hospital-a", KEY.public_key().public_bytes_raw())
+
+
+def review(subject: str) -> ReviewEntry:
+    return ReviewEntry(**by(), first_sequence=0, last_sequence=0, subject=subject, finding="none")
+
+
+class LedgerMachine(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = TemporaryDirectory()
+        self.engine = open_database(Path(self.folder.name) / "silo.db")
+        METADATA.create_all(self.engine)
+        self.model: list[bytes] = []
+        self.signed: list[str] = []
+        with write(self.engine) as connection:
+            Ledger.begin(connection, TABLES, IDENTITY)
+
+    def teardown(self) -> None:
+        self.engine.dispose()
+        self.folder.cleanup()
+
+    @rule(subjects=st.lists(st.text("abc", min_size=1, max_size=3), min_size=1, max_size=4))
+    def appending(self, subjects: list[str]) -> None:
+        with write(self.engine) as connection:
+            ledger = Ledger(connection, TABLES)
+            for subject in subjects:
+                entry = review(subject).model_copy(update={"sequence": len(self.model)})
+                assert ledger.append(review(subject)) == len(self.model)
+                self.model.append(encode_entry(entry))
+
+    @rule(subject=st.text("abc", min_size=1, max_size=3))
+    def crashing(self, subject: str) -> None:
+        connection = self.engine.connect()
+        transaction = connection.begin()
+        Ledger(connection, TABLES).append(review(subject))
+        transaction.rollback()
+        connection.close()
+
+    @precondition(lambda self: self.model)
+    @rule()
+    def signing(self) -> None:
+        with write(self.engine) as connection:
+            note = Ledger(connection, TABLES).checkpoint(KEY.sign, datetime(2026, 3, 1, tzinfo=UTC))
+        if note not in self.signed:
+            self.signed.append(note)
+
+    @invariant()
+    def the_database_is_the_model(self) -> None:
+        with write(self.engine) as connection:
+            ledger = Ledger(connection, TABLES)
+            ledger.check()
+            assert list(ledger.entries()) == self.model
+            assert list(ledger.notes()) == self.signed
+
+    @invariant()
+    def every_checkpoint_is_a_beginning_of_the_next(self) -> None:
+        leaves = [leaf_hash(body) for body in self.model]
+        opened = [open_checkpoint(note, IDENTITY.origin, IDENTITY.public_key) for note in self.signed]
+        for older, newer in pairwise(opened):
+            proof = consistency_proof(leaves[: newer.size], older.size)
+            verify_consistency(older.size, older.root, newer.size, newer.root, proof)
+        if opened:
+            last = opened[-1]
+            assert last.root == root(leaves[: last.size])
+            verify_inclusion(leaves[0], 0, last.size, prove(leaves[: last.size], 0), last.root)
+
+
+TestLedger = LedgerMachine.TestCase
+TestLedger.settings = settings(max_examples=15, stateful_step_count=15, deadline=None)

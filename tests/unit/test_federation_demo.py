@@ -1,0 +1,101 @@
+"""What the demo shows and writes, from figures made up here."""
+
+import io
+
+from rich.console import Console
+
+from federation.demo_results import _contains, _pieces, _round
+from federation.demo_view import _short, aggregator_sentence, results_table, sentences
+from federation.report import write_report
+
+NAMES = ("cleveland", "hungarian", "switzerland", "va")
+
+
+def found(**changes):
+    def baseline(figure, auc):
+        return {"accuracy": dict.fromkeys(NAMES, figure), "mean_accuracy": figure, "pooled_auc": auc}
+
+    silo = {
+        "accuracy": 0.8125, "accuracy_by_round": [0.7, 0.8125], "epsilon": 1.987, "epsilon_pld": 1.7, "delta": 1e-3,
+        "budget_epsilon": 3.0, "budget_left": 1.013, "ledger_entries": 17, "ledger_verified": True, "bytes_sent": 9000,
+    }  # fmt: skip
+    row = {"round": 1, "phase": "PUBLISHED", "seconds": 4.5, "members": list(NAMES), "upload_bytes_per_silo": 9001,
+           "upload_bytes_per_value": 4.02}  # fmt: skip
+    saw = {"files": 12, "bytes": 1, "opening_libraries_loaded": [], "adapter_found": [], "bytes_received": 36_004}
+    return {
+        "job": "ab" * 32, "suite": "ckks-group", "values": 2000, "rounds": [row, {**row, "round": 2}],
+        "silos": {name: dict(silo) for name in NAMES}, "mean_accuracy": 0.8125, "pooled_auc": 0.845,
+        "baselines": {"majority": baseline(0.721, None), "local_only": baseline(0.79, 0.83),
+                      "without_privacy": baseline(0.81, 0.85)},
+        "aggregator": saw, "adapter_path": "/a/adapter", "report_path": "/a/report.html", "seconds": 61.2,
+        "promises": {"aggregator alone learns": "nothing", "aggregator + 1 silo learn": "EVERY update of the job",
+                     "a lying aggregator": "The sum is not verified"},
+        **changes,
+    }  # fmt: skip
+
+
+def text_of(renderable):
+    sink = io.StringIO()
+    Console(file=sink, width=160).print(renderable)
+    return sink.getvalue()
+
+
+def test_the_table_has_every_hospital_and_every_baseline():
+    text = text_of(results_table(found()))
+    for expected in (*NAMES, "0.812", "1.9870", "1.013", "0.721", "0.790", "0.845", "0.850"):
+        assert expected in text
+
+
+def test_the_sentences_say_what_collusion_would_read_and_that_the_sum_is_unverified():
+    text = "\n".join(sentences(found()))
+    assert "EVERY update" in text
+    assert "not verified" in text
+    assert text.count("verified offline") == 4
+    assert "1.987 of 3 spent" in text
+
+
+def test_what_the_aggregator_saw_is_not_prettified():
+    bad = found(
+        aggregator={**found()["aggregator"], "opening_libraries_loaded": ["torch"], "adapter_found": ["blobs/1"]}
+    )
+    assert "had loaded torch" in aggregator_sentence(bad)
+    assert "found in blobs/1" in aggregator_sentence(bad)
+    assert "found in none of them" in aggregator_sentence(found())
+
+
+def test_the_report_stands_alone_and_escapes(tmp_path):
+    nasty = found(adapter_path="/tmp/<script>alert(1)</script>")
+    write_report(tmp_path / "report.html", nasty)
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("<svg") == 4
+    assert "<script" not in page
+    assert "src=" not in page
+    assert "1.9870" in page
+    assert "could read\nevery update" in page
+
+
+def test_a_status_in_one_line():
+    status = {
+        "job_phase": "RUNNING",
+        "round": 2,
+        "rounds": 5,
+        "phase": "Reserved",
+        "step": 1,
+        "steps": 2,
+        "epsilon_spent": 0.4,
+    }
+    assert _short("va", status) == "va: 2/5 Reserved 1/2 eps 0.40"
+    assert _short("va", {}) == "va: connected"
+
+
+def test_pieces_of_an_adapter_are_found_where_they_are():
+    adapter = bytes(range(1, 251)) * 40
+    pieces = _pieces(adapter)
+    assert 60 <= len(pieces) <= 70
+    assert _contains(b"x" + adapter[4000:4400] + b"y", pieces)
+    assert not _contains(bytes(10_000), pieces)
+
+
+def test_an_aborted_round_has_no_upload_per_silo():
+    row = {"round": 1, "phase": "ABORTED", "seconds": 1.0, "members": [], "bytes_received": 55}
+    assert _round(row, 0, 100)["upload_bytes_per_silo"] == 0

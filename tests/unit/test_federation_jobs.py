@@ -1,0 +1,120 @@
+"""From a rehearsal's job file to a prepared job."""
+
+import json
+import tomllib
+from datetime import UTC, datetime
+
+import numpy as np
+import pytest
+
+from aggregator import cli as aggregator_cli
+from federation.cli import Root, build
+from federation.jobs import Membership, prepare, read_job_file, read_plan, rehearsal_plan, write_prepared
+from federation.promises import UNVERIFIED, promises
+from privacy.errors import ConfigError
+from privacy.flatten import adapter_digest
+from privacy.plan import RosterMember
+from runtime.console import run
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+SILOS = tuple(RosterMember(name=name, identity_key=f"{i:064x}") for i, name in enumerate(("north", "east", "west"), 1))
+MEMBERS = Membership("trial", RosterMember(name="aggregator", identity_key="f" * 64), SILOS)
+FILE = """
+name = "try"
+federation = "trial"
+rounds = 2
+[rehearsal]
+values = 1000
+update_range = 0.5
+"""
+
+
+def plan_of(text=FILE, silos=()):
+    return rehearsal_plan(tomllib.loads(text), MEMBERS, MEMBERS.roster(silos), NOW)
+
+
+def test_a_rehearsal_names_all_members_sorted_and_starts_at_zero():
+    plan = plan_of()
+    assert [member.name for member in plan.cohort.roster] == ["east", "north", "west"]
+    assert plan.cohort.minimum == 3
+    assert plan.values == 1000
+    assert plan.initial_adapter == adapter_digest(np.zeros(1000, np.float32)).hex()
+    assert plan.created_utc == "2026-01-02T03:04:05Z"
+    assert plan.dp is None
+
+
+def test_two_submissions_of_one_file_are_two_jobs():
+    assert plan_of().digest() != plan_of().digest()
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        (FILE.replace("values", "valeus"), "rehearsal.values: Field required"),
+        (FILE.replace("1000", "0"), "rehearsal.values: Input should be greater than 0"),
+        (FILE.replace('"trial"', '"other"'), "'other', and this is 'trial'"),
+        (FILE + "[cohort]\nminimum = 9\n", "cohort.minimum is 9; with 3 silos, 0 of them colluding, it must be 2-3"),
+        (FILE + "[deadlines]\nsubmit = 3.0\n", "submit: Extra inputs are not permitted"),
+        ('rounding = "up"\n' + FILE, "rounding: Extra inputs are not permitted"),
+    ],
+)
+def test_a_wrong_key_is_named(text, complaint):
+    with pytest.raises(ConfigError) as caught:
+        plan_of(text)
+    assert complaint in str(caught.value)
+
+
+def test_a_silo_that_is_not_enrolled_is_named_with_those_that_are():
+    with pytest.raises(ConfigError, match="south not enrolled; enrolled are: east, north, west"):
+        MEMBERS.roster(["south", "east"])
+
+
+def test_one_silo_is_no_federation():
+    with pytest.raises(ConfigError, match="needs two silos or more; enrolled are: north"):
+        Membership("trial", MEMBERS.aggregator, SILOS[:1]).roster([])
+
+
+def test_a_missing_or_broken_file_is_named(tmp_path):
+    with pytest.raises(ConfigError, match="No such file"):
+        read_job_file(tmp_path / "job.toml")
+    (tmp_path / "job.toml").write_text("name = ")
+    with pytest.raises(ConfigError, match="Invalid value"):
+        read_job_file(tmp_path / "job.toml")
+
+
+def test_a_prepared_job_reads_back_and_is_never_overwritten(tmp_path):
+    (tmp_path / "job.toml").write_text(FILE)
+    made = prepare(tmp_path / "job.toml", tmp_path / "prepared", MEMBERS, silos=("east", "north"))
+    assert read_plan(tmp_path / "prepared") == made
+    assert [member.name for member in made.cohort.roster] == ["east", "north"]
+    with pytest.raises(ConfigError, match="already holds a prepared job"):
+        write_prepared(tmp_path / "prepared", made, None)
+
+
+def test_show_says_who_learns_what_and_that_the_sum_is_not_verified(tmp_path, capsys):
+    write_prepared(tmp_path, plan_of(), None)
+    assert run(Root(), ["job", "show", str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    assert "EVERY update" in text
+    assert "not verified" in text
+    assert "nothing: a rehearsal touches no data" in text
+    assert run(Root(), ["job", "show", str(tmp_path), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["promises"] == promises(plan_of())
+    assert told["promises"]["a lying aggregator"] == UNVERIFIED
+
+
+def test_two_silos_are_told_that_they_cannot_hide_from_each_other():
+    assert "cannot hide" in promises(plan_of(silos=("east", "west")))["one silo alone learns"]
+
+
+def test_the_aggregators_submit_takes_a_job_file(tmp_path, monkeypatch):
+    """The aggregator cannot plan jobs; the root command lends it the planner."""
+    build("aggregator")
+    asked = []
+    monkeypatch.setattr("federation.membership.enrolled", lambda state: asked.append(state) or MEMBERS)
+    (tmp_path / "job.toml").write_text(FILE)
+    assert aggregator_cli.planner is not None
+    aggregator_cli.planner(tmp_path / "job.toml", tmp_path / "prepared", tmp_path / "state")
+    assert read_plan(tmp_path / "prepared").values == 1000
+    assert asked == [tmp_path / "state"]

@@ -1,0 +1,180 @@
+"""Known answers, strict events, exact sums, calibration."""
+
+import logging
+import math
+import subprocess
+import sys
+from importlib.metadata import version
+
+import dp_accounting
+import pytest
+from dp_accounting.rdp import compute_epsilon
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from privacy.accounting import (
+    ACCOUNTANT,
+    GRID,
+    ORDERS,
+    UNBOUNDED,
+    ZERO,
+    Composed,
+    Gaussian,
+    PoissonSampled,
+    SelfComposed,
+    add,
+    as_dp_event,
+    check_vector,
+    decode_event,
+    dp_sgd_event,
+    encode_event,
+    from_dp_event,
+    noise_multiplier_for,
+    pld_epsilon,
+    rdp_epsilon,
+    rdp_vector,
+    times,
+)
+from privacy.errors import ConfigError, InternalError, ProtocolError
+from privacy.plan import DpSgd
+
+
+def sgd(sigma: float, q: float = 0.5, steps: int = 20) -> SelfComposed:
+    return SelfComposed(
+        count=steps, event=PoissonSampled(sampling_probability=q, event=Gaussian(noise_multiplier=sigma))
+    )
+
+
+@pytest.mark.parametrize(("sigma", "rdp", "pld"), [(2.0, 4.60, 4.00), (3.5, 2.20, 1.92), (6.5, 1.03, 0.89)])
+def test_known_answers_of_the_field_notes(sigma: float, rdp: float, pld: float) -> None:
+    event = sgd(sigma)
+    assert rdp_epsilon(rdp_vector(event), 1e-3) == pytest.approx(rdp, abs=0.005)
+    assert pld_epsilon(event, 1e-3) == pytest.approx(pld, abs=0.005)
+
+
+def test_the_gaussian_mechanism_has_its_closed_form() -> None:
+    vector = rdp_vector(Gaussian(noise_multiplier=3.0))
+    for order, value in zip(ORDERS, vector, strict=True):
+        assert order / 18 <= value <= order / 18 + GRID
+
+
+def test_the_conversion_is_dp_accountings() -> None:
+    vector = rdp_vector(sgd(2.0))
+    theirs, _ = compute_epsilon(ORDERS, vector, 1e-5)
+    assert rdp_epsilon(vector, 1e-5) == pytest.approx(float(theirs), rel=1e-12)
+
+
+def test_pld_is_tighter_and_not_given_where_nothing_is_private() -> None:
+    assert pld_epsilon(sgd(0.5, steps=100), 1e-5) is None
+    assert rdp_epsilon(rdp_vector(sgd(0.5, steps=100)), 1e-5) > 50
+
+
+def test_figures_too_large_for_a_number_are_unbounded_and_cost_more_than_any_budget() -> None:
+    vector = rdp_vector(sgd(0.01, steps=1_000_000))
+    assert vector[-1] == UNBOUNDED
+    assert rdp_epsilon(times(vector, 1_000_000), 1e-5) > 1e5
+
+
+def test_nothing_spent_is_epsilon_zero() -> None:
+    assert rdp_epsilon(ZERO, 1e-9) == 0.0
+
+
+def test_no_warning_reaches_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        for q in (0.499999, 0.5, 0.500001, 0.9, 1.0, 1e-4):
+            for sigma in (0.3, 2.0, 130.0):
+                rdp_vector(sgd(sigma, q=q, steps=1))
+    assert not caplog.records
+
+
+EVENTS = st.one_of(
+    st.builds(Gaussian, noise_multiplier=st.floats(0.3, 50)),
+    st.builds(sgd, st.floats(0.3, 50), st.floats(1e-4, 1), st.integers(1, 1000)),
+).flatmap(lambda event: st.sampled_from([event, Composed(events=(event, sgd(2.0)))]))
+
+
+@given(EVENTS)
+@settings(max_examples=60, deadline=None)
+def test_an_event_survives_json_and_dp_accounting(event: Gaussian | SelfComposed | Composed) -> None:
+    assert decode_event(encode_event(event)) == event
+    assert from_dp_event(as_dp_event(event)) == event
+
+
+@given(EVENTS, EVENTS, st.integers(1, 50))
+@settings(max_examples=15, deadline=None)
+def test_composition_is_exact_in_any_order(first: SelfComposed, second: SelfComposed, count: int) -> None:
+    a, b = check_vector(rdp_vector(first)), check_vector(rdp_vector(second))
+    total = ZERO
+    for _ in range(count):
+        total = add(total, a)
+    assert total == times(a, count)
+    assert add(add(total, b), a) == add(b, add(a, total))
+
+
+@pytest.mark.parametrize(
+    ("value", "complaint"),
+    [
+        ({"kind": "laplace", "noise_multiplier": 2.0}, "kind"),
+        ({"module_name": "os", "class_name": "system"}, "kind"),
+        ({"kind": "gaussian", "noise_multiplier": 0.0}, "noise_multiplier"),
+        ({"kind": "gaussian", "noise_multiplier": math.inf}, "noise_multiplier"),
+        ({"kind": "gaussian", "noise_multiplier": "2"}, "noise_multiplier"),
+        ({"kind": "gaussian", "noise_multiplier": 2.0, "extra": 1}, "extra"),
+        ({"kind": "self-composed", "count": 10**7, "event": {"kind": "gaussian", "noise_multiplier": 2.0}}, "count"),
+        ({"kind": "self-composed", "count": True, "event": {"kind": "gaussian", "noise_multiplier": 2.0}}, "count"),
+        ({"kind": "composed", "events": []}, "events"),
+        ({"kind": "composed", "events": [{"kind": "composed", "events": []}]}, "events"),
+        ({"kind": "composed", "events": [{"kind": "gaussian", "noise_multiplier": 2.0}] * 65}, "events"),
+        (None, "dictionary"),
+    ],
+)
+def test_what_is_outside_the_grammar_is_refused_by_name(value: object, complaint: str) -> None:
+    with pytest.raises(ProtocolError, match=complaint):
+        decode_event(value)
+
+
+def test_an_engine_that_recorded_another_mechanism_is_our_bug() -> None:
+    with pytest.raises(InternalError, match="LaplaceDpEvent"):
+        from_dp_event(dp_accounting.LaplaceDpEvent(2.0))
+
+
+def test_a_vector_that_is_not_on_the_grid_is_refused() -> None:
+    with pytest.raises(InternalError, match="Renyi vector"):
+        check_vector((0.1, *ZERO[1:]))
+    with pytest.raises(InternalError, match="Renyi vector"):
+        check_vector(ZERO[1:])
+
+
+def test_a_plan_that_cannot_be_priced_is_the_operators() -> None:
+    dp = DpSgd(
+        clip_l2=1.0,
+        noise_multiplier=0.001,
+        sampling_rate=0.5,
+        steps_per_round=1,
+        expected_batch_size=10.0,
+        unit="record",
+        delta=1e-3,
+    )
+    with pytest.raises(ConfigError, match="noise_multiplier"):
+        dp_sgd_event(dp, 1)
+
+
+def test_calibration_is_the_smallest_that_fits() -> None:
+    sigma = noise_multiplier_for(2.0, 1e-3, 0.5, 20)
+    assert rdp_epsilon(rdp_vector(sgd(sigma)), 1e-3) <= 2.0
+    assert rdp_epsilon(rdp_vector(sgd(sigma - 0.0001)), 1e-3) > 2.0
+
+
+def test_calibration_says_what_cannot_be_reached() -> None:
+    with pytest.raises(ConfigError, match="1000000 steps at q=1"):
+        noise_multiplier_for(1e-9, 1e-12, 1.0, 1_000_000)
+
+
+def test_the_recorded_accountant_is_the_one_installed() -> None:
+    assert ACCOUNTANT.startswith(f"dp-accounting {version('dp-accounting').rpartition('.')[0]} ")
+
+
+def test_importing_the_module_does_not_import_the_accountants() -> None:
+    code = "import sys, privacy.accounting; print([m for m in ('dp_accounting', 'scipy', 'torch') if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.strip() == "[]"

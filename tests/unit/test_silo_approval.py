@@ -1,0 +1,122 @@
+"""Approving a job on data: what is granted, what is refused, and that the record says what the budget was then."""
+
+import pytest
+from cloister.wire import JobPhase
+
+from privacy.budget import BudgetRefusal, what_if
+from privacy.errors import ConfigError, Unavailable
+from silo_agent import approval, datasets
+from silo_agent.approval import Terms
+from silo_agent.entries import References
+from silo_agent.jobs import JobState
+from silo_agent.register import RegisteredDataset, add_dataset
+from tests.lone_silo import NOW, STEWARD, LoneSilo
+
+
+@pytest.fixture
+def silo(tmp_path, monkeypatch):
+    """A job that waits; two of its rounds fit, three don't. Data and model are as they must be."""
+    silo = LoneSilo(tmp_path, charged=True, epsilon=1.0, approved=False)
+    with silo.home.store.writing() as tx:
+        add_dataset(tx.connection, RegisteredDataset("visits", "patients", tmp_path, "{}"), (), NOW)
+    silo.stand(JobState.SEEN)
+    for place, name in ((approval, "check_weights"), (approval, "model_folder"), (approval, "loaded")):
+        monkeypatch.setattr(place, name, lambda *_: None)
+    monkeypatch.setattr(datasets, "require_fit", lambda *_: None)
+    return silo
+
+
+def another(silo):
+    return silo.plan.model_copy(update={"nonce": "2" * 64})
+
+
+def test_an_approval_grants_rounds_and_says_where_they_lead(silo):
+    references = References("GDPR Art. 9(2)(j)", "DPIA-7")
+    examined = approval.approve(silo.home, silo.plan, "visits", STEWARD, Terms(references=references))
+    entry, grant = silo.entries[-1], silo.budget.grants[silo.job.hex()]
+    assert (entry.rounds, entry.legal_basis, entry.dpia) == (2, "GDPR Art. 9(2)(j)", "DPIA-7")
+    assert (grant.rounds, grant.committed, grant.vector) == (2, 0, entry.charge.rdp)
+    assert entry.epsilon_after == examined.forecast.epsilon_after == what_if(silo.budget, grant.vector, 2).epsilon_after
+    assert silo.job_state is JobState.APPROVED
+    silo.verify()
+    silo.home.store.check()
+
+
+def test_rounds_for_failures_must_fit_too(silo):
+    with pytest.raises(BudgetRefusal, match="3 rounds would bring epsilon"):
+        approval.approve(silo.home, silo.plan, "visits", STEWARD, Terms(extra_rounds=1))
+    assert silo.entries[-1].asked.rounds == 3
+    with pytest.raises(ConfigError, match="3, and this job has 2 rounds in at most 4 attempts"):
+        approval.approve(silo.home, silo.plan, "visits", STEWARD, Terms(extra_rounds=3))
+    assert silo.job_state is JobState.SEEN
+    silo.verify()
+
+
+def test_a_budget_that_is_spent_while_the_job_is_examined_does_not_grant_it(silo, monkeypatch):
+    silo.approve(another(silo))
+    examine = approval.examine
+
+    def meanwhile(*asked):
+        found = examine(*asked)
+        silo.reserve_elsewhere(another(silo))
+        return found
+
+    monkeypatch.setattr(approval, "examine", meanwhile)
+    with pytest.raises(BudgetRefusal, match="2 rounds would bring epsilon"):
+        approval.approve(silo.home, silo.plan, "visits", STEWARD)
+    assert (silo.entries[-1].kind, silo.entries[-1].reason) == ("refuse", "over-cap")
+    assert silo.job.hex() not in silo.budget.grants
+    assert silo.job_state is JobState.SEEN
+    silo.verify()
+
+
+def test_a_refund_while_the_job_is_examined_leaves_no_refusal_that_an_auditor_would_dispute(silo, monkeypatch):
+    silo.approve(another(silo))
+    silo.reserve_elsewhere(another(silo))
+    examine = approval.examine
+
+    def meanwhile(*asked):
+        try:
+            return examine(*asked)
+        finally:
+            silo.refund_elsewhere(another(silo))
+
+    monkeypatch.setattr(approval, "examine", meanwhile)
+    with pytest.raises(Unavailable, match="the budget moved while the job was examined"):
+        approval.approve(silo.home, silo.plan, "visits", STEWARD)
+    assert silo.kinds[-1] == "refund"
+    silo.verify()
+    monkeypatch.setattr(approval, "examine", examine)
+    approval.approve(silo.home, silo.plan, "visits", STEWARD)
+    assert silo.job_state is JobState.APPROVED
+    silo.verify()
+
+
+@pytest.mark.parametrize(("changes", "reason"), [({"unit": "patient"}, "unit"), ({"delta": 0.05}, "delta")])
+def test_the_policy_file_refuses_a_job_on_other_terms_whatever_its_limits(tmp_path, changes, reason):
+    silo = LoneSilo(tmp_path, charged=True, approved=False, **changes)
+    decided(silo)
+    refusals = [entry for entry in silo.entries if entry.kind == "refuse"]
+    assert [(entry.decision, entry.reason) for entry in refusals] == [("budget", reason)]
+    silo.verify()
+
+
+@pytest.mark.parametrize("changes", [{"steps_per_round": 10**7}, {"noise_multiplier": 1e-9}])
+def test_a_job_that_cannot_be_priced_is_refused_and_the_agent_goes_on(tmp_path, changes):
+    silo = LoneSilo(tmp_path, charged=True, approved=False, **changes)
+    decided(silo)
+    assert (silo.entries[-1].decision, silo.entries[-1].reason) == ("preflight", "not-fit")
+    silo.verify()
+
+
+def decided(silo):
+    """The agent decides by a policy file that would approve nearly anything; it refuses."""
+    with (silo.folder / "silo.toml").open("a") as config:
+        config.write('[policy]\nauto_approve = true\ndataset = "visits"\nmax_epsilon_per_job = 900.0\n')
+    silo.start()
+    with silo.home.store.writing() as tx:
+        add_dataset(tx.connection, RegisteredDataset("visits", "patients", silo.folder, "{}"), (), NOW)
+    silo.stand(JobState.SEEN)
+    silo.port.job = silo.job_view(JobPhase.JOINING)
+    assert silo.take_part().advance() is JobState.REFUSED
+    assert "refuse_job" in silo.port.calls

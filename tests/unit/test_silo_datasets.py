@@ -1,0 +1,318 @@
+import hashlib
+import hmac
+import json
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from pyarrow.parquet import write_table
+
+from privacy.errors import ConfigError, Refused
+from runtime.config import load_config
+from silo_agent.dataset_spec import DatasetSpec
+from silo_agent.datasets import Part, load_dataset, require_fit
+from tests.tiny import tiny_dataset, tiny_folder, tiny_job, tiny_plan
+
+CSV = "age,sex,pressure,num,person\n" + "".join(
+    f"{30 + i}.0,{i % 2},{'?' if i == 3 else 120 + i},{i % 3},p{i // 2}\n" for i in range(20)
+)
+TOML = """
+name = "clinic"
+population = "adults"
+public_size = 5
+path = "records.csv"
+format = "csv"
+missing = ["?"]
+template = "{age} year old {sex}, pressure {pressure}"
+[values.sex]
+0 = "woman"
+1 = "man"
+[label]
+column = "num"
+[label.classes]
+well = [0]
+ill = [1, 2]
+[held_out]
+fraction = 0.25
+seed = 4
+"""
+
+
+PATIENTS = TOML.replace('format = "csv"', 'format = "csv"\npatient_column = "person"')
+
+
+def load(folder, toml=TOML, data=CSV):
+    (folder / "records.csv").write_text(data)
+    (folder / "dataset.toml").write_text(toml)
+    return load_dataset(load_config(DatasetSpec, folder / "dataset.toml", "", {}), folder)
+
+
+def changed(old, new):
+    assert old in TOML
+    return TOML.replace(old, new)
+
+
+def test_the_documented_sample_is_a_dataset(tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "prepare-a-dataset.md").read_text()
+    (tmp_path / "dataset.toml").write_text(page.split("```toml\n", 1)[1].split("```", 1)[0])
+    spec = load_config(DatasetSpec, tmp_path / "dataset.toml", "", {})
+    assert (spec.public_size, spec.unit, spec.with_seed().held_out.fraction) == (400, "patient", 0.3)
+
+
+def test_records_become_sentences_and_labels(tmp_path):
+    dataset = load(tmp_path)
+    texts = dataset.training.texts + dataset.held_out.texts
+    assert len(texts) == 19  # the record with a gap is dropped
+    assert "31 year old man, pressure 121" in texts
+    assert not any("?" in text for text in texts)
+    assert dataset.classes == ("well", "ill")
+    at = texts.index("31 year old man, pressure 121")
+    assert np.concatenate([dataset.training.labels, dataset.held_out.labels])[at] == 1
+    assert dataset.unit == "record"
+    assert len(dataset.sha256) == 64
+    assert dataset.training.unit_count == len(dataset.training.texts)
+
+
+def many(count, patients=None):
+    people = range(count) if patients is None else (i % patients for i in range(count))
+    rows = (f"{30 + i},{i % 2},120,{i % 3},p{person}\n" for i, person in enumerate(people))
+    return "age,sex,pressure,num,person\n" + "".join(rows)
+
+
+def test_the_held_out_part_repeats_hangs_on_the_seed_and_is_about_the_fraction(tmp_path):
+    first, again = load(tmp_path, data=many(2000)), load(tmp_path, data=many(2000))
+    assert first.held_out.texts == again.held_out.texts
+    assert not set(first.held_out.texts) & set(first.training.texts)
+    assert abs(len(first.held_out.texts) - 500) < 5 * (2000 * 0.25 * 0.75) ** 0.5
+    other = load(tmp_path, changed("seed = 4", "seed = 5"), many(2000))
+    both = set(other.held_out.texts) & set(first.held_out.texts)
+    assert abs(len(both) - 125) < 5 * (2000 / 16 * 15 / 16) ** 0.5, "two seeds draw independently"
+
+
+def test_membership_is_an_hmac_of_what_the_unit_is(tmp_path):
+    """Worked out again, so that a version that moves records between the parts does not go unseen."""
+
+    def held(*identity):
+        mac = hmac.new(b"4", json.dumps(identity).encode(), hashlib.sha256).digest()
+        return int.from_bytes(mac[:8], "big") / 2**64 < 0.25
+
+    dataset = load(tmp_path)
+    for part, expected in ((dataset.training, False), (dataset.held_out, True)):
+        for text, label in zip(part.texts, part.labels, strict=True):
+            assert held("record", ("well", "ill")[label], text) is expected
+    by_patient = load(tmp_path, PATIENTS, many(40, patients=20))
+    assert by_patient.held_out.unit_count == sum(held("patient", f"p{i}") for i in range(20))
+
+
+def test_a_fraction_without_a_seed_gets_a_private_one_that_stays(tmp_path):
+    (tmp_path / "records.csv").write_text(CSV)
+    bare = DatasetSpec.model_validate(tomllib.loads(changed("seed = 4", "")))
+    with pytest.raises(ConfigError, match=r"held_out.fraction has no seed.*datasets add"):
+        load_dataset(bare, tmp_path)
+    drawn, other = bare.with_seed(), bare.with_seed()
+    assert drawn.held_out.seed != other.held_out.seed
+    stored = DatasetSpec.model_validate_json(drawn.model_dump_json())
+    assert bare.with_seed(stored) == stored == drawn
+    assert load_dataset(stored, tmp_path).held_out.texts == load_dataset(drawn, tmp_path).held_out.texts
+    given = DatasetSpec.model_validate(tomllib.loads(TOML))
+    assert given.with_seed(stored) is given
+    marked = DatasetSpec.model_validate(tomllib.loads(changed("fraction = 0.25\nseed = 4", 'path = "x.csv"')))
+    assert marked.with_seed() is marked
+
+
+def test_a_gap_may_be_said(tmp_path):
+    dataset = load(tmp_path, changed("[values.sex]", '[missing_text]\npressure = "unknown"\n[values.sex]'))
+    assert "33 year old man, pressure unknown" in dataset.training.texts + dataset.held_out.texts
+
+
+def test_the_digest_is_of_the_file(tmp_path):
+    assert load(tmp_path).sha256 != load(tmp_path, data=CSV + "50,1,130,0,p9\n").sha256
+
+
+def test_held_out_by_column_and_by_file(tmp_path):
+    by_column = changed("fraction = 0.25\nseed = 4", 'column = "sex"\nvalue = "1"')
+    assert all(" man," in text for text in load(tmp_path, by_column).held_out.texts)
+    (tmp_path / "apart.csv").write_text(CSV.replace("30.0", "77"))
+    apart = load(tmp_path, changed("fraction = 0.25\nseed = 4", 'path = "apart.csv"'))
+    assert len(apart.training.texts) == 19
+    assert apart.held_out.texts[0].startswith("77 year old")
+
+
+def test_patients_are_units_and_stay_on_one_side(tmp_path):
+    dataset = load(tmp_path, PATIENTS)
+    assert dataset.unit == "patient"
+    assert dataset.training.unit_count + dataset.held_out.unit_count == 10
+    assert dataset.training.unit_count < len(dataset.training.texts)
+    assert 0 < dataset.held_out.unit_count < 10
+
+
+def test_a_patient_on_both_sides_is_refused(tmp_path):
+    toml = PATIENTS.replace("fraction = 0.25\nseed = 4", 'column = "sex"\nvalue = "1"')
+    with pytest.raises(ConfigError, match="both in training and held out"):
+        load(tmp_path, toml)
+
+
+def test_jsonl_and_parquet_read_alike(tmp_path):
+    rows = [{"note": f"case {i}", "kind": i % 2 == 0, "n": None if i == 2 else i} for i in range(8)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    pd.DataFrame(rows).to_parquet(tmp_path / "a.parquet")
+    loaded = []
+    for form in ("jsonl", "parquet"):
+        spec = DatasetSpec.model_validate(
+            {
+                "name": "notes",
+                "population": "adults",
+                "public_size": 1,
+                "path": f"a.{form}",
+                "format": form,
+                "template": "{note}, {n}",
+                "label": {"column": "kind", "classes": [True, False]},
+                "held_out": {"fraction": 0.3, "seed": 1},
+            }
+        )
+        loaded.append(load_dataset(spec, tmp_path))
+    assert loaded[0].training.texts == loaded[1].training.texts
+    assert "case 3, 3" in loaded[0].training.texts + loaded[0].held_out.texts
+    assert loaded[0].classes == ("true", "false")
+
+
+def test_a_csv_without_header(tmp_path):
+    toml = changed('format = "csv"', 'format = "csv"\ncolumns = ["age", "sex", "pressure", "num", "person"]')
+    dataset = load(tmp_path, toml, CSV.split("\n", 1)[1])
+    assert len(dataset.training.texts) + len(dataset.held_out.texts) == 19
+    wrong = toml.replace(', "person"', "")
+    with pytest.raises(ConfigError, match=r"names 4 columns and records.csv has 5"):
+        load(tmp_path, wrong, CSV.split("\n", 1)[1])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('column = "num"', 'column = "nun"', "no column 'nun'; the nearest is 'num'"),
+        ("{pressure}", "{presure}", "no column 'presure'; the nearest is 'pressure'"),
+        ("ill = [1, 2]", "ill = [1]", "row 3 of dataset 'clinic': the value in 'num' belongs to none of the classes"),
+        ('1 = "man"', '2 = "man"', "row 2 of dataset 'clinic': the value in 'sex' has no entry in values.sex"),
+        ('path = "records.csv"', 'path = "gone.csv"', "there is no file"),
+        ('format = "csv"', 'format = "parquet"', "does not read as parquet"),
+        ('format = "csv"', 'format = "jsonl"', "does not read as jsonl"),
+        ('missing = ["?"]', 'missing = ["?", "0"]', "no label in 'num'"),
+        ("{age} year old {sex}, pressure {pressure}", "{age.real}", "not the plain name of a column"),
+        ("ill = [1, 2]", "ill = [0, 1, 2]", "gives one value to two classes"),
+        ("ill = [1, 2]\n", "", "at least two classes"),
+        ("ill = [1, 2]\n", "ill = []\n", "needs a list of the values"),
+        ("seed = 4", 'path = "x.csv"', "exactly one of fraction"),
+        ("fraction = 0.25\nseed = 4", 'column = "sex"', "go together"),
+        ("fraction = 0.25", 'path = "x.csv"', "held_out.seed goes with held_out.fraction"),
+        ("public_size = 5\n", "", "public_size"),
+        ("public_size = 5", "public_size = 20", "fewer than public_size = 20 records are left to train on"),
+        ("[values.sex]", "[values.sax]", "the sentence does not use this column"),
+        ("{age} year old", "{num} year old", "the label column 'num' is part of the sentence"),
+        ('template = "', 'text_column = "age"\ntemplate = "', "either text_column or template"),
+        ("templat", "tempalt", "Did you mean 'template'?"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path, old, new, message):
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, changed(old, new))
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ("", "does not read as csv"),
+        (CSV + "1,2,3,4,5,6,7\n", "does not read as csv"),
+        ("age,sex,pressure,num,person\n30,1,?,0,p\n", "fewer than public_size = 5 records are left to train on"),
+        ("age,sex,pressure,num,person\n", "fewer than public_size = 5 records are left to train on"),
+        (CSV + "\xff".encode("latin-1").decode("utf-8", "surrogateescape"), "does not read as csv"),
+    ],
+)
+def test_bad_files(tmp_path, data, message):
+    (tmp_path / "records.csv").write_bytes(data.encode("utf-8", "surrogateescape"))
+    (tmp_path / "dataset.toml").write_text(TOML)
+    with pytest.raises(ConfigError) as caught:
+        load_dataset(load_config(DatasetSpec, tmp_path / "dataset.toml", "", {}), tmp_path)
+    assert message in str(caught.value)
+
+
+def test_a_null_patient_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"row 21 of dataset 'clinic': no patient in 'person'"):
+        load(tmp_path, PATIENTS, CSV + "50,1,130,0,\n")
+
+
+def test_errors_carry_no_value_of_a_record(tmp_path):
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, data=CSV + "50,1,130,SECRET,p9\n")
+    assert "SECRET" not in str(caught.value)
+
+
+def test_repr_shows_no_record(tmp_path):
+    assert "year old" not in repr(load(tmp_path))
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory):
+    return tiny_folder(tmp_path_factory.mktemp("model"))
+
+
+@pytest.mark.parametrize("records", [50, 51, 5000])
+def test_jobs_are_measured_by_the_public_size_never_by_the_count(model_folder, records):
+    """Whatever minimum a coordinator asks for, one number is all that the answers tell."""
+    dataset = tiny_dataset(records, public_size=50)
+    plan, _ = tiny_plan(tiny_job(cohort={"minimum_dataset_size": 50}), model_folder)
+    require_fit(dataset, plan)
+    cohort = plan.cohort.model_copy(update={"minimum_dataset_size": 51})
+    with pytest.raises(Refused, match="its public_size is 50 records, below the job's minimum of 51"):
+        require_fit(dataset, plan.model_copy(update={"cohort": cohort}))
+
+
+def test_a_public_size_is_a_promise_about_what_is_trained_on(tmp_path):
+    dataset = load(tmp_path, PATIENTS, many(40, patients=20))
+    patients = dataset.training.unit_count
+    assert patients < len(dataset.training.texts)
+    exact = PATIENTS.replace("public_size = 5", f"public_size = {patients}")
+    assert load(tmp_path, exact, many(40, patients=20)).public_size == patients
+    more = PATIENTS.replace("public_size = 5", f"public_size = {patients + 1}")
+    with pytest.raises(ConfigError, match=rf"fewer than public_size = {patients + 1} patients are left") as caught:
+        load(tmp_path, more, many(40, patients=20))
+    assert f"{patients} " not in str(caught.value)
+
+
+def test_a_dataset_must_fit_the_job(model_folder):
+    plan, _ = tiny_plan(tiny_job(), model_folder)
+    require_fit(tiny_dataset(), plan)
+    other, _ = tiny_plan(tiny_job(task={"labels": ["no", "maybe"]}), model_folder)
+    with pytest.raises(ConfigError, match="its classes are no, yes; the job's are no, maybe"):
+        require_fit(tiny_dataset(), other)
+
+
+def test_a_job_protects_the_unit_of_the_population_and_no_other(model_folder):
+    records, _ = tiny_plan(tiny_job(), model_folder)
+    patients, _ = tiny_plan(tiny_job(dp={"unit": "patient"}), model_folder)
+    require_fit(tiny_dataset(40, patients=10), patients)
+    with pytest.raises(Refused, match="the job protects one patient, and the unit of this dataset's population is the"):
+        require_fit(tiny_dataset(), patients)
+    with pytest.raises(Refused, match=r"the job protects one record, .* is the patient"):
+        require_fit(tiny_dataset(40, patients=10), records)
+
+
+def test_one_null_changes_no_other_row_s_text(tmp_path):
+    """As floats, these numbers would round to the same one."""
+    notes, kinds = [2**60 + i for i in range(6)], [i % 2 for i in range(6)]
+    spec = {"name": "notes", "population": "adults", "public_size": 1, "path": "a.parquet", "format": "parquet"}
+    spec |= {"text_column": "note", "label": {"column": "kind", "classes": [0, 1]}}
+    spec |= {"held_out": {"fraction": 0.5, "seed": 0}}
+    found = []
+    for table in ({"note": notes, "kind": kinds}, {"note": [*notes, None], "kind": [*kinds, 0]}):
+        write_table(pa.table(table), tmp_path / "a.parquet")
+        dataset = load_dataset(DatasetSpec.model_validate(spec), tmp_path)
+        found.append((dataset.training.texts, dataset.held_out.texts))
+    assert found[0] == found[1]
+    assert len({text for part in found[0] for text in part}) == 6
+
+
+def test_an_empty_part_has_no_unit():
+    assert Part((), np.array([], dtype=np.int64), np.array([], dtype=np.int64)).unit_count == 0

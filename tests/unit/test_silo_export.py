@@ -1,0 +1,109 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForSequenceClassification
+
+from privacy.errors import ConfigError, VerificationError
+from privacy.flatten import unflatten
+from silo_agent.export import Facts, Spent, write_adapter
+from silo_agent.modeling import MeanPooledClassifier
+from silo_agent.models import Tokenizer, build_model, load_state
+from silo_agent.train import initial_vector
+from tests.tiny import HEAD_ALONE, tiny_folder, tiny_job, tiny_plan
+
+TEXTS = ("red big 3", "blue small 4 made up", "green")
+FACTS = Facts(3, ("north", "south"), {"north": Spent(1.9999, 0.001)}, "tests/north 12 abc")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tiny_folder(tmp_path_factory.mktemp("model"))
+
+
+def trained(plan, artifact):
+    start = initial_vector(plan, artifact)
+    return start + np.random.default_rng(2).normal(0, 0.3, start.shape).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"adapter": {"method": "lora"}},
+        {"adapter": HEAD_ALONE},
+        {"adapter": {"head": "model"}, "normaliser": None},
+        {"adapter": {"layers": []}},
+    ],
+)
+def test_peft_loads_what_was_exported(folder, tmp_path, changes):
+    plan, artifact = tiny_plan(tiny_job(**changes), folder)
+    vector = trained(plan, artifact)
+    own = build_model(plan.task, folder, artifact).eval()
+    load_state(own, unflatten(vector, plan.tensors))
+    write_adapter(tmp_path / "out", plan, artifact, vector, FACTS)
+
+    if plan.task.adapter.head == "model":
+        base = AutoModelForSequenceClassification.from_pretrained(str(folder), num_labels=2)
+    else:
+        base = MeanPooledClassifier.from_encoder(str(folder), labels=["no", "yes"])
+    loaded = PeftModel.from_pretrained(base, str(tmp_path / "out")).eval()
+    tokens = Tokenizer(folder, 16)(TEXTS)
+    with torch.no_grad():
+        expected = own(**tokens).logits
+        torch.testing.assert_close(loaded(**tokens).logits, expected)
+    assert (expected[:, 0] - expected[:, 1]).abs().min() > 1e-3  # the comparison sees the adapter
+
+
+def test_the_card_says_what_it_must(folder, tmp_path):
+    plan, artifact = tiny_plan(tiny_job(), folder)
+    vector = trained(plan, artifact)
+    card = (write_adapter(tmp_path / "out", plan, artifact, vector, FACTS) / "README.md").read_text()
+    for text in (
+        "Tests. Fine-tuned by 2 institutions (north, south)",
+        "| north | record | 1.9999 | 0.001 |",
+        "| south | record | not known to the exporter |",
+        "| suite | ckks-group |",
+        plan.digest().hex(),
+        plan.task.model.weights_sha256,
+        plan.task.adapter.initial_sha256,
+        "| ledger checkpoint | tests/north 12 abc |",
+        "PeftModel.from_pretrained(base",
+        "0 = no, 1 = yes",
+    ):
+        assert text in card
+
+
+def test_the_lines_of_the_card_run(folder, tmp_path):
+    plan, artifact = tiny_plan(tiny_job(), folder)
+    out = write_adapter(tmp_path / "out", plan, artifact, trained(plan, artifact), FACTS)
+    code = (out / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    assert len(code.strip().splitlines()) == 4
+    code = code.replace('"tiny"', repr(str(folder))).replace('"this-folder"', repr(str(out)))
+    names = {}
+    exec(code, names)
+    assert isinstance(names["model"], PeftModel)
+
+
+def test_equal_adapters_are_equal_bytes(folder, tmp_path):
+    plan, artifact = tiny_plan(tiny_job(), folder)
+    vector = trained(plan, artifact)
+    one, two = (write_adapter(tmp_path / name, plan, artifact, vector, FACTS) for name in "ab")
+    names = sorted(path.name for path in one.iterdir())
+    assert names == ["README.md", "adapter_config.json", "adapter_model.safetensors", "cloister_plan.json"]
+    assert all((one / name).read_bytes() == (two / name).read_bytes() for name in names)
+    assert json.loads((one / "adapter_config.json").read_text())["peft_type"] == "LORA"
+    assert (one / "cloister_plan.json").read_bytes() == plan.encode()
+
+
+def test_a_full_folder_and_another_artifact_are_refused(folder, tmp_path):
+    plan, artifact = tiny_plan(tiny_job(), folder)
+    vector = trained(plan, artifact)
+    (tmp_path / "mine.txt").write_text("x")
+    with pytest.raises(ConfigError, match="is not empty"):
+        write_adapter(tmp_path, plan, artifact, vector, FACTS)
+    with pytest.raises(VerificationError, match="SHA-256"):
+        write_adapter(tmp_path / "out", plan, artifact[:-1] + b"\1", vector, FACTS)
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,199 @@
+import hashlib
+from datetime import UTC, datetime
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+from safetensors.numpy import load as load_safetensors
+
+from privacy.accounting import dp_sgd_event, rdp_epsilon, rdp_vector
+from privacy.errors import ConfigError
+from privacy.flatten import adapter_digest
+from privacy.plan import JobPlan
+from runtime.config import load_config
+from silo_agent.job_file import JobFile
+from silo_agent.models import NORMALISER
+from silo_agent.normaliser import Normaliser, Range
+from silo_agent.planning import Parties, fix_mechanism, make_plan, update_range
+from silo_agent.train import initial_vector
+from tests.tiny import HEAD_ALONE, PARTIES, tiny_folder, tiny_job, tiny_plan
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tiny_folder(tmp_path_factory.mktemp("model"))
+
+
+def test_the_plan_pins_what_was_made(folder):
+    plan, artifact = tiny_plan(tiny_job(), folder)
+    assert JobPlan.decode(plan.encode()) == plan
+    assert plan.task.adapter.initial_sha256 == hashlib.sha256(artifact).hexdigest()
+    assert bytes.fromhex(plan.initial_adapter) == adapter_digest(initial_vector(plan, artifact))
+    assert plan.created_utc == "2026-01-02T00:00:00Z"
+    assert [member.name for member in plan.cohort.roster] == ["north", "south"]
+    assert plan.round_attempts == 6
+    assert tiny_plan(tiny_job(), folder)[0].digest() != plan.digest()  # a nonce: two submissions are two jobs
+
+
+def test_rates_belong_to_head_and_lora(folder):
+    plan, _ = tiny_plan(tiny_job(), folder)
+    rates = {spec.name.rsplit(".", 2)[1]: spec.learning_rate for spec in plan.tensors}
+    assert rates == {"classifier": 2.0, "lora_B": 0.5}
+
+
+def test_noise_is_calibrated_to_all_rounds_together():
+    job = tiny_job()
+    mechanism = fix_mechanism(job)
+    cost = rdp_epsilon(rdp_vector(dp_sgd_event(mechanism, job.rounds * 2)), 0.01)
+    assert 7.9 < cost <= 8.0
+    fixed = fix_mechanism(tiny_job(dp={"epsilon": None, "noise_multiplier": 3.25}))
+    assert fixed.noise_multiplier == 3.25
+
+
+def test_the_range_covers_a_batch_of_one_mind_and_six_deviations():
+    mechanism = fix_mechanism(tiny_job(dp={"epsilon": None, "noise_multiplier": 4.0}))
+    exact = 0.5 * (2 * 1.0 + 6 * 2**0.5 * 4.0 / 16)
+    assert exact <= update_range(0.5, mechanism) <= exact * 1.01
+
+
+@pytest.mark.parametrize("rate", [1e-32, 1e30, 1e300, 1.7e308])
+def test_a_range_that_float32_does_not_hold_is_the_job_file_s_fault(rate):
+    with pytest.raises(ConfigError, match="job file: with a learning rate of"):
+        update_range(rate, fix_mechanism(tiny_job()))
+
+
+@pytest.mark.parametrize("rate", [1e-30, 1e-20, 1e20, 2e29])
+def test_ranges_are_normal_numbers_of_float32(folder, rate):
+    plan, _ = tiny_plan(tiny_job(adapter={"lora_learning_rate": rate}), folder)
+    for spec in plan.tensors:
+        assert np.isfinite(np.float32(spec.update_range))
+        assert np.float32(spec.update_range) >= np.finfo(np.float32).tiny
+
+
+def test_starting_values(folder):
+    first, again = (load_safetensors(tiny_plan(tiny_job(), folder)[1]) for _ in range(2))
+    assert all(np.array_equal(first[name], again[name]) for name in first)  # adapter.seed fixes A
+    a = next(value for name, value in first.items() if ".lora_A." in name)
+    assert np.abs(a).max() <= 0.25
+    assert a.std() > 0.05
+    fresh = [load_safetensors(tiny_plan(tiny_job(adapter={"seed": None}), folder)[1]) for _ in range(2)]
+    assert any(not np.array_equal(fresh[0][name], fresh[1][name]) for name in first if ".lora_A." in name)
+    assert first[NORMALISER[0]].any()
+    assert (first[NORMALISER[1]] > 0).all()
+
+
+def test_made_up_sentences(tmp_path):
+    spec = Normaliser.model_validate(
+        {
+            "template": "{a}/{b}",
+            "columns": {"a": {"values": ["x", "y"]}, "b": {"low": 1, "high": 2, "decimals": 1}},
+            "count": 200,
+        }
+    )
+    sentences = spec.made_up(tmp_path)
+    assert sentences == spec.made_up(tmp_path)
+    assert {s.split("/")[0] for s in sentences} == {"x", "y"}
+    assert {s.split("/")[1] for s in sentences} == {"1", *(f"1.{i}" for i in range(1, 10)), "2"}
+    (tmp_path / "s.txt").write_text("\n".join(f"line {i}" for i in range(60)) + "\n\n")
+    assert len(Normaliser(sentences="s.txt").made_up(tmp_path)) == 60
+    (tmp_path / "few.txt").write_text("one\n")
+    with pytest.raises(ConfigError, match=r"few.txt has fewer than 50 sentences"):
+        Normaliser(sentences="few.txt").made_up(tmp_path)
+    with pytest.raises(ConfigError, match=r"gone.txt does not read as text"):
+        Normaliser(sentences="gone.txt").made_up(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({"values": ["a"], "low": 1, "high": 2}, "either values, or low and high"),
+        ({"low": 1}, "either values, or low and high"),
+        ({}, "either values, or low and high"),
+        ({"low": 2, "high": 2}, "low must be below high"),
+    ],
+)
+def test_wrong_ranges(value, message):
+    with pytest.raises(ValidationError, match=message):
+        Range.model_validate(value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"adapter": {"rank": 0}}, "ffa-lora needs rank, alpha, target_modules and lora_learning_rate"),
+        ({"adapter": {"method": "head"}}, "method head takes no rank"),
+        ({"adapter": {"head": "model"}}, "takes no \\[normaliser\\]"),
+        ({"normaliser": None}, "needs a \\[normaliser\\]"),
+        ({"normaliser": {"template": "{size} {shape}"}}, "the template disagree about 'colour'"),
+        ({"normaliser": {"template": "{size!r}"}}, "format or a conversion"),
+        ({"normaliser": {"sentences": "x"}}, "either sentences"),
+        ({"dp": {"noise_multiplier": 2.0}}, "either epsilon or noise_multiplier"),
+        ({"dp": {"epsilon": None}}, "either epsilon or noise_multiplier"),
+        ({"dp": {"sampling_rate": 1.5}}, "less than or equal to 1"),
+        ({"dp": {"delta": 0.5}}, "less than 0.1"),
+        ({"dp": {"steps": 3}}, "Extra inputs"),
+        ({"cohort": {"minimum": 1}}, "greater than or equal to 2"),
+        ({"suite": "none"}, "ckks-group"),
+        ({"grid_bits": 20}, "less than or equal to 16"),
+    ],
+)
+def test_a_wrong_job_file_says_where(changes, message):
+    with pytest.raises(ValidationError, match=message):
+        tiny_job(**changes)
+
+
+def test_a_plan_that_cannot_be_is_the_job_file_s_fault(folder):
+    with pytest.raises(ConfigError, match=r"cohort.minimum is 3; with 2 silos, 1 of them colluding"):
+        tiny_plan(tiny_job(cohort={"minimum": 3, "tolerated_colluders": 1}), folder)
+    with pytest.raises(ConfigError, match=r"round_attempts must be at least rounds"):
+        tiny_plan(tiny_job(round_attempts=2), folder)
+    same = Parties.of({"north": "11" * 32, "south": "11" * 32}, ("aggregator", "33" * 32))
+    with pytest.raises(ConfigError, match=r"one identity key under two names"):
+        make_plan(tiny_job(), folder, folder, same, datetime(2026, 1, 2, tzinfo=UTC))
+
+
+def test_a_missing_model_folder_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"gone"):
+        make_plan(tiny_job(), tmp_path, tmp_path / "gone", PARTIES, datetime(2026, 1, 2, tzinfo=UTC))
+
+
+def test_the_file_form(tmp_path, folder):
+    (tmp_path / "job.toml").write_text(
+        """
+name = "notes"
+federation = "clinics"
+purpose = "Sort notes"
+rounds = 2
+[model]
+source = "tiny"
+[task]
+labels = ["no", "yes"]
+max_tokens = 40
+[adapter]
+method = "head"
+head_learning_rate = 1
+[normaliser]
+sentences = "made-up.txt"
+[dp]
+epsilon = 4
+delta = 0.001
+clip_l2 = 1
+sampling_rate = 0.5
+steps_per_round = 2
+expected_batch_size = 32
+unit = "record"
+[cohort]
+minimum = 2
+minimum_dataset_size = 10
+"""
+    )
+    (tmp_path / "made-up.txt").write_text("\n".join(f"red {i}" for i in range(60)))
+    job = load_config(JobFile, tmp_path / "job.toml", "", {})
+    plan, _ = make_plan(job, tmp_path, folder, PARTIES, datetime(2026, 1, 2, tzinfo=UTC))
+    assert plan.task.max_tokens == 40
+    assert JobFile.model_fields["task"].annotation(labels=("no", "yes")).max_tokens == 128
+    assert plan.deadlines.consent_s == 600.0
+    assert plan.task.adapter.method == "head" == HEAD_ALONE["method"]
+    (tmp_path / "job.toml").write_text("nmae = 'x'")
+    with pytest.raises(ConfigError, match=r"Did you mean 'name'"):
+        load_config(JobFile, tmp_path / "job.toml", "", {})

@@ -90,7 +90,7 @@ def run_federation(
     """All rounds with DP-SGD at every hospital, updates on the grid, equal weights.
 
     Returns the outcome and each hospital's epsilon (RDP) of the steps in which noise was added. `seed` makes the run
-    repeatable, which is for benchmarks on public data only.
+    repeatable but for the rounding of torch's threaded sums, which is for benchmarks on public data only.
     """
     vector, steps = start, dict.fromkeys(trainings, 0)
     ranges = coordinate_ranges(plan.tensors)

@@ -29,8 +29,15 @@ def training(planned, folder):
     return Training(*planned, tiny_dataset(), folder)
 
 
+SAME = 1e-3  # torch's threaded sums may differ in their last bits from run to run; another draw of noise differs by 1
+
+
 def bits(seed=0):
     return Randomness.deterministic_for_tests(seed)
+
+
+def relative_gap(one, other):
+    return np.linalg.norm(one - other) / np.linalg.norm(other)
 
 
 def test_an_update_is_new_minus_global_and_learns(planned, training):
@@ -52,12 +59,13 @@ def test_a_round_starts_from_the_global_adapter_alone(planned, training):
     start = initial_vector(*planned)
     first = training.run_round(start, randomness=bits()).update
     training.run_round(start + 1, randomness=bits(9))
-    np.testing.assert_array_equal(training.run_round(start, randomness=bits()).update, first)
+    again = training.run_round(start, randomness=bits()).update
+    assert relative_gap(again, first) < SAME
 
 
 def test_two_rounds_draw_other_noise(planned, training):
     start = initial_vector(*planned)
-    assert not np.array_equal(training.run_round(start).update, training.run_round(start).update)
+    assert relative_gap(training.run_round(start).update, training.run_round(start).update) > 100 * SAME
 
 
 def test_one_shot_and_prepared_agree_in_shape(planned, folder):
@@ -130,8 +138,10 @@ def test_labels_follow_the_plan_s_order(planned, folder):
     start = initial_vector(*planned)
     mine, theirs = Training(*planned, dataset, folder), Training(*planned, other, folder)
     update = mine.run_round(start, randomness=bits()).update
-    np.testing.assert_array_equal(theirs.run_round(start, randomness=bits()).update, update)
-    assert mine.evaluate(start + update) == theirs.evaluate(start + update)
+    assert relative_gap(theirs.run_round(start, randomness=bits()).update, update) < SAME
+    ours, turned_round = mine.evaluate(start + update), theirs.evaluate(start + update)
+    assert ours.accuracy == turned_round.accuracy
+    np.testing.assert_allclose(ours.probabilities, turned_round.probabilities, atol=SAME)
 
 
 def test_no_held_out_part_is_said(planned, folder):

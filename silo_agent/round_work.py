@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -114,7 +115,7 @@ class RoundWork:
             vector = self._updates.pop(number)
             blocks = _timed(quantise_blocks(vector, coordinate_ranges(plan.tensors), plan.grid.bits), timing)
             params = GroupParams(plan.grid.bits, len(ctx.participants))
-            sealed = seal(self._key(), params, blocks)
+            sealed = seal(self._key, params, blocks)
             digests = self._home.outbox.write(self._member.job, number, sealed, self.layout)
         except CloisterError as error:
             LOG.warning("sealing failed", round=number, exc_info=error)
@@ -130,7 +131,7 @@ class RoundWork:
         number, plan, started = ctx.round_number, self._member.plan, time.thread_time_ns()
         fetched = self.fetched(number)
         params = GroupParams(plan.grid.bits, len(ctx.participants))
-        key, adapter = self._key(), self.adapter()
+        key, adapter = self._key, self.adapter()
         seeds = fetched.seeds(len(checked.members))
         try:
             sums = open_sum(key, params, self.layout, fetched.chunks(), seeds)
@@ -166,7 +167,9 @@ class RoundWork:
             record = require_job_record(connection, self._member.job)
         return self.shelf.load(record.adapter_round, record.adapter_digest)
 
+    @cached_property
     def _key(self) -> GroupKey:
+        """The cohort's key; loading it into SEAL costs as much as sealing 80,000 values, so once a job."""
         return GroupKey.from_bytes(self._home.vault.get(self._member.job, Secret.COHORT_KEY))
 
 

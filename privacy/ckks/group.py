@@ -11,7 +11,7 @@ given to it, since SEAL's seed fixes the noise too.
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -24,7 +24,7 @@ from privacy.ckks.layout import Layout, check_chunk, check_seeds
 from privacy.ckks.packing import pack, unpack
 from privacy.ckks.params import BLOCK_BYTES, DEGREE, PRIME, SCALE, SEED_BYTES, VALUES_PER_BLOCK, GroupParams
 from privacy.ckks.sealstream import ciphertext_stream, secret_key_stream, split_ciphertext
-from privacy.ckks.ternary import SECRET_BYTES, residues_to_secret, secret_to_residues
+from privacy.ckks.ternary import SECRET_BYTES, check_secret, residues_to_secret, secret_to_residues
 from privacy.errors import InternalError, ProtocolError, VerificationError
 
 KEY_LABEL = "cloister/v1/ckks-group/key"
@@ -91,10 +91,7 @@ class GroupKey:
     @classmethod
     def from_bytes(cls, data: bytes) -> "GroupKey":
         """Read what `to_bytes` wrote. Raises ProtocolError unless it is exactly one encoded ternary secret."""
-        if len(data) != KEY_BYTES:
-            why = f"has {len(data)} bytes, expected {KEY_BYTES}"
-            raise ProtocolError("cohort key", why, "The dealer must deal a key again.")
-        secret_to_residues(data)
+        check_secret(data)
         return cls(bytes(data))
 
     def to_bytes(self) -> bytes:
@@ -108,14 +105,14 @@ class GroupKey:
         """
         return digest(KEY_LABEL, binding, self._secret)
 
-
-def _secret_key(key: GroupKey) -> Any:  # noqa: ANN401 - tenseal has no types
-    """The key as SEAL's object."""
-    context, loaded = _context(), seal_api.SecretKey()
-    with _MemoryFile() as memory:
-        memory.write(secret_key_stream(context.first_parms_id(), secret_to_residues(key.to_bytes())))
-        loaded.load(context, memory.path)
-    return loaded
+    @cached_property
+    def loaded(self) -> Any:  # noqa: ANN401 - tenseal has no types
+        """The key as SEAL's object."""
+        context, loaded = _context(), seal_api.SecretKey()
+        with _MemoryFile() as memory:
+            memory.write(secret_key_stream(context.first_parms_id(), secret_to_residues(self._secret)))
+            loaded.load(context, memory.path)
+        return loaded
 
 
 class SealedBlock(NamedTuple):
@@ -132,7 +129,7 @@ def seal(key: GroupKey, params: GroupParams, blocks: Iterable[npt.NDArray[np.uin
     Raises InternalError on a block that is short but not the last, or does not fit the plan's bits.
     """
     context = _context()
-    encryptor = seal_api.Encryptor(context, _secret_key(key))
+    encryptor = seal_api.Encryptor(context, key.loaded)
     encoder, plain = seal_api.CKKSEncoder(context), seal_api.Plaintext()
     parms_id, ended = context.first_parms_id(), False
     with _MemoryFile() as memory:
@@ -201,7 +198,7 @@ class _Opener:
     def __init__(self, key: GroupKey) -> None:
         self._context = _context()
         self._parms_id = self._context.first_parms_id()
-        self._decryptor = seal_api.Decryptor(self._context, _secret_key(key))
+        self._decryptor = seal_api.Decryptor(self._context, key.loaded)
         self._encoder = seal_api.CKKSEncoder(self._context)
         self._evaluator = seal_api.Evaluator(self._context)
 

@@ -8,8 +8,6 @@ What `unpack` is given is as secret as the key: a float decode of one ciphertext
 Eurocrypt 2021; tests/attacks/test_float_decode_key_recovery.py). It must not be stored, logged or returned.
 """
 
-from typing import cast
-
 import numpy as np
 import numpy.typing as npt
 
@@ -34,13 +32,11 @@ def pack(grid: npt.NDArray[np.uint16], params: GroupParams) -> list[complex]:
     """
     if grid.ndim != 1 or not 1 <= len(grid) <= VALUES_PER_BLOCK or grid.max() > params.largest_sum(1):
         raise InternalError("grid block", "is not up to 8192 values of the plan's bits", "Report this.")
-    low, high = np.zeros((2, COMPONENTS))
-    low[: len(grid)] = grid[:COMPONENTS]
-    high[: max(0, len(grid) - COMPONENTS)] = grid[COMPONENTS:]
-    high *= float(1 << params.field_bits)
-    high += low
-    high -= float(_centre(params))
-    return cast("list[complex]", high.view(np.complex128).tolist())
+    components = np.full(COMPONENTS, -float(_centre(params)))
+    low, high = grid[:COMPONENTS], grid[COMPONENTS:]
+    components[: len(low)] += low
+    components[: len(high)] += high * float(1 << params.field_bits)
+    return components.view(np.complex128).tolist()
 
 
 def unpack(slots: npt.NDArray[np.complex128], params: GroupParams, members: int) -> npt.NDArray[np.uint32]:

@@ -63,13 +63,13 @@ def split_ciphertext(stream: bytes, parms_id: ParmsId) -> tuple[bytes, bytes]:
     end = len(head) + BLOCK_BYTES
     if body[: len(head)] != head or body[end:-SEED_BYTES] != _SEED_HEAD:
         raise InternalError("SEAL stream", "is not the seeded ciphertext of SEAL 4.3", _INSTALL)
-    return body[len(head) : end], body[-SEED_BYTES:]
+    return bytes(body[len(head) : end]), bytes(body[-SEED_BYTES:])
 
 
 _INSTALL = "Install tenseal as constraints.txt pins it; nothing was sealed."
 
 
-def _plain_body(stream: bytes, body_bytes: int) -> bytes:
+def _plain_body(stream: bytes, body_bytes: int) -> memoryview:
     """A stream's body. SEAL's Python binding always compresses what it saves, as ciphertext in vain."""
     if len(stream) < HEADER_BYTES:
         raise InternalError("SEAL stream", "is empty", _INSTALL)
@@ -80,12 +80,12 @@ def _plain_body(stream: bytes, body_bytes: int) -> bytes:
     body = memoryview(stream)[HEADER_BYTES:]
     if compression == _COMPRESSION_ZSTD:
         try:
-            body = memoryview(pyarrow.decompress(body, decompressed_size=body_bytes, codec="zstd"))
+            body = memoryview(pyarrow.decompress(body, decompressed_size=body_bytes, codec="zstd")).cast("B")
         except (OSError, ValueError) as error:
             raise InternalError("SEAL stream", "does not decompress to its one right length", _INSTALL) from error
     if len(body) != body_bytes:
         raise InternalError("SEAL stream", f"holds {len(body)} bytes, expected {body_bytes}", _INSTALL)
-    return bytes(body)
+    return body
 
 
 def secret_key_stream(parms_id: ParmsId, residues: npt.NDArray[np.uint64]) -> bytes:

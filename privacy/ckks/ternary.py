@@ -4,7 +4,7 @@ Two bits a coefficient, four to a byte, lowest bits first: 0, 1, and 2 for -1; 3
 rather than a SEAL object means that a receiver parses nothing of SEAL's and sees that the key is a ternary one.
 
 The transform is the negacyclic one of Longa and Naehrig (ePrint 2016/504, algorithms 1 and 2) in SEAL's order: powers
-of the smallest primitive 2N-th root of unity, output bit-reversed. Once a job, so Python integers are quick enough.
+of the smallest primitive 2N-th root of unity, output bit-reversed. Once a round, so Python integers are quick enough.
 """
 
 from functools import cache
@@ -64,12 +64,20 @@ def _from_ntt(residues: Integers) -> Integers:
     return scaled
 
 
+def check_secret(secret: bytes) -> npt.NDArray[np.uint8]:
+    """The digits of an encoded secret, shape (4096,). Raises ProtocolError on bytes that encode none."""
+    if len(secret) != SECRET_BYTES:
+        why = f"has {len(secret)} bytes, expected {SECRET_BYTES}"
+        raise ProtocolError("cohort key", why, "The dealer must deal a key again.")
+    digits = (np.frombuffer(secret, np.uint8)[:, None] >> _SHIFTS) & 3
+    if (digits == 3).any() or not digits.any():
+        raise ProtocolError("cohort key", "is not an encoded ternary secret", "The dealer must deal a key again.")
+    return digits.ravel().astype(np.uint8, copy=False)
+
+
 def secret_to_residues(secret: bytes) -> npt.NDArray[np.uint64]:
     """The NTT residues of an encoded secret, shape (4096,). Raises ProtocolError on bytes that encode none."""
-    digits = (np.frombuffer(secret, np.uint8)[:, None] >> _SHIFTS) & 3
-    if len(secret) != SECRET_BYTES or (digits == 3).any() or not digits.any():
-        raise ProtocolError("cohort key", "is not an encoded ternary secret", "The dealer must deal a key again.")
-    return _to_ntt(np.array([0, 1, PRIME - 1], object)[digits.ravel()]).astype(np.uint64)
+    return _to_ntt(np.array([0, 1, PRIME - 1], object)[check_secret(secret)]).astype(np.uint64)
 
 
 def residues_to_secret(residues: npt.NDArray[np.uint64]) -> bytes:

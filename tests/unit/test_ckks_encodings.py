@@ -91,9 +91,18 @@ def test_a_secret_survives_its_encoding():
     assert residues_to_secret(secret_to_residues(secret)) == secret
 
 
-@pytest.mark.parametrize("secret", [b"", bytes(1023) + b"", b"\x01" * 1025, b"\x03" + b"\x01" * 1023, bytes(1024)])
-def test_bytes_that_are_no_secret_are_refused(secret):
-    with pytest.raises(ProtocolError, match="cohort key: is not an encoded ternary secret"):
+@pytest.mark.parametrize(
+    ("secret", "why"),
+    [
+        (b"", "has 0 bytes, expected 1024"),
+        (bytes(1023), "has 1023 bytes, expected 1024"),
+        (b"\x01" * 1025, "has 1025 bytes, expected 1024"),
+        (b"\x03" + b"\x01" * 1023, "is not an encoded ternary secret"),
+        (bytes(1024), "is not an encoded ternary secret"),
+    ],
+)
+def test_bytes_that_are_no_secret_are_refused(secret, why):
+    with pytest.raises(ProtocolError, match=f"cohort key: {why}"):
         secret_to_residues(secret)
 
 

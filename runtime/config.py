@@ -36,11 +36,22 @@ def load_config(model: type[T], path: Path, env_prefix: str, environ: Mapping[st
     except ValidationError as error:
         raw = _with_raw_text(document, error, overrides, environ)
         if not raw:
-            raise _complaint(model, path, error, overrides) from error
+            raise _complaint(model, f"configuration {path}", error, overrides) from error
     try:
         return _validate(model, document)
     except ValidationError as error:
-        raise _complaint(model, path, error, overrides) from error
+        raise _complaint(model, f"configuration {path}", error, overrides) from error
+
+
+def validated(model: type[T], tables: dict[str, Any], where: str) -> T:
+    """The tables of a file that is no program's configuration (a job file) as a value of `model`, just as strictly.
+
+    Raises ConfigError at `where`, worded as `load_config` words it.
+    """
+    try:
+        return _validate(model, tables)
+    except ValidationError as error:
+        raise _complaint(model, where, error, {}) from error
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -98,13 +109,13 @@ def _details(error: ValidationError) -> list[ErrorDetails]:
 
 
 def _complaint(
-    model: type[BaseModel], path: Path, error: ValidationError, overrides: Mapping[_Place, str]
+    model: type[BaseModel], file: str, error: ValidationError, overrides: Mapping[_Place, str]
 ) -> ConfigError:
     """An unknown key first: a mistyped key also shows as a missing one."""
     details = min(_details(error), key=lambda item: item["type"] != "extra_forbidden")
     key = ".".join(str(part) for part in details["loc"]) or "the file"
     variable = next((name for place, name in overrides.items() if _concerns(details, place)), None)
-    where = f"environment variable {variable}" if variable else f"configuration {path}"
+    where = f"environment variable {variable}" if variable else file
     if details["type"] != "extra_forbidden":
         return ConfigError(where, f"{key}: {details['msg']}", "Correct the value.")
     name, valid = str(details["loc"][-1]), _valid_keys(model, details["loc"][:-1])

@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from federation.local import LocalFederation
+from runtime.console import bytes_text
 
 REFRESH_S = 0.2
 PLAIN_S = 2.0
@@ -175,7 +176,7 @@ def _silo_table(statuses: dict[str, dict[str, Any]]) -> Table:
             ProgressBar(total=max(steps, 1), completed=status.get("step") or 0, width=BAR_WIDTH),
             _number(status["epsilon_spent"] if known else None),
             _number(status["epsilon_left"] if known else None),
-            megabytes(status.get("bytes_sent") or 0),
+            bytes_text(status.get("bytes_sent") or 0),
         )
     return table
 
@@ -189,17 +190,12 @@ def _round_table(rounds: list[dict[str, Any]]) -> RenderableType:
     for row in rounds:
         seconds = f"{row['seconds']:.1f}" if row["seconds"] else "-"
         who = ", ".join(row["members"] or row["participants"])
-        table.add_row(str(row["round"]), row["phase"].lower(), seconds, megabytes(row["bytes_received"]), who)
+        table.add_row(str(row["round"]), row["phase"].lower(), seconds, bytes_text(row["bytes_received"]), who)
     return table
 
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
-
-
-def megabytes(count: int) -> str:
-    """Bytes as kB or MB (powers of ten)."""
-    return f"{count / 1e6:.2f} MB" if count >= 1e6 else f"{count / 1e3:.0f} kB"
 
 
 def results_table(found: dict[str, Any]) -> Table:
@@ -246,6 +242,6 @@ def aggregator_sentence(found: dict[str, Any]) -> str:
     loaded = ", ".join(saw["opening_libraries_loaded"]) or "no library that trains or decrypts"
     pieces = f"found in {', '.join(saw['adapter_found'])}" if saw["adapter_found"] else "found in none of them"
     return (
-        f"The aggregator saw {megabytes(saw['bytes_received'])} of ciphertext and, by the protocol, no key; "
+        f"The aggregator saw {bytes_text(saw['bytes_received'])} of ciphertext and, by the protocol, no key; "
         f"its process had loaded {loaded}; the opened adapter was looked for in its {saw['files']} files and {pieces}."
     )

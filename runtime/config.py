@@ -6,19 +6,30 @@
 
 import difflib
 import json
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Annotated, Any, TypeVar, get_args
 
-from pydantic import BaseModel, ValidationError
+from pydantic import AfterValidator, BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from certs.files import read_file
 from privacy.errors import ConfigError
+from privacy.plan import sentence
 
 T = TypeVar("T", bound=BaseModel)
 _Place = tuple[str, ...]
+
+
+def _require_address(text: str) -> str:
+    if not re.fullmatch(r"[^/\s]+:[0-9]{1,5}", text):
+        raise ValueError("is not host:port, such as aggregator.example.org:7443")
+    return text
+
+
+Address = Annotated[str, AfterValidator(_require_address)]
 
 
 def load_config(model: type[T], path: Path, env_prefix: str, environ: Mapping[str, str]) -> T:
@@ -117,7 +128,7 @@ def _complaint(
     variable = next((name for place, name in overrides.items() if _concerns(details, place)), None)
     where = f"environment variable {variable}" if variable else file
     if details["type"] != "extra_forbidden":
-        return ConfigError(where, f"{key}: {details['msg']}", "Correct the value.")
+        return ConfigError(where, f"{key}: {sentence(details)}", "Correct the value.")
     name, valid = str(details["loc"][-1]), _valid_keys(model, details["loc"][:-1])
     near = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
     hint = f"Did you mean {near[0]!r}?" if near else f"Valid here: {', '.join(sorted(valid))}."

@@ -1,7 +1,7 @@
 """The global adapter as a standard PEFT folder with a model card: what a federation hands to the world.
 
 `PeftModel.from_pretrained(base, folder)` loads it; for the mean-pooled, normalised head `base` is our
-`MeanPooledClassifier`. The card states the purpose, epsilon per silo and unit, the suite and the digests.
+`MeanPooledClassifier`. The card states the purpose, the data, epsilon per silo and unit, the suite and the digests.
 """
 
 import json
@@ -19,6 +19,7 @@ from privacy.errors import ConfigError
 from privacy.flatten import adapter_digest, unflatten
 from privacy.plan import Classification, JobPlan
 from silo_agent.models import adapter_config, read_artifact
+from silo_agent.policy import job_epsilon
 
 Float32 = npt.NDArray[np.float32]
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -30,7 +31,7 @@ SAVED_PREFIX = "base_model.model."  # what PEFT puts before the names of the bas
 
 @dataclass(frozen=True)
 class Spent:
-    """What one silo spent for this adapter, as far as this silo knows: the enforced figure (RDP) at delta."""
+    """What one silo's ledger charged for this job, failed rounds included: the enforced figure (RDP) at delta."""
 
     epsilon: float
     delta: float
@@ -38,11 +39,11 @@ class Spent:
 
 @dataclass(frozen=True)
 class Facts:
-    """What the card says beyond the plan: how far the job went, and what each known silo spent."""
+    """What the card says beyond the plan: how far the job went, who is in it, and what each known silo was charged."""
 
     rounds_published: int
-    participants: tuple[str, ...]
-    spent: Mapping[str, Spent]  # by silo; a silo that is not named has not told
+    rounds_in: Mapping[str, int]  # by silo: in how many of the published sums it is
+    charged: Mapping[str, Spent]  # by silo; a silo that is not named has not told
     ledger_checkpoint: str | None = None  # the exporter's last signed checkpoint, as its C2SP origin, size and root
 
 
@@ -83,7 +84,7 @@ def _config_json(config: LoraConfig) -> str:
 
 def model_card(plan: JobPlan, task: Classification, global_vector: Float32, facts: Facts) -> str:
     """The model card, with the front matter that the Hugging Face hub reads."""
-    mechanism = plan.dp
+    silos = sorted(facts.rounds_in)
     lines = [
         "---",
         f"base_model: {task.model.source}",
@@ -94,9 +95,9 @@ def model_card(plan: JobPlan, task: Classification, global_vector: Float32, fact
         "",
         f"# {plan.name}",
         "",
-        f"{plan.purpose}. Fine-tuned by {len(facts.participants)} institutions ({', '.join(facts.participants)}) in",
-        f"{facts.rounds_published} of {plan.rounds} planned rounds with Cloister; nobody but each institution saw its",
-        "records or its plaintext update.",
+        f"{plan.purpose}. Fine-tuned by {len(silos)} institutions ({', '.join(silos)}) in",
+        f"{facts.rounds_published} of {plan.rounds} planned rounds with Cloister; records and plaintext updates did not",
+        "leave their institution.",
         "",
         "## Use",
         "",
@@ -104,27 +105,46 @@ def model_card(plan: JobPlan, task: Classification, global_vector: Float32, fact
         *_usage(task),
         "```",
         "",
+        f"`{task.model.source}` is the federation's name for the base model: give its folder or hub id.",
         "Classes: " + ", ".join(f"{i} = {name}" for i, name in enumerate(task.labels)) + ".",
+        "",
+        *_data_and_privacy(plan, task, facts),
+        "## Provenance",
+        "",
+        "| what | value |",
+        "|---|---|",
+        *_provenance(plan, task, global_vector, facts),
+    ]
+    return "\n".join([*lines, ""])
+
+
+def _data_and_privacy(plan: JobPlan, task: Classification, facts: Facts) -> list[str]:
+    """The two sections a job on data has."""
+    dp, least = plan.dp, plan.cohort.minimum_dataset_size
+    if dp is None:
+        return []
+    lines = [
+        "## Data",
+        "",
+        f"Each institution trained on {dp.unit}s of its own, by its own statement at least {least}, as texts of at",
+        f"most {task.max_tokens} tokens, labelled with the classes above.",
         "",
         "## Privacy",
         "",
+        f"DP-SGD at every institution, one {dp.unit} added or removed: clip {dp.clip_l2:g}, noise multiplier"
+        f" {dp.noise_multiplier:g},",
+        f"sampling rate {dp.sampling_rate:g}, {dp.steps_per_round} steps a round. Epsilon, by RDP, is that of the sums",
+        "which this adapter is made of. A ledger may have charged more, for rounds that failed after the institution had",
+        "trained.",
+        "",
+        f"| institution | unit | rounds | epsilon at delta {dp.delta:g} | charged in its ledger |",
+        "|---|---|---|---|---|",
     ]
-    if mechanism is not None:
-        lines += [
-            f"DP-SGD at every institution, one {mechanism.unit} added or removed: clip {mechanism.clip_l2:g}, noise"
-            f" multiplier {mechanism.noise_multiplier:g},",
-            f"sampling rate {mechanism.sampling_rate:g}, {mechanism.steps_per_round} steps a round. Epsilon is the"
-            " enforced RDP figure.",
-            "",
-            "| institution | unit | epsilon | delta |",
-            "|---|---|---|---|",
-        ]
-        for name in facts.participants:
-            spent = facts.spent.get(name)
-            figures = f"{spent.epsilon:.4f} | {spent.delta:g}" if spent else "not known to the exporter | "
-            lines.append(f"| {name} | {mechanism.unit} | {figures} |")
-    lines += ["", "## Provenance", "", "| what | value |", "|---|---|", *_provenance(plan, task, global_vector, facts)]
-    return "\n".join([*lines, ""])
+    for name, rounds in sorted(facts.rounds_in.items()):
+        charged = facts.charged.get(name)
+        ledger = f"{charged.epsilon:.4f} at {charged.delta:g}" if charged else "not told to the exporter"
+        lines.append(f"| {name} | {dp.unit} | {rounds} | {job_epsilon(plan, dp.delta, rounds):.4f} | {ledger} |")
+    return [*lines, ""]
 
 
 def _usage(task: Classification) -> list[str]:

@@ -1,5 +1,6 @@
 """The current global adapter of a job as a PEFT folder, with what this silo's own records say about it."""
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,12 +42,12 @@ def export_adapter(home: Home, job: str, out: Path) -> Path:
     with home.store.reading() as connection:
         records = [RoundRecord.decode(data) for data in round_records(connection, record.job).values()]
         notes = Ledger(connection, LEDGER).notes()
-    members = {m.silo for r in records for m in read(r.commit.signed, RoundCommit).members}
+    rounds_in = Counter(member.silo for each in records for member in read(each.commit.signed, RoundCommit).members)
     spent = _own_spending(home, record)
     facts = Facts(
         rounds_published=len(records),
-        participants=tuple(sorted(members)),
-        spent={} if spent is None else {home.name: spent},
+        rounds_in=rounds_in,
+        charged={} if spent is None else {home.name: spent},
         ledger_checkpoint=" ".join(notes[-1].splitlines()[:3]) if notes else None,
     )
     return write_adapter(out, record.plan, shelf.artifact_path.read_bytes(), vector, facts)

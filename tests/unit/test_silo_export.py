@@ -11,11 +11,12 @@ from privacy.flatten import unflatten
 from silo_agent.export import Facts, Spent, write_adapter
 from silo_agent.modeling import MeanPooledClassifier
 from silo_agent.models import Tokenizer, build_model, load_state
+from silo_agent.policy import job_epsilon
 from silo_agent.train import initial_vector
 from tests.tiny import HEAD_ALONE, tiny_folder, tiny_job, tiny_plan
 
 TEXTS = ("red big 3", "blue small 4 made up", "green")
-FACTS = Facts(3, ("north", "south"), {"north": Spent(1.9999, 0.001)}, "tests/north 12 abc")
+FACTS = Facts(3, {"north": 3, "south": 2}, {"north": Spent(1.9999, 0.001)}, "tests/north 12 abc")
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +64,9 @@ def test_the_card_says_what_it_must(folder, tmp_path):
     card = (write_adapter(tmp_path / "out", plan, artifact, vector, FACTS) / "README.md").read_text()
     for text in (
         "Tests. Fine-tuned by 2 institutions (north, south)",
-        "| north | record | 1.9999 | 0.001 |",
-        "| south | record | not known to the exporter |",
+        f"| north | record | 3 | {job_epsilon(plan, plan.dp.delta, 3):.4f} | 1.9999 at 0.001 |",
+        f"| south | record | 2 | {job_epsilon(plan, plan.dp.delta, 2):.4f} | not told to the exporter |",
+        "trained on records of its own, by its own statement at least 4, as texts of at\nmost 16 tokens",
         "| suite | ckks-group |",
         plan.digest().hex(),
         plan.task.model.weights_sha256,

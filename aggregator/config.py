@@ -3,18 +3,17 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from runtime.config import load_config
+from runtime.config import Address, load_config
 
 ENV_PREFIX = "CLOISTER_AGGREGATOR"
 CONFIG_FILE = "aggregator.toml"
 
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Port = Annotated[int, Field(ge=0, le=65_535)]
-Address = Annotated[str, Field(pattern=r"^[^/\s]+:\d{1,5}$")]
 Count = Annotated[int, Field(gt=0)]
 
 
@@ -37,7 +36,7 @@ class AggregatorConfig(BaseModel):
     workers: Annotated[int, Field(ge=16, le=1024)] = 128  # threads that answer calls; every connected silo holds one
     uploads_at_once: Count = 4  # updates read at the same time; each costs some ten megabytes of memory
     upload_stall_s: Annotated[float, Field(gt=0)] = 20.0  # an upload that stands still so long makes room for others
-    log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from cloister.wire import JobStatus, Member, RoundStatus, SiloStatus
 
-from runtime.console import table
+from runtime.console import bytes_text, table
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -64,7 +64,7 @@ def jobs_table(jobs: Iterable[JobStatus]) -> "RenderableType":
         )
         for job in jobs
     ]
-    return table(("job", "digest", "phase", "rounds", "now", "reason"), rows, title="Jobs")
+    return table(("job", "digest", "phase", "rounds", "now", "reason"), rows, title="Jobs") if rows else "no jobs yet"
 
 
 def rounds_table(name: str, found: Sequence[RoundStatus]) -> "RenderableType":
@@ -74,13 +74,15 @@ def rounds_table(name: str, found: Sequence[RoundStatus]) -> "RenderableType":
             each.round,
             each.phase.name,
             f"{len(each.members)} of {len(each.participants)}",
-            f"{each.seconds:.1f}",
-            f"{each.bytes_received / 1e6:.1f}",
+            f"{each.seconds:.1f}" if each.closed_utc else "-",
+            bytes_text(each.bytes_received),
             each.reason,
         )
         for each in found
     ]
-    return table(("round", "phase", "in the sum", "seconds", "MB received", "reason"), rows, title=name)
+    if not rows:
+        return f"{name}: no round yet"
+    return table(("round", "phase", "in the sum", "seconds", "received", "reason"), rows, title=name)
 
 
 def print_lines(changes: Iterable[JobStatus]) -> None:
@@ -104,8 +106,8 @@ def show_live(changes: Iterable[JobStatus]) -> None:
 
 
 def _silos_table(job: JobStatus) -> "RenderableType":
-    rows = [(silo.silo, _doing(silo), f"{silo.bytes_received / 1e6:.1f}") for silo in job.silos]
-    return table(("silo", "", "MB received"), rows, title=job.name)
+    rows = [(silo.silo, _doing(silo), bytes_text(silo.bytes_received)) for silo in job.silos]
+    return table(("silo", "", "received"), rows, title=job.name)
 
 
 def _doing(silo: SiloStatus) -> str:

@@ -33,12 +33,14 @@ from certs.names import Role
 from certs.queue import RequestQueue
 from certs.wallet import Wallet
 from privacy.errors import ConfigError
-from runtime.channels import RevocationFile, bind, enrolment_credentials, new_server, server_credentials
+from runtime.channels import RevocationFile, enrolment_credentials, new_server, server_credentials
 from runtime.files import StateLock, write_durably
 from runtime.interceptors import PeerInterceptor, ShareInterceptor, StatusInterceptor, Tls13Interceptor
+from runtime.listening import ServerPort
 
 LOG = structlog.get_logger("aggregator")
 STOP_S = 5.0
+RENEWAL_CHECK_S = 60.0  # how soon a renewed certificate is used
 M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8  # malloc.h
 ENROLMENT_WORKERS = 4
 LEAST_SHARE = 4  # calls that one party may have open at once, of few workers
@@ -121,62 +123,97 @@ def _serving(
     state: StateFolder, config: AggregatorConfig, wallet: Wallet, runner: Runner, clock: Callable[[], datetime]
 ) -> Iterator[Listening]:
     desk = open_desk(state, config, runner.store)
-    federation = _federation_server(state, config, wallet, runner, desk)
-    enrolment = _enrolment_server(config, wallet, runner, desk)
-    port = bind(federation, config.listen, server_credentials(wallet, clock()))
-    enrolment_port = bind(enrolment, config.enrolment_listen, enrolment_credentials(wallet, clock()))
+    federation = ServerPort(
+        _federation_servers(state, config, wallet, runner, desk), server_credentials, config.listen, wallet
+    )
+    enrolment = ServerPort(
+        _enrolment_servers(config, wallet, runner, desk), enrolment_credentials, config.enrolment_listen, wallet
+    )
+    port, enrolment_port = federation.bind(clock()), enrolment.bind(clock())
     runner.start()
     federation.start()
     enrolment.start()
     write_durably(state.ready, f"{port} {enrolment_port}\n".encode())
     LOG.info("aggregator listens", address=config.listen, port=port, federation=config.federation)
     try:
-        yield Listening(port, enrolment_port, runner)
+        with _renewing((federation, enrolment), clock):
+            yield Listening(port, enrolment_port, runner)
     finally:
         state.ready.unlink(missing_ok=True)
-        ended = [server.stop(STOP_S) for server in (federation, enrolment)]
+        ended = [*federation.stop(STOP_S), *enrolment.stop(STOP_S)]
         runner.stop()
         for end in ended:
             end.wait()
         LOG.info("aggregator stopped")
 
 
-def _federation_server(
+@contextmanager
+def _renewing(ports: tuple[ServerPort, ...], clock: Callable[[], datetime]) -> Iterator[None]:
+    """While the block runs, the ports answer with the certificate that the wallet then holds."""
+    ended = threading.Event()
+
+    def work() -> None:
+        while not ended.wait(RENEWAL_CHECK_S):
+            for port in ports:
+                try:
+                    port.renew(clock())
+                except Exception:  # whatever it was, it is tried again
+                    LOG.exception("a renewed certificate is not used yet")
+
+    following = threading.Thread(target=work, name="renewal", daemon=True)
+    following.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        following.join()
+
+
+def _federation_servers(
     state: StateFolder, config: AggregatorConfig, wallet: Wallet, runner: Runner, desk: EnrolmentDesk
-) -> grpc.Server:
+) -> Callable[[], grpc.Server]:
+    """Makes the servers of the federation port; what they count and guard by is one for all."""
     roles = service.ROLES | coordination.ROLES | HEALTH
     revoked = RevocationFile(state.ca / "crl.pem", wallet.ca_pem)
     peers = PeerInterceptor(wallet.ca_pem, roles, revoked, runner.clock)
-    share = max(LEAST_SHARE, config.workers // 8)
-    server = new_server([StatusInterceptor(), peers, ShareInterceptor(share)], config.workers)
+    shares = ShareInterceptor(max(LEAST_SHARE, config.workers // 8))
     slots = UploadSlots(config.uploads_at_once, config.upload_stall_s)
     silos = service.FederationService(
         runner, ReadingDesk(runner), StatementDesk(runner), desk, slots, peers.check_caller
     )
-    coordinator = CoordinatorDesk(runner, max_artifact_bytes=config.max_artifact_bytes)
-    federation_pb2_grpc.add_FederationServiceServicer_to_server(silos, server)
-    coordination_pb2_grpc.add_CoordinationServiceServicer_to_server(
-        coordination.CoordinationService(runner, coordinator, peers.check_caller), server
-    )
+    desk_of_coordinators = CoordinatorDesk(runner, max_artifact_bytes=config.max_artifact_bytes)
+    coordinators = coordination.CoordinationService(runner, desk_of_coordinators, peers.check_caller)
     answering = health.HealthServicer()
     answering.set("", health_pb2.HealthCheckResponse.SERVING)
-    health_pb2_grpc.add_HealthServicer_to_server(answering, server)
-    return server
+
+    def make() -> grpc.Server:
+        server = new_server([StatusInterceptor(), peers, shares], config.workers)
+        federation_pb2_grpc.add_FederationServiceServicer_to_server(silos, server)
+        coordination_pb2_grpc.add_CoordinationServiceServicer_to_server(coordinators, server)
+        health_pb2_grpc.add_HealthServicer_to_server(answering, server)
+        return server
+
+    return make
 
 
-def _enrolment_server(config: AggregatorConfig, wallet: Wallet, runner: Runner, desk: EnrolmentDesk) -> grpc.Server:
-    server = new_server([StatusInterceptor(), Tls13Interceptor()], ENROLMENT_WORKERS)
-    own = wallet.identity().certificate_pem
+def _enrolment_servers(
+    config: AggregatorConfig, wallet: Wallet, runner: Runner, desk: EnrolmentDesk
+) -> Callable[[], grpc.Server]:
     servicer = EnrolmentService(
         desk,
         runner.store,
         ca_pem=wallet.ca_pem,
-        own_identity_pem=own,
+        own_identity_pem=wallet.identity().certificate_pem,
         address=config.public_address or config.listen,
         clock=runner.clock,
     )
-    enrolment_pb2_grpc.add_EnrolmentServiceServicer_to_server(servicer, server)
-    return server
+
+    def make() -> grpc.Server:
+        server = new_server([StatusInterceptor(), Tls13Interceptor()], ENROLMENT_WORKERS)
+        enrolment_pb2_grpc.add_EnrolmentServiceServicer_to_server(servicer, server)
+        return server
+
+    return make
 
 
 def return_freed_memory() -> None:

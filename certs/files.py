@@ -79,20 +79,12 @@ def private_folder(folder: Path) -> None:
 
 def read_file(path: Path, next_step: str, limit: int = 1 << 20) -> bytes:
     """The bytes of a small file. Raises ConfigError naming it, with `next_step`, when missing, unreadable or large."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(limit + 1)
-    except OSError as error:
-        raise ConfigError(str(path), error.strerror or type(error).__name__, next_step) from error
-    if len(data) > limit:
-        raise ConfigError(str(path), f"is larger than {limit} bytes", next_step)
-    return data
+    return _read(path, next_step, limit)[0]
 
 
 def read_private(path: Path, next_step: str) -> bytes:
     """The bytes of a key file. Raises ConfigError when it is missing or when anybody else may read it."""
-    data = read_file(path, next_step)
-    mode = path.stat().st_mode & 0o777
+    data, mode = _read(path, next_step, 1 << 20)
     if mode & 0o077:
         raise ConfigError(
             f"key file {path}",
@@ -100,6 +92,18 @@ def read_private(path: Path, next_step: str) -> bytes:
             f"Run `chmod 600 {path}`; if others had access to this machine, replace the key.",
         )
     return data
+
+
+def _read(path: Path, next_step: str, limit: int) -> tuple[bytes, int]:
+    """Bytes and mode of one and the same file, also when another takes its name meanwhile."""
+    try:
+        with path.open("rb") as file:
+            data, mode = file.read(limit + 1), os.fstat(file.fileno()).st_mode & 0o777
+    except OSError as error:
+        raise ConfigError(str(path), error.strerror or type(error).__name__, next_step) from error
+    if len(data) > limit:
+        raise ConfigError(str(path), f"is larger than {limit} bytes", next_step)
+    return data, mode
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import Self
 
 from privacy.errors import ConfigError, ProtocolError
-from privacy.plan import NAME
+from privacy.plan import NAME, NOT_A_NAME
 
 _URI = re.compile(r"cloister://([^/]{1,63})/([a-z]{1,20})/([^/]{1,63})")
 
@@ -32,11 +32,7 @@ class PartyId:
         """Refuses bad names."""
         for field, value in (("federation", self.federation), ("name", self.name)):
             if not NAME.fullmatch(value):
-                raise ConfigError(
-                    f"{field} {value[:80]!r}",
-                    "is not a name: 1 to 63 of a-z, 0-9 and inner hyphens",
-                    "Choose a name such as hospital-a.",
-                )
+                raise ConfigError(f"{field} {value[:80]!r}", NOT_A_NAME, "Choose a name such as hospital-a.")
 
     @property
     def uri(self) -> str:

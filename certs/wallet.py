@@ -45,6 +45,15 @@ class TlsMaterial:
     key_pem: bytes = field(repr=False)
 
 
+@dataclass(frozen=True)
+class _Pair:
+    """A certificate and the key that belongs to it."""
+
+    leaf: Leaf
+    certificate_pem: bytes
+    key: PrivateKey = field(repr=False)
+
+
 class Wallet:
     """A party's folder. Opening reads nothing; `check` says whether it can be used."""
 
@@ -140,9 +149,8 @@ class Wallet:
         Raises ConfigError naming the cause: a file missing or readable by others, a certificate expired or not yet
         valid (a clock), of another CA, without its key, of another role, or the two naming different parties.
         """
-        leaves = [self.leaf(kind) for kind in Kind]
+        leaves = [self._pair(kind).leaf for kind in Kind]
         for leaf in leaves:
-            self._key(leaf.kind, self._certificate(leaf.kind))
             try:
                 leaf.check_time(now)
             except CertificateFlaw as error:
@@ -158,18 +166,16 @@ class Wallet:
 
     def tls(self) -> TlsMaterial:
         """What TLS needs, read afresh: a renewal in another process is seen. Raises ConfigError."""
-        leaf = self.leaf(Kind.TLS)
-        certificate = self._certificate(Kind.TLS)
-        key = self._key(Kind.TLS, certificate)
-        return TlsMaterial(leaf.party, leaf.not_after_utc, self.ca_pem, certificate, private_pem(key))
+        own = self._pair(Kind.TLS)
+        key_pem = private_pem(own.key)
+        return TlsMaterial(own.leaf.party, own.leaf.not_after_utc, self.ca_pem, own.certificate_pem, key_pem)
 
     def identity(self) -> Identity:
         """The signing identity. Raises ConfigError."""
-        certificate = self._certificate(Kind.IDENTITY)
-        key = self._key(Kind.IDENTITY, certificate)
-        if not isinstance(key, Ed25519PrivateKey):
+        own = self._pair(Kind.IDENTITY)
+        if not isinstance(own.key, Ed25519PrivateKey):
             raise ConfigError(f"key file {self._path(Kind.IDENTITY, 'key')}", "is not an Ed25519 key", _ENROL)
-        return Identity(self.leaf(Kind.IDENTITY).party, certificate, key)
+        return Identity(own.leaf.party, own.certificate_pem, own.key)
 
     def _path(self, kind: Kind, suffix: str) -> Path:
         return self.folder / f"{kind}.{suffix}"
@@ -179,8 +185,11 @@ class Wallet:
 
     def leaf(self, kind: Kind) -> Leaf:
         """What one of the two certificates says, whatever the time. Raises ConfigError."""
+        return self._leaf(kind, self._certificate(kind))
+
+    def _leaf(self, kind: Kind, certificate_pem: bytes) -> Leaf:
         try:
-            return read_leaf(self._certificate(kind), load_ca(self.ca_pem), kind)
+            return read_leaf(certificate_pem, load_ca(self.ca_pem), kind)
         except CertificateFlaw as error:
             raise self._own(kind, error) from error
 
@@ -225,10 +234,25 @@ class Wallet:
         write_durably(self._path(kind, "pem"), pem, PUBLIC)
         self._finish_rename(kind)
 
+    def _pair(self, kind: Kind) -> _Pair:
+        """One of the two certificates and its key. A renewal replaces them one after the other: it is waited for."""
+        while True:
+            certificate = self._certificate(kind)
+            leaf = self._leaf(kind, certificate)
+            try:
+                return _Pair(leaf, certificate, self._key(kind, certificate))
+            except ConfigError:
+                if self._certificate(kind) == certificate:
+                    raise
+
     def _key(self, kind: Kind, certificate_pem: bytes) -> PrivateKey:
         path, pending = self._path(kind, "key"), self._path(kind, "key.next")
-        if pending.exists() and _fits(key := _load_key(pending), certificate_pem):
-            return key
+        try:
+            if pending.exists() and _fits(key := _load_key(pending), certificate_pem):
+                return key
+        except ConfigError:
+            if pending.exists():
+                raise  # else it has just become `path`
         if not _fits(key := _load_key(path), certificate_pem):
             raise ConfigError(f"key file {path}", f"does not belong to {kind}.pem beside it", _ENROL)
         return key

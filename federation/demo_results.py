@@ -115,8 +115,8 @@ def aggregator_saw(federation: LocalFederation, job: str) -> dict[str, Any]:
 
     `adapter_found`: whether any of 64 pieces of the adapter that the hospitals opened occurs in any of its files.
     """
-    maps = Path(f"/proc/{federation.aggregator.pid}/maps")
-    loaded = [name for name in OPENERS if maps.exists() and name in maps.read_text()]
+    maps = Path(f"/proc/{federation.aggregator.pid}/maps").read_text()
+    loaded = [name for name in OPENERS if name in maps]
     files = [path for path in federation.state.rglob("*") if path.is_file()]
     pieces = _pieces(opened_adapter(federation.silos[0], job))
     found = [str(path.relative_to(federation.state)) for path in files if _contains(path.read_bytes(), pieces)]

@@ -17,17 +17,34 @@ from rich.table import Table
 from rich.text import Text
 
 from federation.local import LocalFederation
+from runtime.console import bytes_text
 
 REFRESH_S = 0.2
 PLAIN_S = 2.0
 HEARTBEAT_S = 10.0
 PLAIN_WIDTH = 110
-BAR_WIDTH = 18
+BAR_WIDTH = 10
 BASELINES = ("majority", "local_only", "without_privacy")
 CAPTION = (
     "federated: under differential privacy; alone and together: the same model without; epsilon at delta 0.001, RDP"
 )
-ABOUT = "Cloister: four hospitals, one model, nobody sees another's records or updates"
+ABOUT = "Cloister: four hospitals, one model, no record leaves its hospital"
+DOING = {  # a state of silo_agent.round, and what its hospital does in it
+    "Idle": "hears of a round",
+    "Joined": "joins the round",
+    "Reserved": "trains",
+    "Trained": "seals its update",
+    "Sealed": "sends its update",
+    "Submitted": "waits for the sum",
+    "Withdrawn": "sends nothing",
+    "Consented": "waits for consents",
+    "Certified": "opens the sum",
+    "Opened": "tells its digest",
+    "Applied": "waits for a round",
+    "Refused": "refused the round",
+    "Burnt": "the round failed",
+}
+STYLES = {"finished": "green", "stopped": "red", "cancelled": "red", "trains": "yellow", "refused the round": "red"}
 
 
 class View:
@@ -47,7 +64,7 @@ class View:
         if not self._console.is_terminal:
             yield _Plain(federation, self.note).refresh
             return
-        watch = _Watch(federation, job)
+        watch = _Watch(federation, job, self._started)
         with Live(watch.render(), console=self._console, auto_refresh=False) as live:
             last = 0.0
 
@@ -94,23 +111,30 @@ def _short(name: str, status: dict[str, Any]) -> str:
         return f"{name}: {doing(status)}"
     steps = f" {status.get('step')}/{status.get('steps')}" if status.get("steps") else ""
     spent = status.get("epsilon_spent")
-    epsilon = f" eps {spent:.2f}" if spent is not None else ""
-    return f"{name}: {status.get('round')}/{status.get('rounds')} {status.get('phase')}{steps}{epsilon}"
+    epsilon = f", epsilon {spent:.2f}" if spent is not None else ""
+    return f"{name}: {status.get('round')}/{status.get('rounds')} {doing(status)}{steps}{epsilon}"
 
 
 def doing(status: dict[str, Any]) -> str:
-    """What a silo that is in no round yet is at."""
-    if status.get("job_phase"):
+    """What a silo is at, in a few words."""
+    job_phase = str(status.get("job_phase") or "")
+    if job_phase in ("FINISHED", "STOPPED", "CANCELLED"):
+        return job_phase.lower()
+    if status.get("round"):
+        phase = str(status.get("phase"))
+        return DOING.get(phase, phase)
+    if job_phase:
         return "has joined"
-    return "checks data, model and budget" if status.get("job") else "connected"
+    return "checks the job" if status.get("job") else "connected"
 
 
 class _Watch:
     """The live display of one job."""
 
-    def __init__(self, federation: LocalFederation, job: str) -> None:
+    def __init__(self, federation: LocalFederation, job: str, started_s: float) -> None:
         self._federation = federation
         self._job = job
+        self._started_s = started_s
         self._published = -1
         self._rounds: list[dict[str, Any]] = []
 
@@ -118,7 +142,9 @@ class _Watch:
         """The display as of now."""
         statuses = {silo.name: silo.status() for silo in self._federation.silos}
         self._look_at_rounds(statuses)
-        return Panel(Group(_silo_table(statuses), _round_table(self._rounds)), title=ABOUT, border_style="cyan")
+        elapsed = f"{time.monotonic() - self._started_s:.0f} s"
+        tables = Group(_silo_table(statuses), _round_table(self._rounds))
+        return Panel(tables, title=ABOUT, subtitle=elapsed, border_style="cyan")
 
     def _look_at_rounds(self, statuses: dict[str, dict[str, Any]]) -> None:
         """Ask the aggregator again when the hospitals have moved on to another round or are done."""
@@ -131,53 +157,45 @@ class _Watch:
 
 
 def _silo_table(statuses: dict[str, dict[str, Any]]) -> Table:
-    table = Table(box=SIMPLE, expand=True)
-    for heading in ("hospital", "round", "phase", "progress", "epsilon spent", "left", "sent"):
-        table.add_column(heading, justify="right" if heading in ("epsilon spent", "left", "sent") else "left")
+    """A line a hospital. The columns keep their widths, so that nothing jumps when a word changes."""
+    table = Table(box=SIMPLE, padding=(0, 1, 0, 0))
+    table.add_column("hospital", min_width=11)
+    table.add_column("round", min_width=5)
+    table.add_column("does", min_width=max(map(len, DOING.values())))
+    table.add_column("step", min_width=BAR_WIDTH)
+    table.add_column("epsilon\nspent", justify="right", min_width=7)
+    table.add_column("\nleft", justify="right", min_width=5)
+    table.add_column("sent", justify="right", min_width=7)
     for name, status in statuses.items():
-        steps = status.get("steps") or 0
-        bar = ProgressBar(total=max(steps, 1), completed=status.get("step") or 0, width=BAR_WIDTH)
+        steps, known = status.get("steps") or 0, bool(status.get("epsilon_cap"))
+        does = doing(status)
         table.add_row(
             Text(name, style="bold"),
-            f"{status.get('round') or 0}/{status.get('rounds') or 0}",
-            _phase(status),
-            bar,
-            _number(status.get("epsilon_spent")),
-            _number(status.get("epsilon_left")),
-            megabytes(status.get("bytes_sent") or 0),
+            f"{status['round']}/{status['rounds']}" if status.get("round") else "-",
+            Text(does, style=STYLES.get(does, "" if status.get("round") else "dim")),
+            ProgressBar(total=max(steps, 1), completed=status.get("step") or 0, width=BAR_WIDTH),
+            _number(status["epsilon_spent"] if known else None),
+            _number(status["epsilon_left"] if known else None),
+            bytes_text(status.get("bytes_sent") or 0),
         )
     return table
 
 
-def _phase(status: dict[str, Any]) -> Text:
-    job_phase = status.get("job_phase")
-    phase = str(job_phase).lower() if job_phase in ("FINISHED", "STOPPED", "CANCELLED") else str(status.get("phase"))
-    if not status.get("round"):
-        return Text(doing(status), style="dim")
-    style = {"finished": "green", "stopped": "red", "Trained": "yellow", "Reserved": "yellow"}.get(phase, "")
-    return Text(phase, style=style)
-
-
 def _round_table(rounds: list[dict[str, Any]]) -> RenderableType:
     if not rounds:
-        return Text("no round yet", style="dim")
-    table = Table(box=SIMPLE)
-    for heading in ("round", "aggregator", "seconds", "received", "in the sum"):
+        return Text(" no round yet", style="dim")
+    table = Table(box=SIMPLE, padding=(0, 1, 0, 0))
+    for heading in ("round", "aggregator", "seconds", "received", "who is in"):
         table.add_column(heading, justify="right" if heading in ("seconds", "received") else "left")
     for row in rounds:
-        seconds, received = f"{row['seconds']:.1f}", megabytes(row["bytes_received"])
+        seconds = f"{row['seconds']:.1f}" if row["seconds"] else "-"
         who = ", ".join(row["members"] or row["participants"])
-        table.add_row(str(row["round"]), row["phase"].lower(), seconds, received, who)
+        table.add_row(str(row["round"]), row["phase"].lower(), seconds, bytes_text(row["bytes_received"]), who)
     return table
 
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
-
-
-def megabytes(count: int) -> str:
-    """Bytes as kB or MB (powers of ten)."""
-    return f"{count / 1e6:.2f} MB" if count >= 1e6 else f"{count / 1e3:.0f} kB"
 
 
 def results_table(found: dict[str, Any]) -> Table:
@@ -224,6 +242,6 @@ def aggregator_sentence(found: dict[str, Any]) -> str:
     loaded = ", ".join(saw["opening_libraries_loaded"]) or "no library that trains or decrypts"
     pieces = f"found in {', '.join(saw['adapter_found'])}" if saw["adapter_found"] else "found in none of them"
     return (
-        f"The aggregator saw {megabytes(saw['bytes_received'])} of ciphertext and, by the protocol, no key; "
+        f"The aggregator saw {bytes_text(saw['bytes_received'])} of ciphertext and, by the protocol, no key; "
         f"its process had loaded {loaded}; the opened adapter was looked for in its {saw['files']} files and {pieces}."
     )

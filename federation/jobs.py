@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from privacy.errors import ConfigError
 from privacy.plan import (
@@ -30,10 +30,10 @@ from privacy.plan import (
     Text,
     first_complaint,
 )
+from runtime.config import validated
 
 PLAN_FILE = "plan.json"
 ARTIFACT_FILE = "adapter.safetensors"
-M = TypeVar("M", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,16 @@ class RehearsalCohort(Strict):
     tolerated_colluders: int = 0
 
 
+class RehearsalDeadlines(Strict):
+    """[deadlines] of a rehearsal, in seconds; shorter than those of a job on data, since nobody has to decide."""
+
+    join_job_s: PositiveReal = 120.0
+    join_round_s: PositiveReal = 60.0
+    submit_s: PositiveReal = 600.0
+    consent_s: PositiveReal = 300.0
+    apply_s: PositiveReal = 300.0
+
+
 class RehearsalFile(Strict):
     """A job file with a [rehearsal]: no data, no model, no budget; it tries the machinery."""
 
@@ -90,10 +100,7 @@ class RehearsalFile(Strict):
     grid_bits: int = 16
     rehearsal: RehearsalChoice
     cohort: RehearsalCohort = RehearsalCohort()
-    deadlines: dict[str, PositiveReal] = Field(default_factory=dict)
-
-
-DEADLINES = {"join_job_s": 120.0, "join_round_s": 60.0, "submit_s": 600.0, "consent_s": 300.0, "apply_s": 300.0}
+    deadlines: RehearsalDeadlines = RehearsalDeadlines()
 
 
 def read_job_file(path: Path) -> dict[str, Any]:
@@ -114,16 +121,17 @@ def prepare(
     roster = members.roster(silos)
     now = datetime.now(UTC)
     if "rehearsal" in tables:
-        plan, artifact = rehearsal_plan(tables, members, roster, now), None
+        wanted = validated(RehearsalFile, tables, f"job file {job_file}")
+        plan, artifact = rehearsal_plan(wanted, members, roster, now), None
     else:
-        plan, artifact = _training_plan(tables, job_file.parent, members, roster, model_folder)
+        plan, artifact = _training_plan(tables, job_file, members, roster, model_folder)
     write_prepared(out, plan, artifact)
     return plan
 
 
 def _training_plan(
     tables: dict[str, Any],
-    job_folder: Path,
+    job_file: Path,
     members: Membership,
     roster: tuple[RosterMember, ...],
     model_folder: Path | None,
@@ -132,30 +140,21 @@ def _training_plan(
     from silo_agent.job_file import JobFile
     from silo_agent.planning import Parties, make_plan
 
-    job = validated(JobFile, tables)
+    job = validated(JobFile, tables, f"job file {job_file}")
     members.require_federation(job.federation)
     folders = {job.model.source: model_folder} if model_folder is not None else None
     base = find_model(job.model.source, job.model.revision, folders)
-    return make_plan(job, job_folder, base, Parties(roster, members.aggregator), datetime.now(UTC))
-
-
-def validated(model: type[M], tables: dict[str, Any]) -> M:
-    """The tables as a value of `model`. Raises ConfigError naming the key that is wrong."""
-    try:
-        return model.model_validate(tables)
-    except ValidationError as error:
-        raise ConfigError("job file", first_complaint(error), "Correct it: docs/reference/job-file.md.") from error
+    return make_plan(job, job_file.parent, base, Parties(roster, members.aggregator), datetime.now(UTC))
 
 
 def rehearsal_plan(
-    tables: dict[str, Any], members: Membership, roster: tuple[RosterMember, ...], now: datetime
+    wanted: RehearsalFile, members: Membership, roster: tuple[RosterMember, ...], now: datetime
 ) -> JobPlan:
-    """The plan of a rehearsal. Raises ConfigError naming the key that is wrong."""
+    """The plan of a rehearsal. Raises ConfigError naming what the plan cannot be."""
     import numpy as np
 
     from privacy.flatten import adapter_digest
 
-    wanted = validated(RehearsalFile, tables)
     members.require_federation(wanted.federation)
     try:
         return JobPlan(
@@ -177,7 +176,7 @@ def rehearsal_plan(
                 minimum_dataset_size=1,
             ),
             aggregator=members.aggregator,
-            deadlines=Deadlines.model_validate({**DEADLINES, **wanted.deadlines}),
+            deadlines=Deadlines(**wanted.deadlines.model_dump()),
             created_utc=now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             nonce=secrets.token_hex(32),
         )

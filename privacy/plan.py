@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from privacy.canonical import canonical_json, digest, parse_canonical
 from privacy.errors import ProtocolError
@@ -18,9 +19,17 @@ from privacy.errors import ProtocolError
 PLAN_LABEL = "cloister/v1/plan"
 ROUND_LABEL = "cloister/v1/round"
 MAX_VALUES = 200_000_000
-NAME = re.compile(r"^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$")
+NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+NOT_A_NAME = "is not a name: 1 to 63 of a-z, 0-9 and inner hyphens"
 
-Name = Annotated[str, Field(pattern=NAME.pattern)]
+
+def _require_name(text: str) -> str:
+    if not NAME.fullmatch(text):
+        raise ValueError(NOT_A_NAME)
+    return text
+
+
+Name = Annotated[str, AfterValidator(_require_name)]
 Hex32 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Positive = Annotated[int, Field(gt=0)]
 PositiveReal = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -252,7 +261,12 @@ def first_complaint(error: ValidationError) -> str:
     """The first of pydantic's complaints as one sentence, without the offending value."""
     first = error.errors(include_url=False, include_input=False)[0]
     where = ".".join(str(part) for part in first["loc"])
-    return f"{where}: {first['msg']}" if where else first["msg"]
+    return f"{where}: {sentence(first)}" if where else sentence(first)
+
+
+def sentence(details: ErrorDetails) -> str:
+    """What pydantic complains about; of an error that a validator of ours raised, our words alone."""
+    return details["msg"].removeprefix("Value error, ")
 
 
 @dataclass(frozen=True)

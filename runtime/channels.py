@@ -1,18 +1,16 @@
 """gRPC over mutual TLS: what servers bind and clients dial.
 
 Clients dial out only. A server refused our certificate with nothing but "Socket closed", so a client checks its own
-wallet before it dials: the error then names the cause. A renewed certificate is used by a new channel; a server looks
-for a new one of its own at every handshake.
+wallet before it dials: the error then names the cause. A renewed certificate is used by a new channel, and by a new
+server (runtime.listening).
 """
 
 import socket
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import datetime
 from pathlib import Path
-from typing import cast
 
 import grpc
 from cloister.wire.base import MAX_MESSAGE_BYTES
@@ -20,8 +18,8 @@ from cloister.wire.base import MAX_MESSAGE_BYTES
 from certs.files import read_file
 from certs.names import Role
 from certs.verify import load_ca, read_revocations
-from certs.wallet import TlsMaterial, Wallet
-from privacy.errors import CloisterError, ConfigError
+from certs.wallet import Wallet
+from privacy.errors import ConfigError
 
 KEEPALIVE_S = 30
 _SIZES = [
@@ -142,30 +140,9 @@ class RevocationFile:
 
 def _server_credentials(wallet: Wallet, now: datetime, *, clients: bool) -> grpc.ServerCredentials:
     wallet.check(now, Role.AGGREGATOR)
-    shown, lock = wallet.tls(), threading.Lock()
-
-    def fetch() -> grpc.ServerCertificateConfiguration | None:
-        """What is new, once. gRPC exchanges certificates without a lock: to do so at every handshake would crash it
-        (a reference too few, "sync.cc: Check failed: prior > 0") when handshakes coincide.
-        """
-        nonlocal shown
-        try:
-            latest = wallet.tls()
-        except CloisterError:  # a renewal that went wrong: stay with what was good; clients judge whether it still is
-            return None
-        with lock:
-            if latest == shown:
-                return None
-            shown = latest
-        return _configuration(latest)
-
-    first = _configuration(shown)
-    fetcher = cast("Callable[[], grpc.ServerCertificateConfiguration]", fetch)  # None is allowed; the stubs forget it
-    return grpc.dynamic_ssl_server_credentials(first, fetcher, require_client_authentication=clients)
-
-
-def _configuration(own: TlsMaterial) -> grpc.ServerCertificateConfiguration:
-    return grpc.ssl_server_certificate_configuration([(own.key_pem, own.certificate_pem)], own.ca_pem)
+    own = wallet.tls()
+    callers_ca = own.ca_pem if clients else None
+    return grpc.ssl_server_credentials([(own.key_pem, own.certificate_pem)], callers_ca, clients)
 
 
 def _bind_error(address: str, host: str, port: int) -> ConfigError:

@@ -6,19 +6,30 @@
 
 import difflib
 import json
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Annotated, Any, TypeVar, get_args
 
-from pydantic import BaseModel, ValidationError
+from pydantic import AfterValidator, BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from certs.files import read_file
 from privacy.errors import ConfigError
+from privacy.plan import sentence
 
 T = TypeVar("T", bound=BaseModel)
 _Place = tuple[str, ...]
+
+
+def _require_address(text: str) -> str:
+    if not re.fullmatch(r"[^/\s]+:[0-9]{1,5}", text):
+        raise ValueError("is not host:port, such as aggregator.example.org:7443")
+    return text
+
+
+Address = Annotated[str, AfterValidator(_require_address)]
 
 
 def load_config(model: type[T], path: Path, env_prefix: str, environ: Mapping[str, str]) -> T:
@@ -36,11 +47,22 @@ def load_config(model: type[T], path: Path, env_prefix: str, environ: Mapping[st
     except ValidationError as error:
         raw = _with_raw_text(document, error, overrides, environ)
         if not raw:
-            raise _complaint(model, path, error, overrides) from error
+            raise _complaint(model, f"configuration {path}", error, overrides) from error
     try:
         return _validate(model, document)
     except ValidationError as error:
-        raise _complaint(model, path, error, overrides) from error
+        raise _complaint(model, f"configuration {path}", error, overrides) from error
+
+
+def validated(model: type[T], tables: dict[str, Any], where: str) -> T:
+    """The tables of a file that is no program's configuration (a job file) as a value of `model`, just as strictly.
+
+    Raises ConfigError at `where`, worded as `load_config` words it.
+    """
+    try:
+        return _validate(model, tables)
+    except ValidationError as error:
+        raise _complaint(model, where, error, {}) from error
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -98,15 +120,15 @@ def _details(error: ValidationError) -> list[ErrorDetails]:
 
 
 def _complaint(
-    model: type[BaseModel], path: Path, error: ValidationError, overrides: Mapping[_Place, str]
+    model: type[BaseModel], file: str, error: ValidationError, overrides: Mapping[_Place, str]
 ) -> ConfigError:
     """An unknown key first: a mistyped key also shows as a missing one."""
     details = min(_details(error), key=lambda item: item["type"] != "extra_forbidden")
     key = ".".join(str(part) for part in details["loc"]) or "the file"
     variable = next((name for place, name in overrides.items() if _concerns(details, place)), None)
-    where = f"environment variable {variable}" if variable else f"configuration {path}"
+    where = f"environment variable {variable}" if variable else file
     if details["type"] != "extra_forbidden":
-        return ConfigError(where, f"{key}: {details['msg']}", "Correct the value.")
+        return ConfigError(where, f"{key}: {sentence(details)}", "Correct the value.")
     name, valid = str(details["loc"][-1]), _valid_keys(model, details["loc"][:-1])
     near = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
     hint = f"Did you mean {near[0]!r}?" if near else f"Valid here: {', '.join(sorted(valid))}."

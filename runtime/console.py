@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+PIPE_WIDTH = 240  # a file or a pipe has no width to keep to: no table is cut for it
 _TRACEBACK = "CLOISTER_TRACEBACK"
 
 
@@ -61,7 +62,8 @@ def emit(value: Any, *, as_json: bool, text: "RenderableType | None" = None) -> 
         return
     from rich.console import Console
 
-    Console(highlight=False, soft_wrap=True).print(_plain(value) if text is None else text, markup=False)
+    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPE_WIDTH
+    Console(highlight=False, soft_wrap=True, width=width).print(_plain(value) if text is None else text, markup=False)
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str | None = None) -> "RenderableType":
@@ -74,6 +76,11 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str |
     for row in rows:
         made.add_row(*(Text(str(cell)) for cell in row))
     return made
+
+
+def bytes_text(count: int) -> str:
+    """Bytes as kB or MB (powers of ten)."""
+    return f"{count / 1e6:.2f} MB" if count >= 1e6 else f"{count / 1e3:.0f} kB"
 
 
 def _plain(value: Any) -> str:  # noqa: ANN401 - any JSON value

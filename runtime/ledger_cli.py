@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from privacy.errors import ConfigError, VerificationError
-from runtime.console import emit, table
+from runtime.console import emit
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -48,9 +48,8 @@ def show(
         size, origin = ledger.size, ledger.identity.origin
         bodies = list(ledger.entries(since=max(0, size - last) if last else 0))
     value = {"origin": origin, "size": size, "entries": [json_module.loads(body) for body in bodies]}
-    rows = [_row(decode_entry(body)) for body in bodies]
-    columns = ("#", "utc", "kind", "who", "what", "spent", "left")
-    emit(value, as_json=json, text=table(columns, rows, title=f"{origin}: {size} entries"))
+    lines = [f"{origin}: {size} entries", *(_line(decode_entry(body)) for body in bodies)]
+    emit(value, as_json=json, text="\n".join(lines))
 
 
 @app.command()
@@ -187,8 +186,8 @@ def _found(state: Path) -> Path:
     )
 
 
-def _row(entry: "AnyEntry") -> tuple[str, ...]:
-    """One line for a person."""
+def _line(entry: "AnyEntry") -> str:
+    """One line for a person; who wrote the entry is named unless it was the agent itself."""
     from privacy.ledger.entry import CommitEntry, RefundEntry, RefuseEntry, ReserveEntry
 
     said: dict[str, Any] = entry.model_dump(mode="json")
@@ -196,11 +195,12 @@ def _row(entry: "AnyEntry") -> tuple[str, ...]:
     number = f"round {said['round']}" if said.get("round") is not None else ""
     subject = said.get("population") or said.get("party") or ""
     detail = said.get("outcome") or said.get("decision") or said.get("action") or ""
-    what = ", ".join(part for part in (subject, job, number, detail) if part)
-    spent = left = ""
+    balance = ""
     if isinstance(entry, ReserveEntry | CommitEntry | RefundEntry | RefuseEntry) and entry.balance is not None:
-        spent, left = f"{entry.balance.spent_epsilon:.3f}", f"{entry.balance.remaining_epsilon:.3f}"
-    return str(entry.sequence), entry.utc[:16].replace("T", " "), said["kind"], entry.actor, what, spent, left
+        balance = f"spent {entry.balance.spent_epsilon:.3f}, left {entry.balance.remaining_epsilon:.3f}"
+    who = f"by {entry.actor}" if said["role"] != "agent" else ""
+    what = ", ".join(part for part in (subject, job, number, detail, balance, who) if part)
+    return f"{entry.sequence:>5}  {entry.utc[:16].replace('T', ' ')}  {said['kind']:<12}  {what}"
 
 
 def _summary(report: "Report", public_key: bytes) -> str:

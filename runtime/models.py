@@ -92,7 +92,9 @@ def _determines(name: str) -> bool:
 def _mapped(source: str, folder: Path) -> Path:
     if not folder.is_dir():
         raise ConfigError(
-            f"model {source!r}", f"there is no folder {folder}", "Correct its path in the configuration's [models]."
+            f"model {source!r}",
+            f"there is no folder {folder}",
+            "Correct its path: in [models] of silo.toml, or --model-folder.",
         )
     return _checked(folder)
 
@@ -116,7 +118,7 @@ def _from_hub(source: str, revision: str | None) -> Path:
         raise ConfigError(
             f"model {source!r}",
             "a hub model needs the hash of a commit as its revision, since what a name stands for can change",
-            "Give its 40 hex digits as the job file's model.revision, or map the name to a folder.",
+            "Give its 40 hex digits as the job file's model.revision, or its folder: --model-folder, or in silo.toml.",
         )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError

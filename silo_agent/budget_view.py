@@ -50,6 +50,7 @@ def job_rows(home: Home, text: str) -> tuple[JobPlan, list[dict[str, Any]]]:
         rows.append(
             {
                 "population": budget.policy.population,
+                "epsilon_cap": budget.policy.epsilon,
                 "left": budget.left_epsilon,
                 "after": forecast.epsilon_after,
                 "one_round_alone": rdp_epsilon(vector, budget.policy.delta),

@@ -73,27 +73,18 @@ def run(
 def status(state: State = DEFAULT_STATE, as_json: Json = False) -> None:
     """What the agent last said: phase, budget left, what stands in the way."""
     from runtime.console import emit
+    from silo_agent.display import status_text
     from silo_agent.status import read_status
 
     facts = read_status(state)
-    alive = "connected" if facts["connected"] else "not connected" if facts["running"] else "not running"
-    lines = [
-        f"{facts['name']}: {alive}, as of {facts['updated_utc']}",
-        f"job      {facts['job_name'] or '-'} {facts['job'][:12]} {facts['job_phase']}",
-        f"round    {facts['round']} of {facts['rounds']} planned, {facts['phase'] or '-'}"
-        f" (step {facts['step']} of {facts['steps']})",
-        f"budget   epsilon {facts['epsilon_spent']:.3f} spent of {facts['epsilon_cap']:g},"
-        f" {facts['epsilon_left']:.3f} left {facts['population']}",
-        f"sent     {facts['bytes_sent']} bytes of sealed updates",
-        f"message  {facts['message'] or '-'}",
-    ]
-    emit(facts, as_json=as_json, text="\n".join(lines))
+    emit(facts, as_json=as_json, text=status_text(facts))
 
 
 @app.command()
 def jobs(state: State = DEFAULT_STATE, as_json: Json = False) -> None:
     """The jobs this silo knows, and what was decided about each."""
     from runtime.console import emit
+    from silo_agent.display import jobs_text
     from silo_agent.jobs import all_jobs
 
     home = _home(state)
@@ -114,7 +105,7 @@ def jobs(state: State = DEFAULT_STATE, as_json: Json = False) -> None:
         }
         for record in known
     ]
-    emit({"jobs": listed}, as_json=as_json, text="\n".join(_job_text(item) for item in listed) or "no jobs yet")
+    emit({"jobs": listed}, as_json=as_json, text=jobs_text(listed))
 
 
 def _price(plan: "JobPlan") -> float | None:
@@ -126,24 +117,6 @@ def _price(plan: "JobPlan") -> float | None:
         return round(job_epsilon(plan, plan.dp.delta, plan.rounds), 4) if plan.dp is not None else 0.0
     except ConfigError:
         return None
-
-
-def _job_text(item: dict[str, Any]) -> str:
-    """A job in lines that no terminal's width cuts."""
-    cost = "no data, no budget"
-    if item["delta"]:
-        epsilon = "no epsilon at all" if item["epsilon"] is None else f"epsilon {item['epsilon']:g}"
-        cost = f"{epsilon} at delta {item['delta']:g}"
-    lines = [
-        f"{item['name']}  {item['job'][:12]}  {item['state']}",
-        f"    for     {item['purpose']}",
-        f"    costs   {item['rounds']} rounds, {cost}",
-    ]
-    if item["decided_by"]:
-        lines.append(f"    decided by {item['decided_by']}, dataset {item['dataset'] or '-'}")
-    if item["why"]:
-        lines.append(f"    because {item['why']}")
-    return "\n".join(lines)
 
 
 @app.command()
@@ -273,18 +246,21 @@ def peers_trust(
     from certs.names import PartyId, Role
     from runtime.console import emit
     from silo_agent.entries import key_entry
-    from silo_agent.peers import trust_peer
+    from silo_agent.peers import trust_peer, trusted_peers
 
     home = _home(state)
     party = PartyId(home.settings.federation, Role(role), name)
     pinned = parse_fingerprint(fingerprint)
     steward = _steward(home)
     with home.store.writing() as tx:
+        before = trusted_peers(tx.connection).get((party.role, name))
         trust_peer(tx.connection, party.role, name, pinned, steward.now)
         tx.record(key_entry(steward, "pinned", party.uri, pinned, "a steward compared the fingerprint"))
         tx.ledger.checkpoint(home.identity.sign, steward.now)
-    value = {"role": role, "name": name, "fingerprint": pinned}
-    emit(value, as_json=as_json, text=f"{role} {name} is pinned to {pinned}")
+    replaced = before if before not in (None, pinned) else None
+    value = {"role": role, "name": name, "fingerprint": pinned, "replaced": replaced}
+    text = f"{role} {name} is pinned to {pinned}"
+    emit(value, as_json=as_json, text=f"{text}\nno longer to {replaced}" if replaced else text)
 
 
 @peers_app.command("list")
@@ -341,33 +317,18 @@ def budget_show(
     as_json: Json = False,
 ) -> None:
     """Cap, spent, reserved and left of every population; with --job, what its rounds would make of each."""
-    from runtime.console import emit, table
+    from runtime.console import emit
     from silo_agent.budget_view import budget_rows, job_rows
+    from silo_agent.display import budgets_text, forecast_text
 
     home = _home(state)
     if job is None:
-        listed = budget_rows(home)
-        columns: tuple[str, ...] = (
-            "population",
-            "unit",
-            "epsilon_cap",
-            "delta",
-            "spent",
-            "reserved",
-            "left",
-            "rounds_charged",
-        )
-        value: dict[str, Any] = {"budgets": listed}
-    else:
-        plan, listed = job_rows(home, job)
-        columns = ("population", "left", "after", "rounds_asked", "rounds_that_fit", "fits", "why_not")
-        value = {"job": plan.digest().hex(), "name": plan.name, "budgets": listed}
-    rows = [[_cell(row[name]) for name in columns] for row in listed]
-    emit(value, as_json=as_json, text=table([name.replace("_", " ") for name in columns], rows))
-
-
-def _cell(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+        budgets = budget_rows(home)
+        emit({"budgets": budgets}, as_json=as_json, text=budgets_text(budgets))
+        return
+    plan, rows = job_rows(home, job)
+    value = {"job": plan.digest().hex(), "name": plan.name, "budgets": rows}
+    emit(value, as_json=as_json, text=forecast_text(plan.name, rows))
 
 
 def _home(state: Path) -> "Home":

@@ -6,9 +6,9 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from privacy.plan import Name, PositiveReal, Strict, Text
+from runtime.config import Address
 
 Port = Annotated[int, Field(ge=0, le=65535)]
-Address = Annotated[str, Field(pattern=r"^[^\s/]+:[0-9]{1,5}$")]
 
 
 class ModelFolder(Strict):

@@ -1,6 +1,7 @@
 """Who calls the aggregator: every method and role, one silo that takes what it can get, and one that is revoked."""
 
 import io
+import ssl
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -10,12 +11,14 @@ import grpc
 import pytest
 from cloister import wire
 from cloister.v1 import coordination_pb2, enrolment_pb2, federation_pb2
+from cryptography import x509
 
-from aggregator import coordination, runner, service
+from aggregator import coordination, runner, server, service
 from aggregator.config import StateFolder
 from aggregator.server import HEALTH, running
 from certs.ca import CertificateAuthority
 from certs.names import PartyId, Role
+from certs.verify import Kind
 from certs.wallet import Wallet
 from privacy.errors import CloisterError, Refused, Unavailable
 from runtime.channels import open_channel
@@ -29,8 +32,9 @@ CALL_S = 20.0
 
 @pytest.fixture(name="cast")
 def _cast(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cast]:
-    """Sixteen workers, three silos, one job; streams are looked at again all the time."""
+    """Sixteen workers, three silos, one job; streams and the wallet are looked at again all the time."""
     configure_logs(stream=io.StringIO())
+    monkeypatch.setattr(server, "RENEWAL_CHECK_S", 0.1)
     monkeypatch.setattr(runner, "RECHECK_S", 0.1)
     state = found_aggregator(tmp_path / "aggregator", workers=16, upload_stall_s=300.0)
     with running(state):
@@ -128,7 +132,29 @@ def test_a_revoked_coordinator_watches_no_more(cast: Cast) -> None:
             next(changes)
 
 
-@pytest.mark.slow  # a flood; gRPC's core aborted the process once in some twenty runs of it, on a loaded machine
+def test_a_renewed_certificate_is_used_and_streams_go_on(cast: Cast) -> None:
+    silo, own, now = cast.silos["silo-a"], Wallet(cast.state.wallet), datetime.now(UTC)
+    notices = silo.follow()
+    next(notices)
+    own.install_renewal(CertificateAuthority.load(cast.state.ca).renew(own.party, own.renewal_request(), now), now)
+    renewed = own.leaf(Kind.TLS).serial
+    for port in map(int, cast.state.ready.read_text().split()):
+        while shown(port) != renewed:
+            threading.Event().wait(0.05)
+    with cast.coordinator() as coordinator:  # over a new connection; the notices still come over the old one
+        coordinator.cancel(cast.plan.digest())
+    assert next(notices).job_phase is wire.JobPhase.CANCELLED
+
+
+def shown(port: int) -> int:
+    """The number of the certificate that a port shows; 0 while nobody listens."""
+    try:
+        pem = ssl.get_server_certificate(("127.0.0.1", port), timeout=CALL_S)
+    except OSError:
+        return 0
+    return x509.load_pem_x509_certificate(pem.encode()).serial_number
+
+
 def test_later_uploads_of_one_silo_end_its_earlier_ones(cast: Cast) -> None:
     """Uploads that stand still, all of one silo, hold neither the places nor the threads that the others need."""
     cast.deal()

@@ -57,14 +57,16 @@ def exported(state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     return folder
 
 
-def test_show_lists_every_entry_for_a_person(
+def test_show_has_a_line_for_every_entry_at_any_width(
     state: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.setenv("COLUMNS", "40")
     assert call("show", "--state", state) == 0
-    said = capsys.readouterr().out
-    assert "cloister/heart/hospital-a: 19 entries" in said
-    for word in ("policy", "dr-weber", "cardiology", "job-approval", "presumed", "round 3"):
+    title, *lines = capsys.readouterr().out.splitlines()
+    assert title == "cloister/heart/hospital-a: 19 entries"
+    assert [int(line.split()[0]) for line in lines] == list(range(19))
+    said = "\n".join(lines)
+    for word in ("policy", "by dr-weber", "cardiology", "job-approval", "presumed", "round 3", "spent", "left"):
         assert word in said
 
 

@@ -269,20 +269,6 @@ def test_a_silo_cannot_play_the_server(world):
         server_credentials(world.silo, NOW)
 
 
-def test_renewal_is_used_by_new_connections_on_both_sides(world):
-    old = (world.hub.tls().certificate_pem, world.silo.tls().certificate_pem)
-    for wallet in (world.hub, world.silo):
-        wallet.install_renewal(world.ca.renew(wallet.party, wallet.renewal_request(), NOW), NOW)
-    assert (world.hub.tls().certificate_pem, world.silo.tls().certificate_pem) != old
-    assert world.call(b"whoami") == b"cloister://heart-study/silo/hospital-a"
-    context = ssl.create_default_context(cadata=world.ca.ca_pem.decode())
-    context.load_cert_chain(world.silo.folder / "tls.pem", world.silo.folder / "tls.key")
-    host, port = split_address(world.address)
-    with socket.create_connection((host, port)) as plain, context.wrap_socket(plain, server_hostname=host) as secured:
-        shown = ssl.DER_cert_to_PEM_cert(secured.getpeercert(binary_form=True))
-    assert shown.encode() == world.hub.tls().certificate_pem
-
-
 def frame(kind, flags, stream, payload):
     return struct.pack(">I", len(payload))[1:] + bytes((kind, flags)) + struct.pack(">I", stream) + payload
 

@@ -84,25 +84,3 @@ def test_grpc_knows_every_option_that_is_set() -> None:
     library = Path(cygrpc.__file__).read_bytes()
     for name, _ in (*channels._SERVER_OPTIONS, *channels._CHANNEL_OPTIONS):
         assert name.encode() in library, name
-
-
-def test_grpc_is_given_a_certificate_only_when_it_is_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It exchanges certificates without a lock: given one at every handshake, sixteen callers at once crash it."""
-    fetchers = []
-    make = grpc.dynamic_ssl_server_credentials
-
-    def watched(first, fetcher, **options):
-        fetchers.append(fetcher)
-        return make(first, fetcher, **options)
-
-    monkeypatch.setattr(grpc, "dynamic_ssl_server_credentials", watched)
-    ca = make_ca(tmp_path, NOW)
-    hub = make_wallet(ca, tmp_path, Role.AGGREGATOR, "hub", NOW)
-    server_credentials(hub, NOW)
-    (fetch,) = fetchers
-    assert [fetch(), fetch()] == [None, None]
-    hub.install_renewal(ca.renew(hub.party, hub.renewal_request(), NOW), NOW)
-    assert fetch() is not None
-    assert fetch() is None
-    (hub.folder / "tls.pem").write_bytes(b"damaged")
-    assert fetch() is None

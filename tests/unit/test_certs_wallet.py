@@ -6,6 +6,7 @@ from datetime import timedelta
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+import certs.wallet
 from certs.identity import fingerprint, parse_fingerprint
 from certs.names import PartyId, Role
 from certs.requests import IssuedCertificates
@@ -193,6 +194,26 @@ def test_renewal_survives_a_crash_between_certificate_and_key(ca, wallet, monkey
     assert wallet.check(NOW) == SILO
     assert wallet.renewal_request() != request
     assert wallet.check(NOW) == SILO
+
+
+@pytest.mark.parametrize("use", [Wallet.tls, lambda wallet: wallet.check(NOW)])
+@pytest.mark.parametrize("half", [False, True])
+def test_a_wallet_that_is_read_while_it_is_renewed_is_whole(ca, wallet, monkeypatch, use, half):
+    """The renewal, in another process, ends between the reads of certificate and key; at first, or half-way through."""
+    renewed, read, waiting = ca.renew(SILO, wallet.renewal_request(), NOW), certs.wallet._load_key, [True]
+    if half:
+        (wallet.folder / "tls.pem").write_bytes(renewed)  # its key still has the name tls.key.next
+
+    def renew_first(path):
+        if waiting:
+            waiting.clear()
+            wallet.install_renewal(renewed, NOW)
+        return read(path)
+
+    monkeypatch.setattr(certs.wallet, "_load_key", renew_first)
+    use(wallet)
+    assert not waiting
+    assert wallet.tls().certificate_pem == renewed
 
 
 def test_a_renewal_for_another_party_or_key_leaves_the_old_one(ca, wallet, tmp_path):

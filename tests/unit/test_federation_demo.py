@@ -1,12 +1,14 @@
 """What the demo shows and writes, from figures made up here."""
 
 import io
+from typing import get_args
 
 from rich.console import Console
 
 from federation.demo_results import _contains, _pieces, _round
-from federation.demo_view import _short, aggregator_sentence, results_table, sentences
+from federation.demo_view import DOING, _short, _silo_table, aggregator_sentence, results_table, sentences
 from federation.report import write_report
+from silo_agent.round import State
 
 NAMES = ("cleveland", "hungarian", "switzerland", "va")
 
@@ -34,9 +36,9 @@ def found(**changes):
     }  # fmt: skip
 
 
-def text_of(renderable):
+def text_of(renderable, width=160):
     sink = io.StringIO()
-    Console(file=sink, width=160).print(renderable)
+    Console(file=sink, width=width).print(renderable)
     return sink.getvalue()
 
 
@@ -84,8 +86,24 @@ def test_a_status_in_one_line():
         "steps": 2,
         "epsilon_spent": 0.4,
     }
-    assert _short("va", status) == "va: 2/5 Reserved 1/2 eps 0.40"
+    assert _short("va", status) == "va: 2/5 trains 1/2, epsilon 0.40"
     assert _short("va", {}) == "va: connected"
+
+
+def test_what_a_hospital_does_has_words_in_every_state_of_a_round():
+    assert {state.__name__ for state in get_args(State)} == DOING.keys()
+
+
+def test_the_live_display_fits_a_narrow_terminal_and_says_nothing_of_a_budget_that_it_has_not_seen():
+    fresh = {"job": "ab", "round": 0, "rounds": 5, "epsilon_spent": 0.0, "epsilon_left": 0.0, "epsilon_cap": 0.0}
+    busy = {"round": 2, "rounds": 5, "phase": "Submitted", "step": 2, "steps": 2, "epsilon_spent": 1.223,
+            "epsilon_left": 1.777, "epsilon_cap": 3.0, "bytes_sent": 3_336_300, "job_phase": "RUNNING"}  # fmt: skip
+    statuses = dict.fromkeys(NAMES, busy) | {"va": fresh}
+    lines = text_of(_silo_table(statuses), width=76).splitlines()
+    assert sum("waits for the sum" in line and "1.223" in line and "3.34 MB" in line for line in lines) == 3
+    unknown = next(line for line in lines if "checks the job" in line)
+    assert "0.000" not in unknown
+    assert not any("…" in line for line in lines)
 
 
 def test_pieces_of_an_adapter_are_found_where_they_are():

@@ -3,21 +3,33 @@
 import json
 import tomllib
 from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from aggregator import cli as aggregator_cli
+from federation import heart
 from federation.cli import Root, build
-from federation.jobs import Membership, prepare, read_job_file, read_plan, rehearsal_plan, write_prepared
+from federation.jobs import (
+    Membership,
+    RehearsalFile,
+    prepare,
+    read_job_file,
+    read_plan,
+    rehearsal_plan,
+    write_prepared,
+)
 from federation.promises import UNVERIFIED, promises
 from privacy.errors import ConfigError
 from privacy.flatten import adapter_digest
 from privacy.plan import RosterMember
+from runtime.config import validated
 from runtime.console import run
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 SILOS = tuple(RosterMember(name=name, identity_key=f"{i:064x}") for i, name in enumerate(("north", "east", "west"), 1))
+DEMO = Path(heart.__file__).parent
 MEMBERS = Membership("trial", RosterMember(name="aggregator", identity_key="f" * 64), SILOS)
 FILE = """
 name = "try"
@@ -30,7 +42,8 @@ update_range = 0.5
 
 
 def plan_of(text=FILE, silos=()):
-    return rehearsal_plan(tomllib.loads(text), MEMBERS, MEMBERS.roster(silos), NOW)
+    wanted = validated(RehearsalFile, tomllib.loads(text), "job file try.toml")
+    return rehearsal_plan(wanted, MEMBERS, MEMBERS.roster(silos), NOW)
 
 
 def test_a_rehearsal_names_all_members_sorted_and_starts_at_zero():
@@ -50,18 +63,36 @@ def test_two_submissions_of_one_file_are_two_jobs():
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        (FILE.replace("values", "valeus"), "rehearsal.values: Field required"),
+        (FILE.replace("values", "valeus"), "unknown key 'rehearsal.valeus'. Did you mean 'values'?"),
+        (FILE.replace("values = 1000\n", ""), "job file try.toml: rehearsal.values: Field required"),
         (FILE.replace("1000", "0"), "rehearsal.values: Input should be greater than 0"),
         (FILE.replace('"trial"', '"other"'), "'other', and this is 'trial'"),
         (FILE + "[cohort]\nminimum = 9\n", "cohort.minimum is 9; with 3 silos, 0 of them colluding, it must be 2-3"),
-        (FILE + "[deadlines]\nsubmit = 3.0\n", "submit: Extra inputs are not permitted"),
-        ('rounding = "up"\n' + FILE, "rounding: Extra inputs are not permitted"),
+        (FILE + "[deadlines]\nsubmit = 3.0\n", "unknown key 'deadlines.submit'. Did you mean 'submit_s'?"),
+        ('rounding = "up"\n' + FILE, "unknown key 'rounding'. Did you mean 'rounds'?"),
     ],
 )
 def test_a_wrong_key_is_named(text, complaint):
     with pytest.raises(ConfigError) as caught:
         plan_of(text)
     assert complaint in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "complaint"),
+    [
+        ("[dp]", "[pd]", "unknown key 'pd'. Did you mean 'dp'?"),
+        ("clip_l2", "clip_norm", "unknown key 'dp.clip_norm'. Did you mean 'clip_l2'?"),
+        ("age = { low", "age = { lowest", "unknown key 'normaliser.columns.age.lowest'. Did you mean 'low'?"),
+        ("steps_per_round = 2", 'steps_per_round = "two"', "dp.steps_per_round: Input should be a valid integer"),
+    ],
+)
+def test_a_wrong_key_of_a_job_on_data_is_named_as_in_a_configuration(tmp_path, old, new, complaint):
+    job = tmp_path / "heart.toml"
+    job.write_text((DEMO / "job.toml").read_text().replace(old, new))
+    with pytest.raises(ConfigError) as caught:
+        prepare(job, tmp_path / "prepared", MEMBERS)
+    assert f"job file {job}: {complaint}" in str(caught.value)
 
 
 def test_a_silo_that_is_not_enrolled_is_named_with_those_that_are():

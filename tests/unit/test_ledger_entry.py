@@ -57,7 +57,7 @@ def altered(of: str, /, **changes: object) -> bytes:
         (altered("policy", utc="2026-03-01 09:00"), "utc"),
         (altered("policy", delta=0.5), "delta"),
         (altered("policy", filter="trust-me/v1"), "filter"),
-        (altered("reserve", charge__rdp=[0.1]), "rdp: Value error, must be one multiple of 2\\^-32"),
+        (altered("reserve", charge__rdp=[0.1]), "rdp: must be one multiple of 2\\^-32"),
         (altered("reserve", charge__event__count=10**9), "count"),
         (altered("reserve", charge__event__kind="os.system"), "charge.event"),
         (altered("reserve", mechanism__batch_size=32), "batch_size"),

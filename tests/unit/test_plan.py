@@ -30,9 +30,9 @@ def test_white_space_is_another_encoding_and_refused() -> None:
     [
         ({"surprise": 1}, "surprise"),
         ({"rounds": "2"}, "rounds"),
-        ({"rounds": 5}, "round_attempts must be at least rounds"),
+        ({"rounds": 5}, "job plan: round_attempts must be at least rounds"),
         ({"suite": "ckks-nothing"}, "suite"),
-        ({"name": "Not A Name"}, "name"),
+        ({"name": "Not A Name"}, "job plan: name: is not a name: 1 to 63 of a-z"),
         ({"grid": {"bits": 17}}, "grid.bits"),
         ({"aggregator": FIELDS["cohort"]["roster"][0]}, "a party of its own"),
         ({"task": {"kind": "rehearsal", "values": 10, "update_range": 1e-60}}, "update_range"),

@@ -7,7 +7,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field
 
 from privacy.errors import ConfigError
-from runtime.config import load_config
+from runtime.config import Address, load_config
 
 
 class Section(BaseModel):
@@ -19,7 +19,7 @@ class Colour(StrEnum):
 
 
 class Link(Section):
-    address: str
+    address: Address
     retries: int = Field(default=3, ge=0)
     colour: Colour = Colour.RED
 
@@ -87,6 +87,13 @@ def test_types_are_strict_but_toml_text_becomes_paths_and_members(load):
 def test_an_unknown_key_is_named_with_the_nearest_valid_one(load, old, new, message):
     with pytest.raises(ConfigError, match=message):
         load(GOOD.replace(old, new))
+
+
+@pytest.mark.parametrize("address", ["hub", "https://hub:8443", "hub:port", "hub:8443/x", ""])
+def test_an_address_that_is_none_is_answered_in_words(load, address):
+    with pytest.raises(ConfigError) as caught:
+        load(GOOD.replace("hub:8443", address))
+    assert caught.value.why == "link.address: is not host:port, such as aggregator.example.org:7443"
 
 
 def test_the_environment_overrides(load):

@@ -94,6 +94,13 @@ def test_markup_in_a_value_is_text(capsys):
     assert "[red]x[/red]" in capsys.readouterr().out
 
 
+def test_no_table_is_cut_for_a_pipe(capsys, monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    cells = ["a word " * 8, "x" * 100]
+    emit({}, as_json=False, text=table(["name", "reason"], [cells]))
+    assert any("a word a word" in line and "x" * 100 in line for line in capsys.readouterr().out.splitlines())
+
+
 @pytest.fixture
 def log_lines():
     stream = io.StringIO()

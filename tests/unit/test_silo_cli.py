@@ -17,6 +17,7 @@ from silo_agent.agent import Agent
 from silo_agent.cli import app
 from silo_agent.daemon import run_until_signalled
 from silo_agent.dataset_spec import DatasetSpec
+from silo_agent.display import forecast_text
 from silo_agent.jobs import OPEN, JobState, find_job, set_job_state
 from silo_agent.register import require_dataset
 from silo_agent.settings import SiloSettings
@@ -70,6 +71,9 @@ def test_peers_are_pinned_by_fingerprint(silo, capsys):
     assert [entry.party for entry in pins] == ["cloister://test/silo/south", "cloister://test/aggregator/south"]
     assert (pins[0].action, pins[0].fingerprint, pins[0].role) == ("pinned", FP.replace(" ", ""), "steward")
     silo.verify()
+    assert ask(silo, capsys, "peers", "trust", "south", FP)[1]["replaced"] is None
+    assert run(app, ["peers", "trust", "south", "0" * 64, "--state", str(silo.folder)]) == 0
+    assert capsys.readouterr().out.endswith(f"no longer to {FP}\n"), "a pin is not changed unnoticed"
     code, text = complain(silo, capsys, "peers", "trust", "south", "abcd")
     assert code == ExitCode.CONFIG
     assert "is not 64 hexadecimal digits" in text
@@ -89,7 +93,9 @@ def test_a_budget_is_set_once_and_shown(silo, capsys):
     assert [row["population"] for row in shown["budgets"]] == ["patients", "visitors"]
     assert shown["budgets"][1] | {"left": 2.0, "spent": 0.0, "reserved": 0.0} == shown["budgets"][1]
     assert run(app, ["budget", "show", "--state", str(silo.folder)]) == 0
-    assert "visitors" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "visitors: each record is protected, at delta 0.0001\n" in text
+    assert "epsilon 2 in all: 0 spent, 0 reserved, 2 left; 0 rounds charged" in text
 
 
 def test_a_budget_has_a_unit_that_jobs_must_share(silo, capsys):
@@ -121,6 +127,11 @@ def test_what_a_job_would_cost_is_said_before_it_runs(silo, capsys):
     (row,) = shown["budgets"]
     assert row["fits"] is True
     assert 0 < row["one_round_alone"] < row["after"] < 8.0
+    assert run(app, ["budget", "show", "--job", "rehearsal", "--state", str(silo.folder)]) == 0
+    assert "patients: rehearsal fits; 2 rounds would bring epsilon from 0 to " in capsys.readouterr().out
+    no_longer = {**row, "after": 9.5, "fits": False, "rounds_that_fit": 1, "epsilon_needed": 9.5}
+    text = forecast_text("rehearsal", [no_longer])
+    assert "does not fit: 2 rounds would bring epsilon from 0 to 9.5 of 8; 1 such rounds would fit" in text
     code, text = complain(silo, capsys, "budget", "show", "--job", "nothing")
     assert code == ExitCode.CONFIG
     assert "is not known here" in text
@@ -132,7 +143,9 @@ def test_jobs_are_listed_with_what_they_cost(silo, capsys):
     assert (job["name"], job["state"], job["delta"]) == ("rehearsal", "seen", 1e-3)
     assert job["epsilon"] > 0
     assert run(app, ["jobs", "--state", str(silo.folder)]) == 0
-    assert "to try the machinery" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "to try the machinery" in text
+    assert "cloister silo approve rehearsal --dataset NAME" in text
 
 
 def test_approval_needs_a_dataset_that_is_registered(silo, capsys):
@@ -217,6 +230,23 @@ def test_status_of_an_agent_that_was_killed(silo, capsys):
     assert run(app, ["status", "--state", str(silo.folder)]) == 0
     assert capsys.readouterr().out.startswith("east: not running,")
     assert ask(silo, capsys, "status")[1]["connected"] is False
+
+
+def test_status_says_nothing_of_a_round_or_a_budget_that_is_not_known(silo, capsys):
+    board = StatusBoard(silo.folder, OWN, lambda: NOW)
+    board.show(connected=True)
+    assert run(app, ["status", "--state", str(silo.folder)]) == 0
+    text = capsys.readouterr().out
+    assert "job      none yet" in text
+    assert "round" not in text
+    assert "epsilon" not in text
+    board.show(job="ab" * 32, job_name="coughs", job_phase="RUNNING", round=2, rounds=3, phase="Reserved", step=1,
+               steps=4, population="patients", epsilon_spent=1.0, epsilon_cap=8.0, epsilon_left=7.0)  # fmt: skip
+    assert run(app, ["status", "--state", str(silo.folder)]) == 0
+    text = capsys.readouterr().out
+    assert "coughs abababababab RUNNING" in text
+    assert "2 of 3 planned, Reserved (step 1 of 4)" in text
+    assert "patients: epsilon 1.000 of 8 spent, 7.000 left" in text
 
 
 def test_status_before_the_first_run_says_what_to_do(silo, capsys):

@@ -1,0 +1,82 @@
+"""How a silo's status, jobs and budgets read to a person: in lines that no terminal's width cuts."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Facts = Mapping[str, Any]
+
+
+def status_text(facts: Facts) -> str:
+    """What the daemon last said; what it does not know yet is left out."""
+    alive = "connected" if facts["connected"] else "not connected" if facts["running"] else "not running"
+    lines = [f"{facts['name']}: {alive}, as of {facts['updated_utc']}"]
+    job = f"{facts['job_name']} {facts['job'][:12]} {facts['job_phase']}".split()
+    lines.append(f"job      {' '.join(job) or 'none yet'}")
+    if facts["round"]:
+        lines.append(f"round    {facts['round']} of {facts['rounds']} planned, {facts['phase']}{_step(facts)}")
+    if facts["population"]:
+        lines.append(
+            f"budget   {facts['population']}: epsilon {facts['epsilon_spent']:.3f} of {facts['epsilon_cap']:g} spent,"
+            f" {facts['epsilon_left']:.3f} left"
+        )
+    lines.append(f"sent     {facts['bytes_sent']} bytes of sealed updates")
+    lines.append(f"message  {facts['message'] or '-'}")
+    return "\n".join(lines)
+
+
+def _step(facts: Facts) -> str:
+    return f" (step {facts['step']} of {facts['steps']})" if facts["steps"] else ""
+
+
+def jobs_text(listed: Sequence[Facts]) -> str:
+    """The jobs; each that waits for its steward with the command that decides it."""
+    return "\n".join(_job_text(item) for item in listed) or "no jobs yet"
+
+
+def _job_text(item: Facts) -> str:
+    cost, dataset = "no data, no budget", ""
+    if item["delta"]:
+        epsilon = "no epsilon at all" if item["epsilon"] is None else f"epsilon {item['epsilon']:g}"
+        cost, dataset = f"{epsilon} at delta {item['delta']:g}", " --dataset NAME"
+    lines = [
+        f"{item['name']}  {item['job'][:12]}  {item['state']}",
+        f"    for     {item['purpose']}",
+        f"    costs   {item['rounds']} rounds, {cost}",
+    ]
+    if item["decided_by"]:
+        lines.append(f"    decided by {item['decided_by']}, dataset {item['dataset'] or '-'}")
+    if item["why"]:
+        lines.append(f"    because {item['why']}")
+    if item["state"] == "seen":
+        name = item["name"]
+        lines.append(f"    decide  cloister silo approve {name}{dataset}   or   cloister silo refuse {name}")
+    return "\n".join(lines)
+
+
+def budgets_text(rows: Sequence[Facts]) -> str:
+    """Cap, spent, reserved and left of every population."""
+    if not rows:
+        return "no budget yet; next: cloister silo budget set POPULATION --epsilon E --delta D"
+    return "\n".join(
+        f"{row['population']}: each {row['unit']} is protected, at delta {row['delta']:g}\n"
+        f"    epsilon {row['epsilon_cap']:g} in all: {row['spent']:.4g} spent, {row['reserved']:.4g} reserved,"
+        f" {row['left']:.4g} left; {row['rounds_charged']} rounds charged"
+        for row in rows
+    )
+
+
+def forecast_text(job: str, rows: Sequence[Facts]) -> str:
+    """What a job's rounds would make of every population's budget."""
+    return "\n".join(_forecast(job, row) for row in rows) or budgets_text(rows)
+
+
+def _forecast(job: str, row: Facts) -> str:
+    cap, before = row["epsilon_cap"], row["epsilon_cap"] - row["left"]
+    change = f"{row['rounds_asked']} rounds would bring epsilon from {before:.4g} to {row['after']:.4g} of {cap:g}"
+    if row["fits"]:
+        return f"{row['population']}: {job} fits; {change}"
+    return f"{row['population']}: {job} does not fit: {row['why_not'] or f'{change}; {_fitting(row)}'}"
+
+
+def _fitting(row: Facts) -> str:
+    return f"{row['rounds_that_fit']} such rounds would fit, or a cap of {row['epsilon_needed']:.4g}"

@@ -3,14 +3,15 @@
 from typing import Any
 
 import numpy as np
-from numba import njit
+
+from privacy.ckks.compiled import kernel
 
 _LOW = np.uint64((1 << 32) - 1)
 _HALF = np.uint64((1 << 30) - 1)
 _30, _32 = np.uint64(30), np.uint64(32)
 
 
-@njit(cache=True, nogil=True, boundscheck=False)
+@kernel
 def inner_products(residues: Any, positions: Any, sums: Any) -> None:  # noqa: ANN401 - numba's arrays
     """sums[b, k, r] = four sums over j of v_r[j] * c[b, k, j]: lower and upper 32 bits, for either half of c.
 

@@ -5,7 +5,7 @@ with coordinator(StateFolder(path)) as aggregator:
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -32,24 +32,28 @@ _MAX_PLAN_BYTES = 512 << 10
 class Coordination:
     """The calls of CoordinationService. Raises what the aggregator raised, and Unavailable when it does not answer."""
 
-    def __init__(self, channel: grpc.Channel) -> None:
+    def __init__(self, channel: grpc.Channel, address: str) -> None:
         self._stub: Any = coordination_pb2_grpc.CoordinationServiceStub(channel)
+        self._address = address  # named when it does not answer
+
+    def _calling(self, what: str) -> AbstractContextManager[None]:
+        return peer_call(f"{what} at {self._address}")
 
     def submit(self, folder: Path) -> bytes:
         """Submit a prepared job folder; returns the job's digest."""
         plan = read_file(folder / PLAN_FILE, "Name a folder that `cloister job plan` wrote.", _MAX_PLAN_BYTES)
-        with peer_call("submitting the job"):
+        with self._calling("submitting the job"):
             answer = self._stub.SubmitJob(_submission(plan, folder / ARTIFACT_FILE), timeout=UPLOAD_S)
         return wire.SubmittedJob.decode(answer).job
 
     def cancel(self, job: bytes) -> None:
         """End a job."""
-        with peer_call("cancelling the job"):
+        with self._calling("cancelling the job"):
             self._stub.CancelJob(wire.CancelJobRequest(job=job).encode(), timeout=CALL_S)
 
     def jobs(self) -> tuple[wire.JobStatus, ...]:
         """All jobs, oldest first."""
-        with peer_call("listing jobs"):
+        with self._calling("listing jobs"):
             pages = self._stub.ListJobs(wire.ListJobsRequest().encode(), timeout=CALL_S)
             return tuple(job for page in pages for job in wire.Jobs.decode(page).jobs)
 
@@ -66,26 +70,26 @@ class Coordination:
 
     def watch(self) -> Iterator[wire.JobStatus]:
         """The jobs as they stand, then each again whenever it changes; ends with the connection, or after `WATCH_S`."""
-        with peer_call("watching jobs"):
+        with self._calling("watching jobs"):
             for message in self._stub.WatchJobs(wire.WatchJobsRequest().encode(), timeout=WATCH_S):
                 yield wire.WatchedJob.decode(message).job
 
     def rounds(self, job: bytes) -> tuple[wire.RoundStatus, ...]:
         """A job's rounds."""
-        with peer_call("listing rounds"):
+        with self._calling("listing rounds"):
             pages = self._stub.ListRounds(wire.ListRoundsRequest(job=job).encode(), timeout=CALL_S)
             return tuple(each for page in pages for each in wire.Rounds.decode(page).rounds)
 
     def members(self) -> tuple[wire.Member, ...]:
         """Who is enrolled."""
-        with peer_call("listing members"):
+        with self._calling("listing members"):
             pages = self._stub.ListMembers(wire.ListMembersRequest().encode(), timeout=CALL_S)
             return tuple(member for page in pages for member in wire.Members.decode(page).members)
 
     def transcript(self, job: bytes, number: int) -> bytes:
         """One round's record as canonical JSON."""
         asked = wire.ExportTranscriptRequest(job=job, round=number)
-        with peer_call("fetching the transcript"):
+        with self._calling("fetching the transcript"):
             answer = self._stub.ExportTranscript(asked.encode(), timeout=CALL_S)
         return wire.ExportedTranscript.decode(answer).transcript
 
@@ -96,7 +100,7 @@ def coordinator(state: StateFolder) -> Iterator[Coordination]:
     config = state.load()
     address = config.public_address or config.listen
     with open_channel(address, Wallet(state.coordinator), datetime.now(UTC)) as channel:
-        yield Coordination(channel)
+        yield Coordination(channel, address)
 
 
 def _submission(plan: bytes, artifact: Path) -> Iterator[Any]:

@@ -107,7 +107,7 @@ def split_address(address: str) -> tuple[str, int]:
     host, colon, port = address.rpartition(":")
     if not (colon and host and port.isascii() and port.isdigit() and int(port) <= 65_535) or "/" in host:
         raise ConfigError(
-            f"address {address[:100]!r}", "is not host:port", "Give it like aggregator.example.org:8443, no https://."
+            f"address {address[:100]!r}", "is not host:port", "Give it like aggregator.example.org:7443, no https://."
         )
     return host.strip("[]"), int(port)
 

@@ -199,8 +199,9 @@ class Agent:
                     return
         except CloisterError as error:
             if not self._stopping.is_set():
-                LOG.warning("not connected", exc_info=error)
-                self._board.show(connected=False, message=str(error))
+                address = self._home.settings.aggregator
+                LOG.warning("not connected", address=address, exc_info=error)
+                self._board.show(connected=False, message=f"{address}: {error}")
         except Exception:
             LOG.exception("following failed")
             self._board.show(connected=False, message="following the aggregator failed; see the log")

@@ -116,7 +116,7 @@ def test_mistakes_are_named(
 def test_the_aggregator_is_down(state: StateFolder, capsys: pytest.CaptureFixture[str]) -> None:
     code, out = cloister(capsys, state, "status")
     assert code == 7
-    assert "the server cannot be reached" in out
+    assert f"listing members at {state.load().listen}\n  why:  the server cannot be reached" in out
 
 
 def test_two_on_one_folder_and_a_taken_port(state: StateFolder) -> None:

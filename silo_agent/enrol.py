@@ -26,7 +26,7 @@ from runtime.status import peer_call
 from silo_agent.entries import Author, key_entry
 from silo_agent.home import CONFIG, Home
 from silo_agent.peers import check_aggregator, trust_first_aggregator, trusted_peers
-from silo_agent.store import Transaction
+from silo_agent.store import DATABASE, Transaction
 
 CALL_S = 30.0
 ATTEMPTS = 4
@@ -48,6 +48,7 @@ def enrol(token: str, folder: Path, aggregator: str | None, now: datetime) -> Ho
         )
     private_folder(folder)
     wallet, pending = Wallet(folder / "wallet"), folder / PENDING
+    _check_ledger_has_its_key(folder, wallet)
     if not (pending.exists() and wallet.enrolled and not (wallet.folder / "tls.csr").exists()):
         wallet = Wallet.create(wallet.folder, invitation.ca_pem, invitation.party)
         answer = _ask(invitation, wallet.requests())
@@ -67,6 +68,16 @@ def enrol(token: str, folder: Path, aggregator: str | None, now: datetime) -> Ho
             _note_keys(tx, home, PartyId(home.settings.federation, Role.AGGREGATOR, name), key, now)
     pending.unlink()
     return home
+
+
+def _check_ledger_has_its_key(folder: Path, wallet: Wallet) -> None:
+    """Raises ConfigError for a ledger whose wallet is gone, before the token is spent on keys it would not take."""
+    if (folder / DATABASE).exists() and not wallet.enrolled:
+        raise ConfigError(
+            f"state folder {folder}",
+            f"holds a ledger ({DATABASE}), and the wallet with its key is gone",
+            "Put the wallet folder back; for new keys enrol into a new folder: docs/how-to/rotate-certificates.md.",
+        )
 
 
 def _note_keys(tx: Transaction, home: Home, aggregator: PartyId, key: bytes, now: datetime) -> None:

@@ -25,6 +25,7 @@ from silo_agent.round_events import (
     EvidenceRejected,
     FingerprintAccepted,
     OpenSum,
+    PreparationFailed,
     RefundBudget,
     ReportAccepted,
     ReservationDenied,
@@ -195,6 +196,7 @@ TABLE: Mapping[tuple[str, str], tuple[str, ...]] = {
     ("Idle", "EvidenceRejected"): ("Refused",),
     ("Joined", "CollectingOpened"): ("Reserved",),
     ("Joined", "ReservationDenied"): ("Withdrawn",),
+    ("Joined", "PreparationFailed"): ("Withdrawn",),
     ("Joined", "CollectingClosed"): ("Withdrawn",),
     ("Joined", "RoundAborted"): ("Burnt",),
     ("Joined", "Restarted"): ("Joined",),
@@ -287,7 +289,7 @@ def _from_joined(state: Joined, event: Event, now: datetime) -> Step | None:
     match event:
         case CollectingOpened():
             return Reserved(state.ctx, now), (ReserveBudget(), Train())
-        case ReservationDenied(why=why):
+        case ReservationDenied(why=why) | PreparationFailed(why=why):
             return Withdrawn(state.ctx, now, why), (SendWithdrawal(),)
         case CollectingClosed():
             return Withdrawn(state.ctx, now, "the silo was not there while updates were collected"), ()

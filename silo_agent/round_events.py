@@ -32,6 +32,13 @@ class ReservationDenied:
 
 
 @dataclass(frozen=True)
+class PreparationFailed:
+    """Data, model or self-test do not let this process train; nothing was reserved."""
+
+    why: str
+
+
+@dataclass(frozen=True)
 class TrainingFinished:
     """The mechanism ran, by the engine's own count; 0 of all where there is none (a rehearsal)."""
 
@@ -138,6 +145,7 @@ Event = (
     | CollectingOpened
     | CollectingClosed
     | ReservationDenied
+    | PreparationFailed
     | TrainingFinished
     | TrainingFailed
     | UpdateSealed

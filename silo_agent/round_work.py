@@ -14,7 +14,15 @@ from privacy.ckks.fingerprint import encode, fingerprint_of
 from privacy.ckks.group import GroupKey, open_sum, seal
 from privacy.ckks.layout import Layout
 from privacy.ckks.params import GroupParams
-from privacy.errors import CloisterError, ConfigError, InternalError, ProtocolError, Refused, VerificationError
+from privacy.errors import (
+    CloisterError,
+    ConfigError,
+    InternalError,
+    ProtocolError,
+    Refused,
+    Unavailable,
+    VerificationError,
+)
 from privacy.flatten import coordinate_ranges
 from privacy.plan import RoundContext
 from privacy.quantise import quantise_blocks
@@ -25,6 +33,7 @@ from silo_agent.jobs import require_job_record
 from silo_agent.membership import Membership
 from silo_agent.round_events import (
     EvidenceRejected,
+    PreparationFailed,
     SealingFailed,
     SumOpened,
     TrainingFailed,
@@ -65,6 +74,22 @@ class RoundWork:
         self._updates: dict[int, npt.NDArray[np.float32]] = {}
         self.layout = Layout(membership.plan.values)
         self.shelf = AdapterShelf(home.artifacts(membership.job), membership.plan)
+
+    def prepare(self) -> PreparationFailed | None:
+        """Check data and model and run the self-test, once a process: before a round's budget is reserved, also when
+        the agent was started again in the middle of a job. Raises Unavailable, to be tried again.
+        """
+        try:
+            self._source.prepare()
+        except Unavailable:
+            raise
+        except CloisterError as error:
+            LOG.warning("cannot train", exc_info=error)
+            return PreparationFailed(f"{error.what}: {error.why}")
+        except Exception as error:  # a bug or no memory: nothing is reserved, the others need not wait
+            LOG.exception("cannot train")
+            return PreparationFailed(f"preparing met a bug ({type(error).__name__})")
+        return None
 
     def train(self, ctx: RoundContext, timing: Timing) -> TrainingFinished | TrainingFailed:
         """Run the mechanism; the update stays in memory until `seal`."""

@@ -185,7 +185,7 @@ class RoundRunner:
                 found = RoundAborted()
             case Joined(ctx=ctx) if view.phase is RoundPhase.COLLECTING:
                 evidence.check_joins(self._member, ctx, view.joins)
-                found = CollectingOpened()
+                found = self._work.prepare() or CollectingOpened()
             case Joined() | Sealed() if over:
                 found = CollectingClosed()
             case Submitted() | Fingerprinted() | Withdrawn() | Consented() if certified:

@@ -109,6 +109,18 @@ def test_enrolling_again_changes_no_pin(state, tmp_path, name):
     assert home.wallet.leaf(Kind.TLS) != before
 
 
+def test_a_ledger_without_its_wallet_costs_no_token(state, tmp_path):
+    home = enrol(invite(state, "hospital-a").encode(), tmp_path / "silo", None, utc_now())
+    home.store.close()
+    (tmp_path / "silo" / "wallet").rename(tmp_path / "away")
+    token = invite(state, "hospital-a").encode()
+    with pytest.raises(ConfigError, match=r"the wallet with its key is gone.*enrol into a new folder"):
+        enrol(token, tmp_path / "silo", None, utc_now())
+    assert not (tmp_path / "silo" / "wallet").exists()
+    fresh = enrol(token, tmp_path / "new", None, utc_now())
+    assert fresh.identity.public_key != Wallet(tmp_path / "away").identity().public_key
+
+
 def test_a_used_an_expired_and_a_wrong_token_are_refused(state, tmp_path):
     token = invite(state, "hospital-a").encode()
     enrol(token, tmp_path / "silo", None, utc_now())

@@ -38,7 +38,7 @@ happenings = st.one_of(
         "FingerprintAccepted", "RoundAborted", "Restarted",
     )),
     *(st.builds(getattr(events, name), st.just("why")) for name in (
-        "ReservationDenied", "SealingFailed", "UpdateRejected", "EvidenceRejected",
+        "ReservationDenied", "PreparationFailed", "SealingFailed", "UpdateRejected", "EvidenceRejected",
     )),
     st.just(events.TrainingFinished(3, 3, 3)),
     st.builds(events.TrainingFinished, *[st.integers(0, 3)] * 3),

@@ -64,6 +64,65 @@ def test_who_waits_for_another_jobs_training_still_hears_that_its_round_is_over(
     round_work._TRAINING.release()
 
 
+# -- a process that has yet to prepare ---------------------------------------------------------------------------------
+
+
+def test_an_agent_that_was_started_again_prepares_before_it_reserves(charged):
+    """Loading a model can take the process down: with a reservation, that would count as spent."""
+    charged.advance()
+    charged.port.phase = RoundPhase.COLLECTING
+
+    def die():
+        raise KeyboardInterrupt
+
+    charged.source.prepare = die
+    charged.start()
+    with pytest.raises(KeyboardInterrupt):
+        charged.advance()
+    charged.source.prepare = tuple
+    charged.start()
+    assert charged.state == "Joined"
+    assert "reserve" not in charged.kinds
+    charged.advance()
+    assert charged.state == "Submitted"
+    assert charged.kinds[-3:] == ["reserve", "commit", "release"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConfigError("model folder", "is gone", "Restore it."),
+        Refused("preflight", "the clipped sum is wrong", "Ask."),
+        VerificationError("model weights", "are not the plan's", "Restore them."),
+        MemoryError(),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_who_cannot_prepare_reserves_nothing_and_keeps_nobody_waiting(charged, error):
+    def fail():
+        raise error
+
+    charged.source.prepare = fail
+    charged.to_submitted()
+    assert charged.state == "Withdrawn"
+    assert charged.source.runs == 0
+    assert "reserve" not in charged.kinds
+    assert "withdraw_round" in charged.port.calls
+
+
+def test_what_is_only_away_while_preparing_is_tried_again(charged):
+    def away():
+        raise Unavailable("model hub", "cannot be reached", "Wait.")
+
+    charged.source.prepare = away
+    with pytest.raises(Unavailable):
+        charged.to_submitted()
+    assert charged.state == "Joined"
+    charged.source.prepare = tuple
+    charged.advance()
+    assert charged.state == "Submitted"
+
+
 # -- a fault that is not the aggregator's ----------------------------------------------------------------------------
 
 

@@ -94,6 +94,16 @@ def test_every_page_is_in_the_index():
     assert [page for page in pages if page != "README.md" and f"({page})" not in index] == []
 
 
+def test_every_row_of_the_threat_model_names_its_tests_or_says_why_there_is_none():
+    text = (ROOT / "docs" / "explanation" / "threat-model.md").read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if line.startswith("| ") and not line.startswith("| adversary tries")]
+    assert len(rows) > 15
+    for row in rows:
+        named = re.findall(r"`(tests/[^`]*)`", row)
+        assert named or "not promised" in row or "not tested" in row, row
+        assert all(path.endswith(".py") and (ROOT / path).is_file() for path in named), row
+
+
 def test_pages_that_messages_name_exist():
     named = {
         page

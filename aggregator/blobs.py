@@ -3,7 +3,7 @@
 <job>/artifact                     the job's starting adapter
 <job>/<round>/<silo>-<header>.residues, .seeds    an accepted update (header: start of its header's digest)
 <job>/<round>/<token>.part         an update on its way; removed at the next start
-<job>/<round>/sum                  the committed sum
+<job>/<round>/sum-<attempt>        the committed sum
 """
 
 import contextlib
@@ -44,9 +44,9 @@ class Blobs:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         return folder
 
-    def sum(self, job: bytes, number: int) -> Path:
-        """The round's committed sum."""
-        return self.job(job) / str(number) / "sum"
+    def sum(self, job: bytes, number: int, attempt: int) -> Path:
+        """The sum of a round's commit with this attempt's number."""
+        return self.job(job) / str(number) / f"sum-{attempt}"
 
     def drop_spool(self, job: bytes, number: int, *, keep_sum: bool) -> None:
         """Remove a closed round's staged residues; with `keep_sum` its sum and seeds stay."""

@@ -227,8 +227,8 @@ class Turn:
 
     def _perform_for_round(self, action: RoundAction, number: int) -> None:
         match action:
-            case CommitSum(members=members):
-                self._commit(members)
+            case CommitSum():
+                self._commit(action)
             case ReportPublished(adapter=adapter):
                 self._report(RoundPublished(adapter))
             case ReportAborted(reason=reason, silent=silent):
@@ -242,16 +242,23 @@ class Turn:
             case _:
                 assert_never(action)
 
-    def _commit(self, members: tuple[str, ...]) -> None:
-        """Step 2."""
-        if self.ctx is None or self._running_sum is None:
+    def _commit(self, action: CommitSum) -> None:
+        """Steps 2 and 4."""
+        if self.ctx is None:
             raise InternalError("commit", "there is no round to commit", "Report this.")
-        number = self.ctx.round_number
-        path = self._blobs.round(self.live.job, number) / "sum"
-        commit = commit_sum(self.tx, self.live.plan, self.ctx, members, self._running_sum, path, self._identity)
-        if not self.tx.once(self.live.job, number, Kind.COMMIT, self.live.plan.aggregator.name, commit, self.now):
+        job, plan, number = self.live.job, self.live.plan, self.ctx.round_number
+        running_sum = self._running_sum or RunningSum(Layout(plan.values))
+        self._blobs.round(job, number)
+        path = self._blobs.sum(job, number, action.attempt)
+        commit = commit_sum(self.tx, plan, self.ctx, action, running_sum, path, self._identity)
+        if action.attempt > 1:
+            self.tx.drop_statements(job, number, Kind.COMMIT)
+            self.tx.drop_statements(job, number, Kind.FINGERPRINT)
+            replaced = self._blobs.sum(job, number, action.attempt - 1)
+            self._afterwards.append(lambda: replaced.unlink(missing_ok=True))
+        if not self.tx.once(job, number, Kind.COMMIT, plan.aggregator.name, commit, self.now):
             raise InternalError(f"round {number}", "was committed before", "Report this; nothing was changed.")
-        self.tx.set_round(self.live.job, number, aggregation_ns=self._running_sum.spent_ns)
+        self.tx.set_round(job, number, aggregation_ns=running_sum.spent_ns)
         self._running_sum = None  # it is on disk
 
     def _report(self, event: RoundPublished | RoundAborted | RoundBroken) -> None:

@@ -69,6 +69,7 @@ class ReadingDesk:
                 joins=_all(tx, job, number, Kind.ROUND_JOIN),
                 commit=commit,
                 headers=tuple(headers[name] for name in (members_of(commit) if commit else headers)),
+                fingerprints=_all(tx, job, number, Kind.FINGERPRINT),
                 consents=_all(tx, job, number, Kind.CONSENT),
                 applied=_all(tx, job, number, Kind.APPLIED),
             )
@@ -88,7 +89,8 @@ class ReadingDesk:
         if commit is None or (row.phase is RoundPhase.ABORTED and not row.certified):
             why = f"there is none (the round is {row.phase.name})"
             raise ProtocolError(f"sum of round {number}", why, "Ask for the round (GetRound).", sender=silo)
-        path = self._runner.blobs.sum(job, number)
+        statement = read(commit, RoundCommit)
+        path = self._runner.blobs.sum(job, number, statement.attempt)
         if live.forgotten:
             raise ProtocolError(
                 f"sum of round {number}", "was removed when the job was over for long", "Take the adapter from a peer."

@@ -28,6 +28,8 @@ class RoundFacts:
     consented: frozenset[str]
     applied: Mapping[str, bytes]
     members: tuple[str, ...]
+    attempt: int
+    fingerprinted: frozenset[str]
 
 
 def job_phase(state: jobs.JobState) -> JobPhase:
@@ -95,34 +97,46 @@ def context_of(job: bytes, row: RoundRow) -> RoundContext:
 
 def facts_of(tx: Transaction, job: bytes, number: int) -> RoundFacts:
     """The statements of a round."""
-    commit = next(iter(tx.statements(job, number, Kind.COMMIT).values()), None)
+    signed = next(iter(tx.statements(job, number, Kind.COMMIT).values()), None)
+    commit = None if signed is None else read(signed, RoundCommit)
     return RoundFacts(
         frozenset(tx.statements(job, number, Kind.ROUND_JOIN)),
         frozenset(tx.statements(job, number, Kind.HEADER)),
         frozenset(tx.statements(job, number, Kind.WITHDRAWAL)),
         frozenset(tx.statements(job, number, Kind.CONSENT)),
         {silo: _adapter(signed) for silo, signed in tx.statements(job, number, Kind.APPLIED).items()},
-        () if commit is None else tuple(member.silo for member in read(commit, RoundCommit).members),
+        () if commit is None else tuple(member.silo for member in commit.members),
+        0 if commit is None else commit.attempt,
+        frozenset(tx.statements(job, number, Kind.FINGERPRINT)),
     )
 
 
 def round_state(row: RoundRow, plan: JobPlan, facts: RoundFacts) -> rounds.RoundState:
     """A round's state."""
     terms = rounds.terms_of(plan, row.round, row.participants)
+    if row.phase < RoundPhase.PUBLISHED:
+        return _open_round(row, terms, facts)
+    if row.phase is RoundPhase.ABORTED:
+        return rounds.Aborted(terms, row.reason, row.certified)
+    if row.result is None:
+        raise InternalError(f"round {row.round}", "is stored as PUBLISHED without its result", "Report this.")
+    return rounds.Published(terms, facts.members, row.result)
+
+
+def _open_round(row: RoundRow, terms: rounds.Terms, facts: RoundFacts) -> rounds.RoundState:
+    deadline_utc = _deadline(row)
     match row.phase:
         case RoundPhase.ANNOUNCED:
-            return rounds.Announced(terms, _deadline(row), facts.joined)
+            return rounds.Announced(terms, deadline_utc, facts.joined)
         case RoundPhase.COLLECTING:
-            return rounds.Collecting(terms, _deadline(row), facts.submitted, facts.withdrawn)
+            return rounds.Collecting(terms, deadline_utc, facts.submitted, facts.withdrawn)
+        case RoundPhase.FINGERPRINTING:
+            return rounds.Fingerprinting(terms, deadline_utc, facts.members, facts.attempt, facts.fingerprinted)
         case RoundPhase.COMMITTED:
-            return rounds.Committed(terms, _deadline(row), facts.members, facts.consented)
+            return rounds.Committed(terms, deadline_utc, facts.members, facts.consented)
         case RoundPhase.RELEASING:
-            return rounds.Releasing(terms, _deadline(row), facts.members, facts.consented, facts.applied)
-        case RoundPhase.PUBLISHED if row.result is not None:
-            return rounds.Published(terms, facts.members, row.result)
-        case RoundPhase.ABORTED:
-            return rounds.Aborted(terms, row.reason, row.certified)
-    raise InternalError(f"round {row.round}", f"is stored as {row.phase.name} without its result", "Report this.")
+            return rounds.Releasing(terms, deadline_utc, facts.members, facts.consented, facts.applied)
+    raise InternalError(f"round {row.round}", f"is stored as {row.phase.name}", "Report this.")
 
 
 def _adapter(signed: Signed) -> bytes:

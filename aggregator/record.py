@@ -14,7 +14,7 @@ from privacy.ledger.entry import RoundEntry
 from privacy.plan import JobPlan
 from privacy.record import RoundRecord, SignedText
 from privacy.statement import Signed, read
-from privacy.transcript import RoundCommit, transcript_digest
+from privacy.transcript import RoundCommit, commit_digest, transcript_digest
 from runtime.ledger_store import Ledger, LogIdentity
 
 
@@ -31,9 +31,7 @@ def record_round(tx: Transaction, job: bytes, number: int, identity: Identity, n
         return
     commit = _commit(tx, job, number)
     statement = None if commit is None else read(commit, RoundCommit)
-    headers = tx.statements(job, number, Kind.HEADER)
     members = () if statement is None else tuple(member.silo for member in statement.members)
-    transcript = None if commit is None else transcript_digest(commit, [headers[silo] for silo in members])
     entry = RoundEntry(
         institution=identity.party.name,
         actor=identity.party.uri,
@@ -43,7 +41,7 @@ def record_round(tx: Transaction, job: bytes, number: int, identity: Identity, n
         round=number,
         outcome="published" if row.phase is RoundPhase.PUBLISHED else "aborted",
         members=members,
-        transcript_sha256=None if transcript is None else transcript.hex(),
+        transcript_sha256=None if commit is None else _transcript(tx, job, number, commit, members).hex(),
         sum_sha256=None if statement is None else statement.sum_root,
         adapter_before_sha256=row.adapter.hex(),
         adapter_after_sha256=None if row.result is None else row.result.hex(),
@@ -74,6 +72,7 @@ def round_record(tx: Transaction, row: JobRow, plan: JobPlan, number: int) -> Ro
         round_joins=_texts(tx, row.job, number, Kind.ROUND_JOIN),
         commit=SignedText.of(commit),
         headers=tuple(SignedText.of(headers[silo]) for silo in members),
+        fingerprints=_texts(tx, row.job, number, Kind.FINGERPRINT),
         consents=_texts(tx, row.job, number, Kind.CONSENT),
         applied=_texts(tx, row.job, number, Kind.APPLIED),
     )
@@ -81,6 +80,13 @@ def round_record(tx: Transaction, row: JobRow, plan: JobPlan, number: int) -> Ro
 
 def _texts(tx: Transaction, job: bytes, number: int, kind: Kind) -> tuple[SignedText, ...]:
     return tuple(SignedText.of(signed) for signed in tx.statements(job, number, kind).values())
+
+
+def _transcript(tx: Transaction, job: bytes, number: int, commit: Signed, members: tuple[str, ...]) -> bytes:
+    """H(tau2), over as many fingerprints as came."""
+    headers = tx.statements(job, number, Kind.HEADER)
+    committed = commit_digest(commit, [headers[silo] for silo in members])
+    return transcript_digest(committed, list(tx.statements(job, number, Kind.FINGERPRINT).values()))
 
 
 def _commit(tx: Transaction, job: bytes, number: int) -> Signed | None:

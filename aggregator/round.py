@@ -24,6 +24,7 @@ from aggregator.round_events import (
     RoundJoined,
     SiloApplied,
     SiloConsented,
+    SiloFingerprinted,
     SiloWithdrew,
     UpdateStored,
 )
@@ -64,8 +65,20 @@ class Collecting:
 
 
 @dataclass(frozen=True)
+class Fingerprinting:
+    """Steps 2 to 4: the sum is fixed and signed; its members show the fingerprints of what they sent."""
+
+    terms: Terms
+    deadline_utc: datetime
+    members: tuple[str, ...]
+    attempt: int = 1
+    answered: frozenset[str] = frozenset()
+    wrong: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
 class Committed:
-    """Step 2: the sum is fixed and signed; participants check it."""
+    """Step 5: all fingerprints are there; participants check them and the sum, and consent."""
 
     terms: Terms
     deadline_utc: datetime
@@ -102,8 +115,8 @@ class Aborted:
     certified: bool
 
 
-RoundState = Announced | Collecting | Committed | Releasing | Published | Aborted
-OPEN_ROUND = (Announced, Collecting, Committed, Releasing)
+RoundState = Announced | Collecting | Fingerprinting | Committed | Releasing | Published | Aborted
+OPEN_ROUND = (Announced, Collecting, Fingerprinting, Committed, Releasing)
 
 Outcome = tuple[RoundState, tuple[RoundAction, ...]]
 
@@ -112,11 +125,16 @@ TABLE: Mapping[tuple[str, str], tuple[str, ...]] = {
     ("Announced", "DeadlinePassed"): ("Announced", "Aborted"),
     ("Announced", "JobClosed"): ("Aborted",),
     ("Announced", "Restarted"): ("Announced",),
-    ("Collecting", "UpdateStored"): ("Collecting", "Committed", "Aborted"),
-    ("Collecting", "SiloWithdrew"): ("Collecting", "Committed", "Aborted"),
-    ("Collecting", "DeadlinePassed"): ("Collecting", "Committed", "Aborted"),
+    ("Collecting", "UpdateStored"): ("Collecting", "Fingerprinting", "Aborted"),
+    ("Collecting", "SiloWithdrew"): ("Collecting", "Fingerprinting", "Aborted"),
+    ("Collecting", "DeadlinePassed"): ("Collecting", "Fingerprinting", "Aborted"),
     ("Collecting", "JobClosed"): ("Aborted",),
     ("Collecting", "Restarted"): ("Collecting",),
+    ("Fingerprinting", "SiloWithdrew"): ("Fingerprinting",),
+    ("Fingerprinting", "SiloFingerprinted"): ("Fingerprinting", "Committed", "Aborted"),
+    ("Fingerprinting", "DeadlinePassed"): ("Fingerprinting", "Aborted"),
+    ("Fingerprinting", "JobClosed"): ("Aborted",),
+    ("Fingerprinting", "Restarted"): ("Fingerprinting",),
     ("Committed", "SiloWithdrew"): ("Committed",),
     ("Committed", "SiloConsented"): ("Committed", "Releasing"),
     ("Committed", "DeadlinePassed"): ("Committed", "Aborted"),
@@ -154,24 +172,28 @@ def step(state: RoundState, event: RoundEvent, now: datetime) -> Outcome:
     """
     if (type(state).__name__, type(event).__name__) not in TABLE:
         raise _untimely(state, event)
-    if isinstance(event, RoundJoined | UpdateStored | SiloWithdrew | SiloConsented | SiloApplied):
+    if isinstance(event, RoundJoined | UpdateStored | SiloWithdrew | SiloFingerprinted | SiloConsented | SiloApplied):
         _require_participant(state.terms, event.silo)
     if isinstance(event, SiloApplied) and isinstance(state, Aborted) and not state.certified:
         raise _untimely(state, event)
     match state:
         case Announced():
-            return _announced(state, event, now)
+            outcome = _announced(state, event, now)
         case Collecting():
-            return _collecting(state, event, now)
+            outcome = _collecting(state, event, now)
+        case Fingerprinting():
+            outcome = _fingerprinting(state, event, now)
         case Committed():
-            return _committed(state, event, now)
+            outcome = _committed(state, event, now)
         case Releasing():
-            return _releasing(state, event, now)
+            outcome = _releasing(state, event, now)
         case Published():
-            return _published(state, event)
+            outcome = _published(state, event)
         case Aborted():
-            return state, ()
-    assert_never(state)
+            outcome = state, ()
+        case _:
+            assert_never(state)
+    return outcome
 
 
 def _announced(state: Announced, event: RoundEvent, now: datetime) -> Outcome:
@@ -222,8 +244,48 @@ def _close_collection(state: Collecting, now: datetime) -> Outcome:
     if len(state.submitted) < terms.minimum:
         reason = f"{len(state.submitted)} updates came, fewer than the minimum of {terms.minimum}"
         return _abort(terms, reason, silent=frozenset(terms.participants) - state.submitted - state.withdrawn)
-    members = tuple(sorted(state.submitted))
-    return Committed(terms, _after(now, terms.deadlines.consent_s), members), (CommitSum(members),)
+    return _commit(terms, tuple(sorted(state.submitted)), 1, now)
+
+
+def _commit(terms: Terms, members: tuple[str, ...], attempt: int, now: datetime) -> Outcome:
+    deadline_utc = _after(now, terms.deadlines.consent_s)
+    return Fingerprinting(terms, deadline_utc, members, attempt), (CommitSum(members, attempt),)
+
+
+def _fingerprinting(state: Fingerprinting, event: RoundEvent, now: datetime) -> Outcome:
+    match event:
+        case SiloFingerprinted(silo=silo) if silo not in state.members:
+            raise _contradiction(state.terms, silo, "is not in the sum")
+        case SiloFingerprinted(silo=silo, holds=True):
+            return _settle_sum(replace(state, answered=state.answered | {silo}, wrong=state.wrong - {silo}), now)
+        case SiloFingerprinted(silo=silo):
+            return _settle_sum(replace(state, wrong=state.wrong | {silo}), now)
+        case DeadlinePassed() if now >= state.deadline_utc:
+            return _commit_again(state, now)
+        case JobClosed(reason=reason):
+            return _abort(state.terms, reason)
+        case Restarted(grace_s=grace_s):
+            return replace(state, deadline_utc=_extended(state.deadline_utc, now, grace_s)), ()
+    return state, ()
+
+
+def _settle_sum(state: Fingerprinting, now: datetime) -> Outcome:
+    """Go on once every member of the sum has answered, rightly or wrongly."""
+    if state.answered >= frozenset(state.members):
+        return Committed(state.terms, _after(now, state.terms.deadlines.consent_s), state.members), ()
+    if state.answered | state.wrong == frozenset(state.members):
+        return _commit_again(state, now)
+    return state, ()
+
+
+def _commit_again(state: Fingerprinting, now: datetime) -> Outcome:
+    """Step 4: without those whose fingerprint did not come or does not hold."""
+    terms, members = state.terms, tuple(sorted(state.answered))
+    if len(members) < terms.minimum:
+        out = frozenset(state.members) - state.answered
+        reason = f"{len(members)} fingerprints hold, fewer than the minimum of {terms.minimum}; none of {_names(out)}"
+        return _abort(terms, reason, silent=out)
+    return _commit(terms, members, state.attempt + 1, now)
 
 
 def _committed(state: Committed, event: RoundEvent, now: datetime) -> Outcome:
@@ -323,7 +385,7 @@ def _contradiction(terms: Terms, silo: str, before: str) -> ProtocolError:
 def _untimely(state: RoundState, event: RoundEvent) -> ProtocolError:
     said = {
         RoundJoined: "join", UpdateStored: "update", SiloWithdrew: "withdrawal",
-        SiloConsented: "consent", SiloApplied: "report of an applied adapter",
+        SiloFingerprinted: "fingerprint", SiloConsented: "consent", SiloApplied: "report of an applied adapter",
     }.get(type(event), type(event).__name__)  # fmt: skip
     return ProtocolError(
         f"round {state.terms.number}",

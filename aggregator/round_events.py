@@ -27,6 +27,14 @@ class SiloWithdrew:
 
 
 @dataclass(frozen=True)
+class SiloFingerprinted:
+    """A member's Fingerprint under the current commit was verified; `holds`: it is that of the update it sent."""
+
+    silo: str
+    holds: bool
+
+
+@dataclass(frozen=True)
 class SiloConsented:
     """A participant's Consent to this round's transcript was verified."""
 
@@ -61,7 +69,15 @@ class Restarted:
 
 
 RoundEvent = (
-    RoundJoined | UpdateStored | SiloWithdrew | SiloConsented | SiloApplied | DeadlinePassed | JobClosed | Restarted
+    RoundJoined
+    | UpdateStored
+    | SiloWithdrew
+    | SiloFingerprinted
+    | SiloConsented
+    | SiloApplied
+    | DeadlinePassed
+    | JobClosed
+    | Restarted
 )
 
 # -- actions ----------------------------------------------------------------------------------------------------------
@@ -69,9 +85,10 @@ RoundEvent = (
 
 @dataclass(frozen=True)
 class CommitSum:
-    """Fix and sign the sum over `members`, durably, before anybody hears of it."""
+    """Fix and sign the sum over `members`, durably, before anybody hears of it; it replaces the attempt before."""
 
     members: tuple[str, ...]
+    attempt: int = 1
 
 
 @dataclass(frozen=True)

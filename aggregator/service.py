@@ -21,7 +21,7 @@ from runtime.interceptors import peer_of
 PREFIX = "/cloister.v1.FederationService/"
 METHODS = (
     "Follow", "GetJob", "FetchArtifact", "JoinJob", "RefuseJob", "DealKey", "GetRound", "JoinRound", "SubmitUpdate",
-    "WithdrawRound", "FetchSum", "ConsentRound", "ReportApplied", "PublishCheckpoint",
+    "WithdrawRound", "SendFingerprint", "FetchSum", "ConsentRound", "ReportApplied", "PublishCheckpoint",
 )  # fmt: skip
 ROLES = {f"{PREFIX}{method}": frozenset({Role.SILO}) for method in METHODS} | {
     f"{PREFIX}RenewCertificate": frozenset({Role.SILO, Role.COORDINATOR, Role.AUDITOR})
@@ -120,6 +120,11 @@ class FederationService(federation_pb2_grpc.FederationServiceServicer):
         """Step 1: nothing will come."""
         self._statements.withdraw(_silo(context), wire.WithdrawRoundRequest.decode(request).withdrawal)
         return wire.WithdrawalTaken().encode()
+
+    def SendFingerprint(self, request: Any, context: Context) -> Any:  # noqa: N802, ANN401
+        """Step 3."""
+        self._statements.fingerprint(_silo(context), wire.SendFingerprintRequest.decode(request).fingerprint)
+        return wire.FingerprintTaken().encode()
 
     def FetchSum(self, request: Any, context: Context) -> Iterator[Any]:  # noqa: N802, ANN401
         """Step 2: the committed sum."""

@@ -5,14 +5,16 @@ order and in one transaction. The same bytes again change nothing; other bytes a
 """
 
 import base64
+import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import TypeVar
 
 import structlog
+from cloister.wire import RoundPhase
 
 from aggregator import job as jobs
-from aggregator.accumulate import StagedUpdate, Upload
+from aggregator.accumulate import StagedUpdate, Upload, read_chunks, update_paths
 from aggregator.job_events import JobEvent, KeyDealt, SiloJoined, SiloRefused
 from aggregator.live import LiveJob, Turn
 from aggregator.reading import announced_row, members_of, only, roster_job
@@ -22,11 +24,14 @@ from aggregator.round_events import (
     RoundJoined,
     SiloApplied,
     SiloConsented,
+    SiloFingerprinted,
     SiloWithdrew,
     UpdateStored,
 )
 from aggregator.runner import Runner
-from aggregator.store import Kind
+from aggregator.store import Kind, Transaction
+from privacy.ckks.fingerprint import MODULI, Value, decode, fingerprint_of
+from privacy.ckks.layout import Layout
 from privacy.envelope import UpdateHeader
 from privacy.errors import ProtocolError, VerificationError
 from privacy.ledger.checkpoint import log_origin, open_checkpoint
@@ -34,6 +39,7 @@ from privacy.statement import RoundStatement, Signed, SiloStatement, read, verif
 from privacy.transcript import (
     Applied,
     Consent,
+    Fingerprint,
     JobJoin,
     JobRefusal,
     KeyDeal,
@@ -41,6 +47,8 @@ from privacy.transcript import (
     Withdrawal,
     check_deal,
     check_header,
+    commit_digest,
+    require_commit,
     require_plan,
     require_round,
     transcript_digest,
@@ -103,6 +111,47 @@ class StatementDesk:
         with self._runner.turn(live.job) as turn:
             self._take(turn, withdrawal, signed, Kind.WITHDRAWAL, SiloWithdrew(silo))
 
+    def fingerprint(self, silo: str, signed: Signed) -> None:
+        """Step 3: the fingerprint of the silo's own ciphertext, compared with that of the update that came.
+
+        One that differs counts for the round as none. It is computed before the turn, for it reads a whole update.
+        """
+        live, said = self._round_statement(silo, signed, Fingerprint)
+        with self._runner.store.reading() as tx:
+            if tx.statement(live.job, said.round, Kind.FINGERPRINT, silo) == signed:
+                return
+        expected, spent_ns = self._expected(live, said)
+        holds = decode(said.value, MODULI, silo) == expected
+        with self._runner.turn(live.job) as turn:
+            require_commit(_committed(turn.tx, said), said)
+            if holds:
+                if self._take(turn, said, signed, Kind.FINGERPRINT, SiloFingerprinted(silo, holds=True)):
+                    turn.tx.add_aggregation(live.job, said.round, spent_ns)
+            else:
+                turn.tell_round(SiloFingerprinted(silo, holds=False), said.round)
+        if not holds:
+            LOG.warning("fingerprint differs", silo=silo, round=said.round, job=live.job.hex()[:12])
+            raise ProtocolError(
+                "fingerprint", "is not that of the update that was sent", "The round goes on without this silo's.",
+                sender=silo, step="fingerprint",
+            )  # fmt: skip
+
+    def _expected(self, live: LiveJob, said: Fingerprint) -> tuple[Value, int]:
+        """The fingerprint of what this silo sent, and the processor time it took."""
+        started = time.thread_time_ns()
+        with self._runner.store.reading() as tx:
+            row, header = (
+                announced_row(tx, live, said.round),
+                tx.statement(live.job, said.round, Kind.HEADER, said.silo),
+            )
+        require_round(context_of(live.job, row), said)
+        if header is None or row.phase is not RoundPhase.FINGERPRINTING:
+            why = f"it is {row.phase.name} and takes no fingerprint of {said.silo}"
+            raise ProtocolError(f"round {said.round}", why, "Ask for the round (GetRound).", sender=said.silo)
+        residues, _ = update_paths(self._runner.blobs.round(live.job, said.round), said.silo, header)
+        value = fingerprint_of(Layout(live.plan.values), bytes.fromhex(said.commit), read_chunks(residues))
+        return value, time.thread_time_ns() - started
+
     def consent(self, silo: str, signed: Signed) -> None:
         """Step 5: a Consent to the transcript of this round."""
         live, consent = self._round_statement(silo, signed, Consent)
@@ -128,11 +177,10 @@ class StatementDesk:
 
     def _check_transcript(self, turn: Turn, consent: Consent) -> None:
         require_round(turn.context(consent.round), consent)
-        commit = only(turn.tx.statements(turn.live.job, consent.round, Kind.COMMIT))
-        if commit is None:
+        fingerprints = tuple(turn.tx.statements(turn.live.job, consent.round, Kind.FINGERPRINT).values())
+        if not fingerprints:
             return  # the machine refuses it: the round is not at this step
-        headers = turn.tx.statements(turn.live.job, consent.round, Kind.HEADER)
-        if consent.transcript != transcript_digest(commit, [headers[name] for name in members_of(commit)]).hex():
+        if consent.transcript != transcript_digest(_committed(turn.tx, consent), fingerprints).hex():
             raise ProtocolError(
                 "consent", f"{consent.silo} consents to another transcript of round {consent.round}",
                 "It was not accepted; fetch the round again.", sender=consent.silo, step="consent",
@@ -238,3 +286,14 @@ class StatementDesk:
         statement = verify(signed, kind, live.plan.identity_keys)
         require_plan(live.plan, statement)
         return live, statement
+
+
+def _committed(tx: Transaction, said: RoundStatement) -> bytes:
+    """H(tau1) of a round as it stands. Raises ProtocolError before there is a commit."""
+    job = bytes.fromhex(said.plan)
+    commit = only(tx.statements(job, said.round, Kind.COMMIT))
+    if commit is None:
+        step = "Ask for the round (GetRound)."
+        raise ProtocolError(f"round {said.round}", "has no commit yet", step, sender=said.silo)
+    headers = tx.statements(job, said.round, Kind.HEADER)
+    return commit_digest(commit, [headers[name] for name in members_of(commit)])

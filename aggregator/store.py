@@ -32,6 +32,7 @@ class Kind(StrEnum):
     WITHDRAWAL = "withdrawal"
     HEADER = "header"
     COMMIT = "commit"
+    FINGERPRINT = "fingerprint"
     CONSENT = "consent"
     APPLIED = "applied"
 
@@ -162,6 +163,11 @@ class Transaction:
         rows = self._db.execute(select(STATEMENTS).where(where).order_by(STATEMENTS.c.signer))
         return {row.signer: Signed(row.body, row.signature) for row in rows}
 
+    def drop_statements(self, job: bytes, number: int, kind: Kind) -> None:
+        """Forget the statements of one kind in one round: those of a commit that another one replaces."""
+        where = (STATEMENTS.c.job == job) & (STATEMENTS.c.round == number) & (STATEMENTS.c.kind == str(kind))
+        self._db.execute(delete(STATEMENTS).where(where))
+
     def add_mails(self, job: bytes, mails: Mapping[str, bytes]) -> None:
         """The deal's mails."""
         for addressee, sealed in mails.items():
@@ -192,6 +198,11 @@ class Transaction:
         """Where the round stands now; datetimes are converted."""
         plain = {name: _text(value) if isinstance(value, datetime) else value for name, value in values.items()}
         self._db.execute(update(ROUNDS).where((ROUNDS.c.job == job) & (ROUNDS.c.round == number)).values(**plain))
+
+    def add_aggregation(self, job: bytes, number: int, spent_ns: int) -> None:
+        """So much more processor time went into the round's sum."""
+        values = {"aggregation_ns": ROUNDS.c.aggregation_ns + spent_ns}
+        self._db.execute(update(ROUNDS).where((ROUNDS.c.job == job) & (ROUNDS.c.round == number)).values(**values))
 
     def rounds(self, job: bytes) -> tuple[RoundRow, ...]:
         """All rounds of a job, in order."""

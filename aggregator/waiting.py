@@ -35,6 +35,8 @@ def _in_round(state: rounds.RoundState | None) -> str:
         case rounds.Collecting(terms=terms, submitted=submitted, withdrawn=withdrawn):
             missing = frozenset(terms.participants) - submitted - withdrawn
             return f"waits for the updates of {_names(missing)} in round {terms.number}"
+        case rounds.Fingerprinting(terms=terms, members=members, answered=answered):
+            return f"waits for the fingerprints of {_names(frozenset(members) - answered)} in round {terms.number}"
         case rounds.Committed(terms=terms, consented=consented):
             missing = frozenset(terms.participants) - consented
             needed = terms.threshold - len(consented)

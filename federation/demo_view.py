@@ -36,6 +36,7 @@ DOING = {  # a state of silo_agent.round, and what its hospital does in it
     "Trained": "seals its update",
     "Sealed": "sends its update",
     "Submitted": "waits for the sum",
+    "Fingerprinted": "checks the sum",
     "Withdrawn": "sends nothing",
     "Consented": "waits for consents",
     "Certified": "opens the sum",

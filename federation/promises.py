@@ -2,9 +2,9 @@
 
 from privacy.plan import JobPlan, Suite
 
-UNVERIFIED = (
-    "The sum is not verified: each silo checks that its own update is named in it exactly once, "
-    "not that the aggregator added rightly."
+VERIFIED = (
+    "is found before anything is opened, and the round refused: each silo checks that its own update is in the sum "
+    "exactly once, and by fingerprints that the sum is that of the updates its members signed for"
 )
 
 
@@ -17,7 +17,7 @@ def promises(plan: JobPlan) -> dict[str, str]:
                 "aggregator alone learns": "nothing, not even the sum",
                 "aggregator + 1 silo learn": f"EVERY update of the job (all {n} silos hold the cohort's key)",
                 "one silo alone learns": _one_silo(n),
-                "a lying aggregator": UNVERIFIED,
+                "a lying aggregator": VERIFIED,
                 "drop-outs": _drop_outs(plan.cohort.minimum, plan.least_participants(n), n),
                 "consents to open a sum": f"{plan.threshold(n)} of {n} silos when all take part",
             }

@@ -1,8 +1,8 @@
 """RoundRecord: one round's whole transcript as a file, and its offline check (public keys only, no network).
 
 The aggregator exports it, anybody checks it: every signature under the plan's roster, the roll and its deal, the
-commit against its headers, the certificate. It holds digests, not ciphertexts: that the residues have the committed
-root is checked by whoever has them, and that they are the members' sum by nobody until the fingerprint step exists.
+commit against its headers, the fingerprints, the certificate. It holds digests, not ciphertexts: that the residues have
+the committed root and the fingerprint that the members' add up to is checked by whoever has them.
 """
 
 from dataclasses import dataclass
@@ -16,12 +16,13 @@ from privacy.plan import Hex32, JobPlan, Name, RoundContext, Strict, first_compl
 from privacy.statement import Signed, verify
 from privacy.transcript import (
     Applied,
-    CheckedCommit,
+    CheckedTranscript,
     Consent,
     RoundJoin,
     check_certificate,
     check_commit,
     check_deal,
+    check_fingerprints,
     check_roll,
     check_round,
     require_plan,
@@ -64,6 +65,7 @@ class RoundRecord(Strict):
     round_joins: Statements
     commit: SignedText
     headers: Statements
+    fingerprints: Statements
     consents: Statements
     applied: Statements
 
@@ -86,7 +88,7 @@ class RecordVerdict:
     """What a record proves."""
 
     plan: JobPlan
-    commit: CheckedCommit
+    transcript: CheckedTranscript
     consents: tuple[Consent, ...]
     adapters: dict[str, str]  # by silo: the digest of the next global adapter it signed
 
@@ -109,8 +111,9 @@ def check_record(record: RoundRecord) -> RecordVerdict:
         raise VerificationError(f"round {record.round}", f"no signed join of {missing} is in the record", NEXT_STEP)
     headers = [header.signed for header in record.headers]
     commit = check_commit(plan, ctx, bytes.fromhex(deal.key_commitment), record.commit.signed, headers)
-    consents = check_certificate(plan, ctx, commit.transcript, [consent.signed for consent in record.consents])
-    return RecordVerdict(plan, commit, consents, _adapters(plan, ctx, record))
+    transcript = check_fingerprints(plan, ctx, commit, [each.signed for each in record.fingerprints])
+    consents = check_certificate(plan, ctx, transcript.digest, [consent.signed for consent in record.consents])
+    return RecordVerdict(plan, transcript, consents, _adapters(plan, ctx, record))
 
 
 def _adapters(plan: JobPlan, ctx: RoundContext, record: RoundRecord) -> dict[str, str]:

@@ -33,6 +33,11 @@ class Statement(Strict):
         """The name of the party whose identity key signs this."""
         raise TypeError("a statement's subclass names its signer")
 
+    @property
+    def once(self) -> str:
+        """A party says one thing under each of these for a job and round, ever: its type."""
+        return self.type
+
     def body(self) -> bytes:
         """The canonical bytes."""
         return canonical_json(self.model_dump(mode="json"))

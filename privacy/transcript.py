@@ -1,4 +1,4 @@
-"""What is said in a job and its rounds, and how anybody checks it: joins, deal, commit, consents, certificate.
+"""What is said in a job and its rounds, and how anybody checks it: joins, deal, commit, fingerprints, certificate.
 
 Step numbers are those of docs/reference/protocol.md. Every check raises ProtocolError naming the sender and the step;
 none returns False. The aggregator is a party like any other here: its commit is signed, so that two commits for one
@@ -13,6 +13,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from privacy.canonical import digest
+from privacy.ckks.fingerprint import MODULI, Value, add_values, decode
 from privacy.envelope import UpdateHeader, header_digest
 from privacy.errors import ProtocolError
 from privacy.mail_key import read_mail_key
@@ -21,6 +22,7 @@ from privacy.statement import RoundNumber, RoundStatement, Signed, SiloStatement
 
 ROLL_LABEL = "cloister/v1/roll"
 DEALER_LABEL = "cloister/v1/dealer"
+COMMIT_LABEL = "cloister/v1/committed"
 TRANSCRIPT_LABEL = "cloister/v1/transcript"
 
 
@@ -79,12 +81,16 @@ class CommitMember(Strict):
 
 
 class RoundCommit(Statement):
-    """Step 2: the aggregator fixes the sum: who is in it, and the RFC 6962 root over its residue chunks, H(C)."""
+    """Step 2: the aggregator fixes the sum: who is in it, and the RFC 6962 root over its residue chunks, H(C).
+
+    `attempt` is 1, and one more for every commit that leaves out whose fingerprint did not come or did not hold.
+    """
 
     type: Literal["cloister/v1/commit"] = "cloister/v1/commit"
     aggregator: Name
     round: RoundNumber
     ctx: Hex32
+    attempt: Annotated[int, Field(ge=1, le=100)]
     members: tuple[CommitMember, ...] = Field(strict=False, min_length=1)
     sum_root: Hex32
 
@@ -92,6 +98,24 @@ class RoundCommit(Statement):
     def signer(self) -> str:
         """The aggregator."""
         return self.aggregator
+
+
+class Fingerprint(RoundStatement):
+    """Step 3: the fingerprint of this silo's own ciphertext, under the challenge that this commit draws."""
+
+    type: Literal["cloister/v1/fingerprint"] = "cloister/v1/fingerprint"
+    commit: Hex32  # H(tau1): `CheckedCommit.digest`
+    value: Annotated[str, Field(pattern=r"^([0-9a-f]{16}){1,200}$")]
+
+    @property
+    def once(self) -> str:
+        """One for every commit of a round."""
+        return fingerprint_under(bytes.fromhex(self.commit))
+
+
+def fingerprint_under(commit: bytes) -> str:
+    """What a party's fingerprint under this commit is stored by (`Statement.once`)."""
+    return f"cloister/v1/fingerprint/{commit.hex()[:16]}"
 
 
 class Consent(RoundStatement):
@@ -244,21 +268,27 @@ def check_header(plan: JobPlan, ctx: RoundContext, key_commitment: bytes, signed
     return header
 
 
-def transcript_digest(commit: Signed, headers: Sequence[Signed]) -> bytes:
-    """H(tau): the commit and all headers with their signatures, in the commit's order."""
-    parts = [commit.body, commit.signature]
-    for header in headers:
-        parts += [header.body, header.signature]
-    return digest(TRANSCRIPT_LABEL, *parts)
+def commit_digest(commit: Signed, headers: Sequence[Signed]) -> bytes:
+    """H(tau1): the commit and all headers with their signatures, in the commit's order. Draws the fingerprints' rho."""
+    return digest(COMMIT_LABEL, *_bytes_of(commit, *headers))
+
+
+def transcript_digest(commit: bytes, fingerprints: Sequence[Signed]) -> bytes:
+    """H(tau2): H(tau1) and the fingerprints of all members with their signatures, in the commit's order."""
+    return digest(TRANSCRIPT_LABEL, commit, *_bytes_of(*fingerprints))
+
+
+def _bytes_of(*statements: Signed) -> list[bytes]:
+    return [part for signed in statements for part in (signed.body, signed.signature)]
 
 
 @dataclass(frozen=True)
 class CheckedCommit:
-    """A commit whose every header was verified."""
+    """A commit whose every header was verified. `digest` is H(tau1)."""
 
     commit: RoundCommit
     headers: tuple[UpdateHeader, ...]
-    transcript: bytes
+    digest: bytes
 
     @property
     def members(self) -> tuple[str, ...]:
@@ -273,10 +303,10 @@ def check_commit(
     commit: Signed,
     headers: Sequence[Signed],
 ) -> CheckedCommit:
-    """Step 3, first half, and step 5: the aggregator's signature, every header's, the rules on U.
+    """Steps 3 and 5: the aggregator's signature, every header's, the rules on U.
 
     Does not look at the sum itself: `sum_root` must be compared with the residues that came (layout.chunks_root), and
-    that they are the sum of the members' ciphertexts is only checked once the fingerprint step exists.
+    their fingerprint with the members' (`require_sum`).
     """
     statement = verify(commit, RoundCommit, {plan.aggregator.name: bytes.fromhex(plan.aggregator.identity_key)})
     require_plan(plan, statement)
@@ -300,7 +330,7 @@ def check_commit(
         raise wrong("its members are not those of its headers")
     if len(names) < plan.cohort.minimum:
         raise wrong(f"sums {len(names)} updates; the plan's minimum is {plan.cohort.minimum}")
-    return CheckedCommit(statement, tuple(checked), transcript_digest(commit, headers))
+    return CheckedCommit(statement, tuple(checked), commit_digest(commit, headers))
 
 
 def require_own_header(checked: CheckedCommit, own: Signed) -> None:
@@ -313,6 +343,63 @@ def require_own_header(checked: CheckedCommit, own: Signed) -> None:
             "No consent was given; ask the coordinator why the update was left out or changed.",
             sender=checked.commit.aggregator,
             step="commit",
+        )
+
+
+@dataclass(frozen=True)
+class CheckedTranscript:
+    """A commit with the fingerprints of all its members. `digest` is H(tau2): what consents name."""
+
+    commit: CheckedCommit
+    fingerprints: tuple[Fingerprint, ...]
+    digest: bytes
+
+
+def check_fingerprints(
+    plan: JobPlan, ctx: RoundContext, commit: CheckedCommit, fingerprints: Sequence[Signed]
+) -> CheckedTranscript:
+    """Step 5: exactly one fingerprint of every member of the sum, signed by it, under this commit."""
+    found = []
+    for signed in fingerprints:
+        statement = verify(signed, Fingerprint, plan.identity_keys)
+        require_plan(plan, statement)
+        require_round(ctx, statement)
+        require_commit(commit.digest, statement)
+        found.append(statement)
+    if tuple(statement.silo for statement in found) != commit.members:
+        raise ProtocolError(
+            f"fingerprints of round {ctx.round_number}",
+            "are not those of the sum's members, sorted, each once",
+            "No consent was given.",
+            sender=plan.aggregator.name,
+            step="fingerprint",
+        )
+    return CheckedTranscript(commit, tuple(found), transcript_digest(commit.digest, fingerprints))
+
+
+def require_commit(commit: bytes, fingerprint: Fingerprint) -> None:
+    """The fingerprint must be under this very commit. Raises ProtocolError."""
+    if fingerprint.commit != commit.hex():
+        raise ProtocolError(
+            "fingerprint", f"is under another commit of round {fingerprint.round}", "Fetch the round again.",
+            sender=fingerprint.silo, step="fingerprint",
+        )  # fmt: skip
+
+
+def require_sum(checked: CheckedTranscript, sum_value: Value) -> None:
+    """Step 5: the sum's fingerprint is the sum of the members'. Raises ProtocolError.
+
+    Then the sum is that of the ciphertexts which the members signed for, but for 2^-144 (privacy.ckks.fingerprint).
+    """
+    values = [decode(statement.value, MODULI, statement.silo) for statement in checked.fingerprints]
+    if add_values(values, MODULI) != sum_value:
+        commit = checked.commit.commit
+        raise ProtocolError(
+            f"sum of round {commit.round}",
+            "is not the sum of its members' ciphertexts: the fingerprints differ",
+            "No consent was given, nothing is opened; keep the transcript as evidence.",
+            sender=commit.aggregator,
+            step="fingerprint",
         )
 
 

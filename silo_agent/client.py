@@ -71,6 +71,10 @@ class AggregatorPort(Protocol):
         """Send a Withdrawal."""
         ...
 
+    def send_fingerprint(self, fingerprint: Signed) -> None:
+        """Step 3."""
+        ...
+
     def fetch_sum(self, job: bytes, round_number: int) -> Iterator[wire.SumPart]:
         """Step 2: the members' seeds, then the sum's residue chunks."""
         ...
@@ -187,6 +191,11 @@ class GrpcAggregator:
     def withdraw_round(self, withdrawal: Signed) -> None:
         """See AggregatorPort."""
         self._call("withdrawing", "WithdrawRound", wire.WithdrawRoundRequest(withdrawal=withdrawal))
+
+    def send_fingerprint(self, fingerprint: Signed) -> None:
+        """See AggregatorPort."""
+        request = wire.SendFingerprintRequest(fingerprint=fingerprint)
+        self._call("sending the fingerprint", "SendFingerprint", request)
 
     def fetch_sum(self, job: bytes, round_number: int) -> Iterator[wire.SumPart]:
         """See AggregatorPort."""

@@ -1,7 +1,7 @@
 """What the aggregator shows of a round, judged: announcement, commit and sum, certificate.
 
-Steps 0, 5 and 6 of docs/reference/protocol.md. Every check raises; what comes back was verified to the last byte that
-anything later depends on. That the sum is the members' sum nobody checks until the fingerprint step exists.
+Steps 0, 3, 5 and 6 of docs/reference/protocol.md. Every check raises; what comes back was verified to the last byte
+that anything later depends on.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -16,15 +16,18 @@ from privacy.record import RoundRecord, SignedText
 from privacy.statement import Signed, verify
 from privacy.transcript import (
     CheckedCommit,
+    CheckedTranscript,
     RoundJoin,
     check_certificate,
     check_commit,
+    check_fingerprints,
     check_round,
     require_own_header,
     require_plan,
     require_round,
 )
 from silo_agent.membership import Membership
+from silo_agent.round import Fingerprinted, State, Submitted
 from silo_agent.sums import FetchedSum, Rejected
 
 
@@ -54,24 +57,29 @@ def judged() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class CommitCheck:
-    """Step 5: checks a commit, its headers and its sum. `fetch` brings the sum when it is not whole here yet."""
+    """Steps 3 and 5: checks a commit, its headers, fingerprints and sum, from where this silo stands in the round."""
 
     membership: Membership
     ctx: RoundContext
     own_header: Signed | None
-    submitted: bool  # the aggregator confirmed this silo's update, so it must be in the sum
+    state: State
 
     def check(
         self, view: wire.Round, fetched: FetchedSum, fetch: Callable[[], Iterable[wire.SumPart]]
-    ) -> CheckedCommit:
-        """The commit, verified, with its sum on disk.
+    ) -> CheckedTranscript:
+        """Step 5: the whole transcript, verified, with its sum on disk; `fetch` brings it when it is not here yet.
 
         Raises Rejected naming what does not hold; what `fetch` raises passes through and says nothing about the round.
         """
         with judged():
-            checked = self._commit(view)
+            checked = check_fingerprints(self.membership.plan, self.ctx, self._commit(view), view.fingerprints)
         fetched.bring(checked, fetch)
         return checked
+
+    def commit(self, view: wire.Round) -> CheckedCommit:
+        """Step 3: the commit and its headers, verified. Raises Rejected."""
+        with judged():
+            return self._commit(view)
 
     def _commit(self, view: wire.Round) -> CheckedCommit:
         if view.commit is None:
@@ -86,7 +94,7 @@ class CommitCheck:
     def _require_own(self, checked: CheckedCommit) -> None:
         """In the sum exactly once if it was submitted; never with a header that this silo did not sign."""
         named = self.membership.silo in checked.members
-        if self.own_header is not None and (named or self.submitted):
+        if self.own_header is not None and (named or self._must_be_in(checked)):
             require_own_header(checked, self.own_header)
         elif named:
             raise ProtocolError(
@@ -96,6 +104,27 @@ class CommitCheck:
                 sender=checked.commit.aggregator,
                 step="commit",
             )
+
+    def _must_be_in(self, checked: CheckedCommit) -> bool:
+        """Whether the aggregator confirmed all it asked for so far. It may leave out whose fingerprint did not come."""
+        attempt = checked.commit.attempt
+        match self.state:
+            case Submitted():
+                return attempt == 1
+            case Fingerprinted(attempt=answered, accepted=accepted):
+                return attempt == answered or (accepted and attempt == answered + 1)
+        return False
+
+
+def require_later(state: State, checked: CheckedCommit) -> None:
+    """Another commit than the one this silo answered must come after it: or it equivocates. Raises Rejected."""
+    if isinstance(state, Fingerprinted) and checked.digest != state.commit and checked.commit.attempt <= state.attempt:
+        raise Rejected(
+            f"commit of round {checked.commit.round}",
+            f"is another one with the number {checked.commit.attempt} than this silo answered before",
+            "Nothing was signed; keep both as evidence.",
+            sender=checked.commit.aggregator,
+        )
 
 
 def check_joins(membership: Membership, ctx: RoundContext, joins: Iterable[Signed]) -> None:
@@ -117,11 +146,11 @@ def check_joins(membership: Membership, ctx: RoundContext, joins: Iterable[Signe
         )
 
 
-def check_certified(membership: Membership, ctx: RoundContext, view: wire.Round, checked: CheckedCommit) -> bytes:
+def check_certified(membership: Membership, ctx: RoundContext, view: wire.Round, checked: CheckedTranscript) -> bytes:
     """Step 6: joins and certificate; returns the round's record, to be kept as evidence. Raises Rejected."""
     with judged():
         check_joins(membership, ctx, view.joins)
-        check_certificate(membership.plan, ctx, checked.transcript, view.consents)
+        check_certificate(membership.plan, ctx, checked.digest, view.consents)
         if view.commit is None:
             raise ProtocolError(f"round {ctx.round_number}", "shows no commit", "Nothing was opened.")
     record = RoundRecord(
@@ -134,6 +163,7 @@ def check_certified(membership: Membership, ctx: RoundContext, view: wire.Round,
         round_joins=_texts(view.joins),
         commit=SignedText.of(view.commit),
         headers=_texts(view.headers),
+        fingerprints=_texts(view.fingerprints),
         consents=_texts(view.consents),
         applied=(),
     )

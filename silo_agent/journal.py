@@ -18,6 +18,7 @@ _STATES: dict[str, type[Any]] = {
         machine.Trained,
         machine.Sealed,
         machine.Submitted,
+        machine.Fingerprinted,
         machine.Withdrawn,
         machine.Consented,
         machine.Certified,
@@ -69,7 +70,7 @@ def _value(name: str, value: Any) -> object:  # noqa: ANN401 - a JSON value
     match name:
         case "since_utc":
             return datetime.fromisoformat(value)
-        case "transcript" | "adapter_digest":
+        case "transcript" | "adapter_digest" | "commit":
             return bytes.fromhex(value)
         case "ctx":
             plan, adapter = bytes.fromhex(value["plan"]), bytes.fromhex(value["adapter"])

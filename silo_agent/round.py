@@ -6,7 +6,7 @@ Steps are those of docs/reference/protocol.md. A pair of state and event that TA
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import assert_never
 
@@ -19,9 +19,11 @@ from silo_agent.round_events import (
     CollectingOpened,
     CommitBudget,
     CommitChecked,
+    CommitFingerprinted,
     EraseUpdate,
     Event,
     EvidenceRejected,
+    FingerprintAccepted,
     OpenSum,
     PreparationFailed,
     RefundBudget,
@@ -35,6 +37,7 @@ from silo_agent.round_events import (
     SealingFailed,
     SendApplied,
     SendConsent,
+    SendFingerprint,
     SendJoin,
     SendUpdate,
     SendWithdrawal,
@@ -94,6 +97,17 @@ class Submitted:
 
     ctx: RoundContext
     since_utc: datetime
+
+
+@dataclass(frozen=True)
+class Fingerprinted:
+    """Step 3: the silo signed the fingerprint of its ciphertext under this commit."""
+
+    ctx: RoundContext
+    since_utc: datetime
+    commit: bytes
+    attempt: int
+    accepted: bool = False
 
 
 @dataclass(frozen=True)
@@ -163,6 +177,7 @@ State = (
     | Trained
     | Sealed
     | Submitted
+    | Fingerprinted
     | Withdrawn
     | Consented
     | Certified
@@ -196,11 +211,19 @@ TABLE: Mapping[tuple[str, str], tuple[str, ...]] = {
     ("Sealed", "CollectingClosed"): ("Withdrawn",),
     ("Sealed", "RoundAborted"): ("Burnt",),
     ("Sealed", "Restarted"): ("Sealed",),
+    ("Submitted", "CommitFingerprinted"): ("Fingerprinted",),
     ("Submitted", "CommitChecked"): ("Consented",),
     ("Submitted", "CertificateChecked"): ("Certified",),
     ("Submitted", "EvidenceRejected"): ("Refused",),
     ("Submitted", "RoundAborted"): ("Burnt",),
     ("Submitted", "Restarted"): ("Submitted",),
+    ("Fingerprinted", "CommitFingerprinted"): ("Fingerprinted",),
+    ("Fingerprinted", "FingerprintAccepted"): ("Fingerprinted",),
+    ("Fingerprinted", "CommitChecked"): ("Consented",),
+    ("Fingerprinted", "CertificateChecked"): ("Certified",),
+    ("Fingerprinted", "EvidenceRejected"): ("Refused",),
+    ("Fingerprinted", "RoundAborted"): ("Burnt",),
+    ("Fingerprinted", "Restarted"): ("Fingerprinted",),
     ("Withdrawn", "CommitChecked"): ("Consented",),
     ("Withdrawn", "CertificateChecked"): ("Certified",),
     ("Withdrawn", "EvidenceRejected"): ("Refused",),
@@ -233,7 +256,7 @@ def step(state: State, event: Event, now: datetime) -> Step:
             found = _from_trained(state, event, now)
         case Sealed():
             found = _from_sealed(state, event, now)
-        case Submitted() | Withdrawn():
+        case Submitted() | Fingerprinted() | Withdrawn():
             found = _from_waiting(state, event, now)
         case Consented():
             found = _from_consented(state, event, now)
@@ -319,7 +342,18 @@ def _from_sealed(state: Sealed, event: Event, now: datetime) -> Step | None:
     return None
 
 
-def _from_waiting(state: Submitted | Withdrawn, event: Event, now: datetime) -> Step | None:
+def _from_waiting(state: Submitted | Fingerprinted | Withdrawn, event: Event, now: datetime) -> Step | None:
+    match state, event:
+        case Submitted() | Fingerprinted(), CommitFingerprinted(commit=commit, attempt=attempt):
+            return Fingerprinted(state.ctx, now, commit, attempt), (SendFingerprint(commit),)
+        case Fingerprinted(), FingerprintAccepted():
+            return replace(state, accepted=True), ()
+        case Fingerprinted(commit=commit), Restarted():
+            return state, (SendFingerprint(commit),)
+    return _from_checking(state, event, now)
+
+
+def _from_checking(state: Submitted | Fingerprinted | Withdrawn, event: Event, now: datetime) -> Step | None:
     match event:
         case CommitChecked(transcript=transcript):
             return Consented(state.ctx, now, transcript), (SendConsent(),)

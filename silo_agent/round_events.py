@@ -83,8 +83,22 @@ class UpdateRejected:
 
 
 @dataclass(frozen=True)
+class CommitFingerprinted:
+    """A commit and its headers hold, with this silo's update in it; `value` is the fingerprint that it draws."""
+
+    commit: bytes
+    attempt: int
+    value: str
+
+
+@dataclass(frozen=True)
+class FingerprintAccepted:
+    """The aggregator has this silo's fingerprint and found it right."""
+
+
+@dataclass(frozen=True)
 class CommitChecked:
-    """Commit, headers and sum hold, and this silo's own update is in as it must be."""
+    """Commit, headers, fingerprints and sum hold, and this silo's own update is in as it must be."""
 
     transcript: bytes
 
@@ -138,6 +152,8 @@ Event = (
     | SealingFailed
     | UpdateAccepted
     | UpdateRejected
+    | CommitFingerprinted
+    | FingerprintAccepted
     | CommitChecked
     | CertificateChecked
     | EvidenceRejected
@@ -193,6 +209,13 @@ class SendWithdrawal:
 
 
 @dataclass(frozen=True)
+class SendFingerprint:
+    """Send the stored fingerprint under this commit."""
+
+    commit: bytes
+
+
+@dataclass(frozen=True)
 class SendConsent:
     """Send the stored Consent."""
 
@@ -214,6 +237,16 @@ class EraseUpdate:
 
 Record = ReserveBudget | CommitBudget | RefundBudget
 Action = (
-    Record | Train | Seal | SendJoin | SendUpdate | SendWithdrawal | SendConsent | OpenSum | SendApplied | EraseUpdate
+    Record
+    | Train
+    | Seal
+    | SendJoin
+    | SendUpdate
+    | SendWithdrawal
+    | SendFingerprint
+    | SendConsent
+    | OpenSum
+    | SendApplied
+    | EraseUpdate
 )
 RECORDS = (ReserveBudget, CommitBudget, RefundBudget)

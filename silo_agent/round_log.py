@@ -12,7 +12,15 @@ from privacy.plan import RoundContext
 from privacy.record import RoundRecord
 from privacy.statement import RoundStatement, Signed, Statement
 from privacy.transcript import Applied as AppliedStatement
-from privacy.transcript import CheckedCommit, RoundJoin, Withdrawal, check_commit
+from privacy.transcript import (
+    CheckedTranscript,
+    Fingerprint,
+    RoundJoin,
+    Withdrawal,
+    check_commit,
+    check_fingerprints,
+    fingerprint_under,
+)
 from privacy.transcript import Consent as ConsentStatement
 from silo_agent import entries
 from silo_agent.accounts import change_budget, require_budget
@@ -24,11 +32,13 @@ from silo_agent.round import Refused as RefusedRound
 from silo_agent.round_events import (
     Action,
     CommitBudget,
+    CommitFingerprinted,
     Event,
     RefundBudget,
     ReserveBudget,
     SendApplied,
     SendConsent,
+    SendFingerprint,
     SendJoin,
     SendUpdate,
     SendWithdrawal,
@@ -41,6 +51,7 @@ STATEMENTS: dict[type[Action], type[RoundStatement]] = {
     SendJoin: RoundJoin,
     SendUpdate: UpdateHeader,
     SendWithdrawal: Withdrawal,
+    SendFingerprint: Fingerprint,
     SendConsent: ConsentStatement,
     SendApplied: AppliedStatement,
 }
@@ -49,6 +60,14 @@ STATEMENTS: dict[type[Action], type[RoundStatement]] = {
 def kind_of(statement: type[RoundStatement]) -> str:
     """The `type` that statements of this class carry."""
     return str(statement.model_fields["type"].default)
+
+
+def sent_by(action: Action) -> str | None:
+    """Under which name (`Statement.once`) what an action sends is stored; None for one that sends no statement."""
+    statement = STATEMENTS.get(type(action))
+    if statement is None:
+        return None
+    return fingerprint_under(action.commit) if isinstance(action, SendFingerprint) else kind_of(statement)
 
 
 @dataclass(frozen=True)
@@ -87,28 +106,29 @@ class RoundLog:
             self._note_end(tx, number, before, state)
             return tx.ledger.checkpoint(self._home.identity.sign, self._clock()) if ended else None
 
-    def said(self, number: int, statement: type[RoundStatement]) -> Signed | None:
-        """What this silo signed, if it did."""
+    def said(self, number: int, name: str) -> Signed | None:
+        """What this silo signed under this name (`Statement.once`), if it did."""
         with self._home.store.reading() as connection:
-            return said(connection, self._member.job, number, kind_of(statement))
+            return said(connection, self._member.job, number, name)
 
     def undelivered(self, number: int, action: Action) -> bool:
         """Whether `action` is still to be done: what it sends was not confirmed, or its end moves the round on."""
-        statement = STATEMENTS.get(type(action))
-        if statement is None or isinstance(action, SendUpdate | SendApplied):
+        name = sent_by(action)
+        if name is None or isinstance(action, SendUpdate | SendApplied):
             return True
         with self._home.store.reading() as connection:
-            return undelivered(connection, self._member.job, number, kind_of(statement)) is not None
+            return undelivered(connection, self._member.job, number, name) is not None
 
-    def certified(self, number: int, ctx: RoundContext) -> CheckedCommit:
-        """The certified commit as it was stored, checked again. Raises InternalError when there is none."""
+    def certified(self, number: int, ctx: RoundContext) -> CheckedTranscript:
+        """The certified transcript as it was stored, checked again. Raises InternalError when there is none."""
         with self._home.store.reading() as connection:
             stored = round_records(connection, self._member.job).get(number)
         if stored is None:
             raise InternalError(f"round {number}", "is certified, and its record is missing", "Restore silo.db.")
         record = RoundRecord.decode(stored)
         headers = [header.signed for header in record.headers]
-        return check_commit(self._member.plan, ctx, self._member.key_commitment, record.commit.signed, headers)
+        commit = check_commit(self._member.plan, ctx, self._member.key_commitment, record.commit.signed, headers)
+        return check_fingerprints(self._member.plan, ctx, commit, [each.signed for each in record.fingerprints])
 
     def _apply(self, tx: Transaction, number: int, event: Event, state: State, action: Action) -> None:
         match action:
@@ -118,7 +138,9 @@ class RoundLog:
                 self._refund(tx, state)
             case SendUpdate() if not isinstance(event, UpdateSealed):
                 return  # a resend: header and bytes are stored
-            case SendJoin() | SendUpdate() | SendWithdrawal() | SendConsent() | SendApplied():
+            case SendFingerprint() if not isinstance(event, CommitFingerprinted):
+                return  # likewise
+            case SendJoin() | SendUpdate() | SendWithdrawal() | SendFingerprint() | SendConsent() | SendApplied():
                 statement = self._statement(event, state, action)
                 if statement is not None:
                     signed = say(tx.connection, number, statement, self._home.identity.sign)
@@ -143,6 +165,8 @@ class RoundLog:
                     "residues_root": root.hex(),
                     "seeds_sha256": seeds.hex(),
                 }
+            case SendFingerprint(), CommitFingerprinted(commit=commit, value=value), _:
+                more = {"commit": commit.hex(), "value": value}
             case SendConsent(), _, Consented(transcript=transcript):
                 more = {"transcript": transcript.hex()}
             case SendApplied(), _, Opened(adapter_digest=adapter):
@@ -195,11 +219,11 @@ class RoundLog:
     def _note_end(self, tx: Transaction, number: int, before: State, state: State) -> None:
         match state:
             case Opened(ctx=ctx, adapter_digest=adapter) if isinstance(before, Certified):
-                commit_ = self.certified(number, ctx)
+                commit = self.certified(number, ctx).commit
                 set_adapter(tx.connection, self._member.job, number, adapter)
                 tx.record(
                     entries.published_entry(
-                        self._author(), ctx, commit_.members, before.transcript, commit_.commit.sum_root, adapter
+                        self._author(), ctx, commit.members, before.transcript, commit.commit.sum_root, adapter
                     )
                 )
             case RefusedRound():

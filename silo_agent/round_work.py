@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import structlog
 
+from privacy.ckks.fingerprint import encode, fingerprint_of
 from privacy.ckks.group import GroupKey, open_sum, seal
 from privacy.ckks.layout import Layout
 from privacy.ckks.params import GroupParams
@@ -147,6 +148,15 @@ class RoundWork:
             return SealingFailed(f"{error.what}: {error.why}")
         timing.seal_ns = time.thread_time_ns() - started - timing.quantise_ns
         return UpdateSealed(digests.residues_root, digests.seeds_sha256)
+
+    def fingerprint(self, number: int, commit: bytes) -> str:
+        """Step 3: that of the sealed update, under the commit's challenge. Raises ConfigError if it cannot be read."""
+        chunks = self._home.outbox.residues(self._member.job, number, self.layout)
+        try:
+            return encode(fingerprint_of(self.layout, commit, chunks))
+        except OSError as error:
+            why = f"cannot be read back: {error.strerror}"
+            raise ConfigError(f"sealed update of round {number}", why, "Check this machine's disk.") from error
 
     def open(self, ctx: RoundContext, checked: CheckedCommit, timing: Timing) -> SumOpened | EvidenceRejected:
         """Open the fetched and compared sum and store the next adapter. Nothing of a sum that does not open is used.

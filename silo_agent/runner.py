@@ -16,7 +16,7 @@ from privacy.envelope import UpdateHeader
 from privacy.errors import CloisterError, ProtocolError, Unavailable
 from privacy.plan import RoundContext
 from privacy.statement import Signed
-from privacy.transcript import CheckedCommit
+from privacy.transcript import CheckedTranscript
 from silo_agent import evidence
 from silo_agent.admission import check_pins
 from silo_agent.client import AggregatorPort
@@ -28,6 +28,7 @@ from silo_agent.round import (
     ENDS,
     Applied,
     Consented,
+    Fingerprinted,
     Idle,
     Joined,
     Reserved,
@@ -44,9 +45,11 @@ from silo_agent.round_events import (
     CollectingClosed,
     CollectingOpened,
     CommitChecked,
+    CommitFingerprinted,
     EraseUpdate,
     Event,
     EvidenceRejected,
+    FingerprintAccepted,
     OpenSum,
     ReportAccepted,
     ReservationDenied,
@@ -56,6 +59,7 @@ from silo_agent.round_events import (
     Seal,
     SendApplied,
     SendConsent,
+    SendFingerprint,
     SendJoin,
     SendUpdate,
     SendWithdrawal,
@@ -63,7 +67,7 @@ from silo_agent.round_events import (
     UpdateAccepted,
     UpdateRejected,
 )
-from silo_agent.round_log import STATEMENTS, Denied, RoundLog, context_of, kind_of
+from silo_agent.round_log import Denied, RoundLog, context_of, kind_of, sent_by
 from silo_agent.round_work import RoundWork
 from silo_agent.source import UpdateSource
 from silo_agent.statements import journalled_rounds, mark_delivered, round_state
@@ -104,6 +108,13 @@ class RoundRunner:
         self._durably = durably
         self._log = RoundLog(home, membership, clock)
         self._work = RoundWork(home, membership, source, board, interrupted)
+        self._port_for: dict[type[Action], Callable[[Signed], None]] = {
+            SendJoin: port.join_round,
+            SendWithdrawal: port.withdraw_round,
+            SendFingerprint: port.send_fingerprint,
+            SendConsent: port.consent_round,
+            SendApplied: port.report_applied,
+        }
         self._timings: dict[int, tuple[float, Timing]] = {}
         self._records: dict[int, bytes] = {}
         self.published_through: str | None = None
@@ -165,21 +176,23 @@ class RoundRunner:
         """What happened at the aggregator that this state has to answer to; None if nothing."""
         certified = certified or view.phase in (RoundPhase.RELEASING, RoundPhase.PUBLISHED)
         aborted = view.phase is RoundPhase.ABORTED and not certified
-        over = certified or view.phase in (RoundPhase.COMMITTED, RoundPhase.ABORTED)
+        over = certified or view.phase in (RoundPhase.FINGERPRINTING, RoundPhase.COMMITTED, RoundPhase.ABORTED)
         found: Event | None = None
         match state:
             case Idle():
                 found = self._observe_idle(number, view, certified=certified)
-            case Joined() | Sealed() | Submitted() | Withdrawn() | Consented() if aborted:
+            case Joined() | Sealed() | Submitted() | Fingerprinted() | Withdrawn() | Consented() if aborted:
                 found = RoundAborted()
             case Joined(ctx=ctx) if view.phase is RoundPhase.COLLECTING:
                 evidence.check_joins(self._member, ctx, view.joins)
                 found = self._work.prepare() or CollectingOpened()
             case Joined() | Sealed() if over:
                 found = CollectingClosed()
-            case Submitted() | Withdrawn() | Consented() if certified:
+            case Submitted() | Fingerprinted() | Withdrawn() | Consented() if certified:
                 found = self._certificate(number, state, context_of(state), view)
-            case Submitted() | Withdrawn() if view.phase is RoundPhase.COMMITTED:
+            case Submitted() | Fingerprinted() if view.phase is RoundPhase.FINGERPRINTING:
+                found = self._fingerprint(number, state, view)
+            case Submitted() | Fingerprinted() | Withdrawn() if view.phase is RoundPhase.COMMITTED:
                 found = self._commit(number, state, view)
         return found
 
@@ -197,9 +210,22 @@ class RoundRunner:
         self._timings[number] = (time.monotonic(), Timing(self._member.job.hex(), number, self._member.plan.values))
         return RoundAnnounced(ctx)
 
+    def _fingerprint(self, number: int, state: Submitted | Fingerprinted, view: wire.Round) -> Event | None:
+        """What to answer to a commit; None if it was answered, or leaves this silo out."""
+        try:
+            checked = self._check(number, state, state.ctx).commit(view)
+            evidence.require_later(state, checked)
+        except Rejected as error:
+            return self._rejected(number, error)
+        answered = isinstance(state, Fingerprinted) and state.commit == checked.digest
+        if answered or self._member.silo not in checked.members:
+            return None
+        value = self._work.fingerprint(number, checked.digest)
+        return CommitFingerprinted(checked.digest, checked.commit.attempt, value)
+
     def _commit(self, number: int, state: State, view: wire.Round) -> Event:
         try:
-            return CommitChecked(self._checked(number, state, context_of(state), view).transcript)
+            return CommitChecked(self._checked(number, state, context_of(state), view).digest)
         except Rejected as error:
             return self._rejected(number, error)
 
@@ -209,13 +235,13 @@ class RoundRunner:
             self._records[number] = evidence.check_certified(self._member, ctx, view, checked)
         except Rejected as error:
             return self._rejected(number, error)
-        return CertificateChecked(ctx, checked.transcript)
+        return CertificateChecked(ctx, checked.digest)
 
-    def _checked(self, number: int, state: State, ctx: RoundContext, view: wire.Round) -> CheckedCommit:
-        own = self._log.said(number, UpdateHeader)
-        submitted = isinstance(state, Submitted)
-        check = evidence.CommitCheck(self._member, ctx, own, submitted)
-        return check.check(view, self._work.fetched(number), self._fetch(number))
+    def _check(self, number: int, state: State, ctx: RoundContext) -> evidence.CommitCheck:
+        return evidence.CommitCheck(self._member, ctx, self._log.said(number, kind_of(UpdateHeader)), state)
+
+    def _checked(self, number: int, state: State, ctx: RoundContext, view: wire.Round) -> CheckedTranscript:
+        return self._check(number, state, ctx).check(view, self._work.fetched(number), self._fetch(number))
 
     def _fetch(self, number: int) -> Callable[[], Iterable[wire.SumPart]]:
         return lambda: self._port.fetch_sum(self._member.job, number)
@@ -276,17 +302,10 @@ class RoundRunner:
                 return self._work.seal(context_of(state), self._timing(number))
             case SendUpdate():
                 return self._send_update(number)
-            case SendJoin():
-                self._send(number, action, self._port.join_round)
-            case SendWithdrawal():
-                self._send(number, action, self._port.withdraw_round)
-            case SendConsent():
-                self._send(number, action, self._port.consent_round)
+            case SendJoin() | SendWithdrawal() | SendFingerprint() | SendConsent() | SendApplied():
+                return self._send(number, action)
             case OpenSum():
                 return self._open(number, state)
-            case SendApplied():
-                self._send(number, action, self._port.report_applied)
-                return ReportAccepted()
             case EraseUpdate():
                 self._finish(number, state)
         return None
@@ -298,25 +317,36 @@ class RoundRunner:
             self._work.fetched(number).bring(checked, self._fetch(number))
         except Rejected as error:
             return self._rejected(number, error)
-        return self._work.open(ctx, checked, self._timing(number))
+        return self._work.open(ctx, checked.commit, self._timing(number))
 
-    def _send(self, number: int, action: Action, send: Callable[[Signed], None]) -> None:
-        """Send a stored statement. One whose time is over is done with: the round's phase says what follows.
+    def _send(self, number: int, action: Action) -> Event | None:
+        """Send a stored statement.
 
-        A refusal that is not about the statement (certificate, role, version) is raised, and it is sent again.
+        One whose time is over is done with: the round's phase says what follows. A refusal that is not about the
+        statement (certificate, role, version) is raised, and it is sent again.
         """
-        signed = self._log.said(number, STATEMENTS[type(action)])
-        if signed is None:
-            return
+        name, taken = sent_by(action), True
+        signed = None if name is None else self._log.said(number, name)
+        if name is not None and signed is not None:
+            taken = self._deliver(number, action, name, signed)
+        if isinstance(action, SendApplied):
+            return ReportAccepted()
+        return FingerprintAccepted() if isinstance(action, SendFingerprint) and taken else None
+
+    def _deliver(self, number: int, action: Action, name: str, signed: Signed) -> bool:
+        """Whether the aggregator took it; either way it is not sent again."""
+        taken = True
         try:
-            send(signed)
+            self._port_for[type(action)](signed)
         except ProtocolError as error:
+            taken = False
             LOG.warning("the aggregator did not take it", round=number, action=type(action).__name__, exc_info=error)
         with self._home.store.writing() as tx:
-            mark_delivered(tx.connection, self._member.job, number, kind_of(STATEMENTS[type(action)]))
+            mark_delivered(tx.connection, self._member.job, number, name)
+        return taken
 
     def _send_update(self, number: int) -> Event:
-        header = self._log.said(number, UpdateHeader)
+        header = self._log.said(number, kind_of(UpdateHeader))
         if header is None:
             return UpdateRejected("its header is missing from silo.db")
         outbox, layout, started = self._home.outbox, self._work.layout, time.monotonic()

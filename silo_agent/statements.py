@@ -64,7 +64,7 @@ def say(connection: Connection, round_number: int, statement: Statement, sign: S
     was made for this job and round: this silo says each thing once, ever.
     """
     job = bytes.fromhex(statement.plan)
-    stored = said(connection, job, round_number, statement.type)
+    stored = said(connection, job, round_number, statement.once)
     if stored is not None:
         if stored.body != statement.body():
             raise InternalError(
@@ -83,7 +83,7 @@ def say(connection: Connection, round_number: int, statement: Statement, sign: S
         insert(statements).values(
             job=job,
             round=round_number,
-            type=statement.type,
+            type=statement.once,
             body=signed.body,
             signature=signed.signature,
             delivered=False,
@@ -93,7 +93,7 @@ def say(connection: Connection, round_number: int, statement: Statement, sign: S
 
 
 def said(connection: Connection, job: bytes, round_number: int, kind: str) -> Signed | None:
-    """The statement of this type that was signed, if one was."""
+    """What was signed under this name (`Statement.once`; for nearly all its type), if anything was."""
     row = connection.execute(select(statements).where(*_is(job, round_number, kind))).one_or_none()
     return None if row is None else Signed(row.body, row.signature)
 

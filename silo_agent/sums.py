@@ -18,10 +18,11 @@ import structlog
 from cloister import wire
 
 from certs.files import write_error
-from privacy.ckks.layout import Layout, chunk_leaf, chunks_root
+from privacy.ckks.fingerprint import fingerprint_of
+from privacy.ckks.layout import Layout, check_chunk, chunk_leaf, chunks_root
 from privacy.envelope import UpdateHeader
 from privacy.errors import CloisterError, ProtocolError
-from privacy.transcript import CheckedCommit
+from privacy.transcript import CheckedTranscript, require_sum
 from runtime.files import private_folder, sync_folder
 
 LOG = structlog.get_logger("silo.round")
@@ -48,7 +49,7 @@ class FetchedSum:
         """Whether a whole sum was fetched."""
         return self._folder.exists()
 
-    def bring(self, checked: CheckedCommit, fetch: Callable[[], Iterable[wire.SumPart]]) -> None:
+    def bring(self, checked: CheckedTranscript, fetch: Callable[[], Iterable[wire.SumPart]]) -> None:
         """Step 5: the sum of this commit is on disk, compared to the last byte; `fetch` gets it from the aggregator.
 
         Raises Rejected when what came just now is another sum, ConfigError when this machine's disk fails, and what
@@ -56,13 +57,13 @@ class FetchedSum:
         """
         if self.here and self._holds(checked):
             return
-        self.fetch(fetch(), checked.members)
+        self.fetch(fetch(), checked.commit.members)
         try:
             self.check(checked)
         except OSError as error:
             raise write_error(self._folder, error) from error
 
-    def _holds(self, checked: CheckedCommit) -> bool:
+    def _holds(self, checked: CheckedTranscript) -> bool:
         """Whether what was fetched earlier is whole. What is not is removed."""
         try:
             self.check(checked)
@@ -118,13 +119,22 @@ class FetchedSum:
         if total != self._layout.residue_bytes or any(n != self._layout.seed_bytes for n in received.values()):
             raise _wrong("is shorter than the job's updates")
 
-    def check(self, checked: CheckedCommit) -> None:
-        """Step 5: H(C) is the commit's, and every member's seeds are those of its header. Raises Rejected, OSError."""
+    def check(self, checked: CheckedTranscript) -> None:
+        """Step 5: H(C) is the commit's, its fingerprint is the sum of the members', and every member's seeds are those
+        of its header. Raises Rejected, OSError.
+        """
+        commit = checked.commit
         leaves = [chunk_leaf(chunk) for chunk in self.chunks()]
-        if chunks_root(leaves).hex() != checked.commit.sum_root:
+        if chunks_root(leaves).hex() != commit.commit.sum_root:
             raise _wrong("is not the one that was committed to: H(C) differs")
-        for index, header in enumerate(checked.headers):
+        for index, header in enumerate(commit.headers):
             self._check_seeds(index, header)
+        try:
+            for index, chunk in enumerate(self.chunks()):
+                check_chunk(chunk, index, self._layout)
+            require_sum(checked, fingerprint_of(self._layout, commit.digest, self.chunks()))
+        except ProtocolError as error:
+            raise Rejected.of(error) from error
 
     def _check_seeds(self, index: int, header: UpdateHeader) -> None:
         with _seeds(self._folder, index).open("rb") as file:

@@ -14,6 +14,7 @@ from certs.identity import fingerprint
 from certs.names import PartyId, Role
 from certs.wallet import Wallet
 from privacy.budget import BudgetPolicy, BudgetState, RoundKey, grant, refund, reserve
+from privacy.ckks.fingerprint import encode, fingerprint_of
 from privacy.ckks.group import GroupKey
 from privacy.ckks.layout import Layout, chunk_leaf, chunks_root
 from privacy.ckks.params import GroupParams
@@ -32,6 +33,7 @@ from privacy.transcript import (
     RoundCommit,
     RoundJoin,
     check_roll,
+    commit_digest,
     dealer_of,
     transcript_digest,
 )
@@ -115,6 +117,9 @@ class PlayedAggregator:
         self.applied: list[Signed] = []
         self.checkpoints: list[str] = []
         self.commit: Signed | None = None
+        self.fingerprints: list[Signed] = []  # what this silo sent
+        self.shown_fingerprints: tuple[Signed, ...] = ()
+        self.sealed: dict[str, SealedUpdate] = {}
         self.headers: tuple[Signed, ...] = ()
         self.given_consents: tuple[Signed, ...] = ()
         self.sum_chunks: list[bytes] = []
@@ -148,7 +153,8 @@ class PlayedAggregator:
         return wire.Round(
             phase=self.phase, participants=ctx.participants, adapter_digest=ctx.adapter_digest,
             joins=self.change_joins(*joins, *own),
-            commit=self.commit, headers=self.headers, consents=self.given_consents, applied=(),
+            commit=self.commit, headers=self.headers, fingerprints=self.shown_fingerprints,
+            consents=self.given_consents, applied=(),
         )  # fmt: skip
 
     def join_round(self, join: Signed) -> None:
@@ -159,6 +165,10 @@ class PlayedAggregator:
         seeds, residues = parts()
         self.updates.append((header, b"".join(seeds), tuple(residues)))
         self._called("submit_update")
+
+    def send_fingerprint(self, fingerprint: Signed) -> None:
+        self._called("send_fingerprint")
+        self.fingerprints.append(fingerprint)
 
     def consent_round(self, consent: Signed) -> None:
         self._called("consent_round")
@@ -175,8 +185,19 @@ class PlayedAggregator:
         for chunk in self.sum_chunks:
             yield wire.SumPart(residues=chunk)
 
-    def make_commit(self, *, members: tuple[str, ...] = NAMES, own: bool = True) -> None:
-        """Step 2, honestly: the sum over `members`, its commit and headers; `own` takes what this silo submitted."""
+    def make_commit(
+        self,
+        *,
+        members: tuple[str, ...] = NAMES,
+        own: bool = True,
+        attempt: int = 1,
+        ask: bool = True,
+        change: Callable[[list[bytes]], list[bytes]] = lambda chunks: chunks,
+    ) -> None:
+        """Steps 2 and 3: the sum over `members` (honest unless `change` alters it), its commit and headers.
+
+        `own` takes what this silo submitted; with `ask` it is asked for its fingerprint, and all are shown.
+        """
         silo, sealed, headers = self.silo, {}, {}
         for name in members:
             if name == OWN and own:
@@ -186,17 +207,35 @@ class PlayedAggregator:
                 sealed[name] = silo.peer_update()
                 headers[name] = silo.peer_header(name, sealed[name])
         self.headers = tuple(headers[name] for name in members)
-        self.sum_chunks = add_updates(silo.layout, list(sealed.values()))
+        self.sum_chunks = change(add_updates(silo.layout, list(sealed.values())))
         self.sum_seeds = {name: update.seeds for name, update in sealed.items()}
-        self.sign_commit(members)
+        self.sealed = sealed
+        self.sign_commit(members, attempt)
+        self.phase = RoundPhase.FINGERPRINTING
+        if ask:
+            if OWN in members and own and silo.state in ("Submitted", "Fingerprinted"):
+                silo.advance()
+            self.show_fingerprints()
+
+    def show_fingerprints(self) -> None:
+        """Step 3, its end: every member's fingerprint under the commit as it stands."""
+        assert self.commit is not None
+        digest = commit_digest(self.commit, self.headers)
+        self.shown_fingerprints = tuple(self._fingerprint(name, digest) for name in self.sealed)
         self.phase = RoundPhase.COMMITTED
 
-    def sign_commit(self, members: tuple[str, ...] = NAMES) -> None:
+    def _fingerprint(self, name: str, digest: bytes) -> Signed:
+        if name == OWN and self.fingerprints:
+            return self.fingerprints[-1]
+        value = encode(fingerprint_of(self.silo.layout, digest, self.sealed[name].chunks))
+        return self.silo.cohort.fingerprint(name, digest, value, self.ctx)
+
+    def sign_commit(self, members: tuple[str, ...] = NAMES, attempt: int = 1) -> None:
         root = chunks_root([chunk_leaf(chunk) for chunk in self.sum_chunks])
         pairs = zip(members, self.headers, strict=True)
         commit = RoundCommit(
             plan=self.ctx.plan_digest.hex(), aggregator="aggregator", round=self.ctx.round_number,
-            ctx=self.ctx.digest().hex(), sum_root=root.hex(),
+            ctx=self.ctx.digest().hex(), attempt=attempt, sum_root=root.hex(),
             members=tuple(CommitMember(silo=name, header=header_digest(header).hex()) for name, header in pairs),
         )  # fmt: skip
         self.commit = self.silo.cohort.sign(commit)
@@ -204,7 +243,7 @@ class PlayedAggregator:
     def certify(self, *names: str) -> None:
         """Consents of these silos to the commit as it stands; this silo's own, if named, is the one it sent."""
         assert self.commit is not None
-        transcript = transcript_digest(self.commit, self.headers)
+        transcript = transcript_digest(commit_digest(self.commit, self.headers), self.shown_fingerprints)
         peers = [self.silo.cohort.consent(name, transcript, self.ctx) for name in names if name != OWN]
         self.given_consents = (*(self.consents[-1:] if OWN in names else ()), *peers)
         self.phase = RoundPhase.RELEASING

@@ -8,7 +8,15 @@ from privacy.envelope import UpdateHeader, header_digest
 from privacy.mail import MailKey
 from privacy.plan import JobPlan, RoundContext
 from privacy.statement import Signed, Statement, message_to_sign
-from privacy.transcript import CommitMember, Consent, JobJoin, RoundCommit, transcript_digest
+from privacy.transcript import (
+    CommitMember,
+    Consent,
+    Fingerprint,
+    JobJoin,
+    RoundCommit,
+    commit_digest,
+    transcript_digest,
+)
 
 KEY_COMMITMENT = b"k" * 32
 
@@ -70,14 +78,19 @@ class Cohort:
             "round": self.ctx.round_number,
             "ctx": self.ctx.digest().hex(),
             "aggregator": "aggregator",
+            "attempt": 1,
             "sum_root": "9" * 64,
             "members": [CommitMember(silo=name, header=header_digest(header).hex()) for name, header in pairs],
         }
         return self.sign(RoundCommit.model_validate({**fields, **changes}))
 
+    def fingerprint(self, silo: str, commit: bytes, value: str = "00" * 40, ctx: RoundContext | None = None) -> Signed:
+        fields = {**self.bound(silo, ctx), "commit": commit.hex(), "value": value}
+        return self.sign(Fingerprint.model_validate(fields))
+
     def consent(self, silo: str, transcript: bytes, ctx: RoundContext | None = None) -> Signed:
         return self.sign(Consent.model_validate({**self.bound(silo, ctx), "transcript": transcript.hex()}))
 
 
-def transcript_of(commit: Signed, headers: list[Signed]) -> bytes:
-    return transcript_digest(commit, headers)
+def transcript_of(commit: Signed, headers: list[Signed], fingerprints: list[Signed]) -> bytes:
+    return transcript_digest(commit_digest(commit, headers), fingerprints)

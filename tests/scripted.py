@@ -24,25 +24,29 @@ from certs.names import Role
 from certs.requests import IssuedCertificates
 from certs.wallet import Wallet
 from federation.processes import free_port
+from privacy.ckks.fingerprint import encode, fingerprint_of
 from privacy.ckks.layout import CHUNK_BYTES, Layout, chunk_leaf, chunks_root
 from privacy.ckks.params import PRIME
 from privacy.envelope import UpdateHeader
 from privacy.mail import MailKey
 from privacy.plan import JobPlan, RoundContext
-from privacy.statement import Signed, Statement, message_to_sign
+from privacy.statement import Signed, Statement, message_to_sign, read
 from privacy.transcript import (
     Applied,
     Consent,
+    Fingerprint,
     JobJoin,
     JobRefusal,
     KeyDeal,
     MailDigest,
+    RoundCommit,
     RoundJoin,
     Withdrawal,
     check_commit,
+    check_fingerprints,
     check_roll,
+    commit_digest,
     dealer_of,
-    transcript_digest,
 )
 from runtime.channels import open_channel, open_enrolment_channel
 from runtime.status import peer_call
@@ -156,6 +160,7 @@ class ScriptedSilo:
     address: str
     plan: JobPlan | None = None
     mail_key: MailKey = field(default_factory=MailKey.generate)
+    updates: dict[int, FakeUpdate] = field(default_factory=dict)
     _following: Any = None
 
     def __post_init__(self) -> None:
@@ -256,6 +261,7 @@ class ScriptedSilo:
     def submit(self, update: FakeUpdate, number: int = 1, header: Signed | None = None) -> Signed:
         header = header or self.header(update, number)
         self.send([wire.UpdatePart(header=header), *self.parts(update)])
+        self.updates[number] = update
         return header
 
     def parts(self, update: FakeUpdate) -> list[wire.UpdatePart]:
@@ -284,8 +290,21 @@ class ScriptedSilo:
         found = self.round(number)
         assert self.plan is not None
         assert found.commit is not None
-        check_commit(self.plan, self.ctx(number), COMMITMENT, found.commit, found.headers)
-        return transcript_digest(found.commit, found.headers)
+        ctx = self.ctx(number)
+        commit = check_commit(self.plan, ctx, COMMITMENT, found.commit, found.headers)
+        return check_fingerprints(self.plan, ctx, commit, found.fingerprints).digest
+
+    def fingerprint(self, number: int = 1, update: FakeUpdate | None = None, **changes: Any) -> Signed:
+        """Of the update it sent, or of another one."""
+        assert self.plan is not None
+        found = self.round(number)
+        assert found.commit is not None
+        commit = commit_digest(found.commit, found.headers)
+        value = encode(fingerprint_of(Layout(self.plan.values), commit, (update or self.updates[number]).chunks))
+        fields = {**self.bound(number), "commit": commit.hex(), "value": value, **changes}
+        signed = self.sign(Fingerprint.model_validate(fields))
+        self.call("SendFingerprint", wire.SendFingerprintRequest(fingerprint=signed))
+        return signed
 
     def consent(self, number: int = 1, transcript: bytes | None = None) -> None:
         digest = (transcript or self.transcript(number)).hex()
@@ -332,6 +351,13 @@ class Cast:
             self.silos[name].join_job()
         dealer = dealer_of(self.plan.digest(), check_roll(self.plan, self.all[0].job_view().joins))
         self.silos[dealer].deal()
+
+    def fingerprint(self, number: int = 1) -> None:
+        """Every member of the sum answers."""
+        found = self.all[0].round(number)
+        assert found.commit is not None
+        for member in read(found.commit, RoundCommit).members:
+            self.silos[member.silo].fingerprint(number)
 
     def update_of(self, name: str, number: int = 1) -> FakeUpdate:
         return fake_update(self.plan.values, 100 * number + sorted(self.silos).index(name))

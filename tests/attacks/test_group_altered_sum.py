@@ -1,14 +1,15 @@
-"""What a lying aggregator can do to a `ckks-group` sum before the fingerprint step exists, and what is found.
+"""What a lying aggregator can do to a `ckks-group` sum, and where it is found.
 
-Found: updates dropped, doubled or swapped behind the commit's back, and blind changes. Not found: a sum to which the
-aggregator added an encoding of its own choice, which needs no key. The last test states that limit; it must be turned
-round when fingerprints come.
+At the decryptor: updates dropped, doubled or swapped behind the commit's back, and blind changes. Not there: a sum to
+which the aggregator added an encoding of its own choice, which needs no key. Fingerprints find that, and everything
+else, before anybody consents to open (tests/unit/test_silo_rounds.py has the real agent refuse).
 """
 
 import numpy as np
 import pytest
 import tenseal.sealapi as seal_api
 
+from privacy.ckks.fingerprint import MODULI, add_values, fingerprint_of
 from privacy.ckks.group import GroupKey, _context
 from privacy.ckks.layout import Layout
 from privacy.ckks.params import DEGREE, PRIME, SCALE, GroupParams
@@ -16,6 +17,7 @@ from privacy.errors import VerificationError
 from tests.cohort import SealedUpdate, add_updates, open_all, seal_update
 
 PARAMS, LAYOUT = GroupParams(16, 4), Layout(2 * 8192)
+COMMIT = b"c" * 32
 
 
 @pytest.fixture(scope="module")
@@ -83,8 +85,8 @@ def test_random_residues_are_found(cohort):
         opened(cohort, [noise], seeds_of(updates))
 
 
-def test_limit_an_encoding_the_aggregator_adds_is_not_found(cohort):
-    """One grid step on value 0, added by somebody who holds no key: the sum is wrong and opens."""
+def test_an_encoding_the_aggregator_adds_opens_and_has_another_fingerprint(cohort):
+    """One grid step on value 0, added by somebody who holds no key: the sum is wrong, and would open."""
     _, grids, updates = cohort
     plain = seal_api.Plaintext()
     seal_api.CKKSEncoder(_context()).encode([1.0 + 0j] + [0j] * 2047, float(SCALE), plain)
@@ -95,3 +97,16 @@ def test_limit_an_encoding_the_aggregator_adds_is_not_found(cohort):
     difference = wrong - np.sum(grids, axis=0, dtype=np.int64)
     assert difference[0] == 1
     assert not difference[1:].any()
+    members = add_values([fingerprint_of(LAYOUT, COMMIT, update.chunks) for update in updates], MODULI)
+    assert fingerprint_of(LAYOUT, COMMIT, add_updates(LAYOUT, updates)) == members
+    assert fingerprint_of(LAYOUT, COMMIT, [altered.tobytes()]) != members
+
+
+@pytest.mark.parametrize("place", [0, 4095, 4096, 8191])
+@pytest.mark.parametrize("change", [1, 1 << 20, PRIME - 1])
+def test_no_change_keeps_the_fingerprint(cohort, place, change):
+    _, _, updates = cohort
+    honest = add_updates(LAYOUT, updates)
+    residues = np.frombuffer(honest[0], "<u8").copy()
+    residues[place] = (int(residues[place]) + change) % PRIME
+    assert fingerprint_of(LAYOUT, COMMIT, [residues.tobytes()]) != fingerprint_of(LAYOUT, COMMIT, honest)

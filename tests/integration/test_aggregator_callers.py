@@ -176,7 +176,7 @@ def test_later_uploads_of_one_silo_end_its_earlier_ones(cast: Cast) -> None:
         cast.silos[name].submit(cast.update_of(name))
     greedy.withdraw()
     assert ended.acquire(timeout=CALL_S)  # the round went on without it
-    assert cast.status().round_phase is wire.RoundPhase.COMMITTED
+    assert cast.status().round_phase is wire.RoundPhase.FINGERPRINTING
     let_go.set()
     for silo in copies:
         silo.close()

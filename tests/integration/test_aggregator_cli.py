@@ -39,7 +39,7 @@ def facts(capsys: pytest.CaptureFixture[str], state: StateFolder, *words: str):
 
 def one_round(cast: Cast) -> None:
     cast.deal()
-    for step in ("join_round", "submit", "consent", "applied"):
+    for step in ("join_round", "submit", "fingerprint", "consent", "applied"):
         for silo in cast.all:
             getattr(silo, step)(*([cast.update_of(silo.name)] if step == "submit" else []))
 

@@ -89,6 +89,9 @@ def test_killed_in_every_state(aggregator: Aggregator, tmp_path: Path) -> None:
     two.submit(cast.update_of("silo-b"))
     three.withdraw()
     before = one.round().commit
+    one.fingerprint()
+    kill_at(JobPhase.RUNNING, 1, RoundPhase.FINGERPRINTING)
+    two.fingerprint()
     one.consent()
     kill_at(JobPhase.RUNNING, 1, RoundPhase.COMMITTED)
     assert one.round().commit == before  # one commit a round, ever

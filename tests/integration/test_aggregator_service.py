@@ -67,6 +67,7 @@ def test_a_whole_job(cast: Cast, tmp_path: Path) -> None:
         seeds, residues = cast.all[0].sum(number)
         assert seeds == {name: update.seeds for name, update in updates.items()}
         assert residues == added(updates.values(), cast.plan.values)
+        cast.fingerprint(number)
         for silo in cast.all:
             silo.consent(number)
         for silo in cast.all:
@@ -98,8 +99,10 @@ def test_two_of_three_are_enough(cast: Cast) -> None:
     three.withdraw()
     two.submit(cast.update_of(two.name))
     found = three.round()
-    assert found.phase is RoundPhase.COMMITTED
+    assert found.phase is RoundPhase.FINGERPRINTING
     assert [member.silo for member in read(found.commit, RoundCommit).members] == [one.name, two.name]
+    cast.fingerprint()
+    assert three.round().phase is RoundPhase.COMMITTED
     three.consent()
     two.consent()
     assert one.round().phase is RoundPhase.RELEASING
@@ -123,6 +126,10 @@ def test_repeats_change_nothing_and_contradictions_are_named(cast: Cast) -> None
     two.submit(cast.update_of(two.name))
     two.submit(cast.update_of(two.name))
     three.submit(cast.update_of(three.name))
+    cast.fingerprint()
+    one.fingerprint()
+    with pytest.raises(ProtocolError, match="it is COMMITTED and takes no fingerprint of silo-a"):
+        one.fingerprint(value="00" * 40)
     for silo in cast.all:
         silo.consent()
         silo.consent()
@@ -250,6 +257,7 @@ def test_replayed_and_altered_headers_are_refused(cast: Cast) -> None:
     first = cast.silos["silo-a"].header(cast.update_of("silo-a"))
     for silo in cast.all:
         silo.submit(cast.update_of(silo.name))
+    cast.fingerprint()
     for silo in cast.all:
         silo.consent()
     for silo in cast.all:
@@ -295,7 +303,7 @@ def test_a_silo_outside_the_roll_opens_no_sum(cast: Cast) -> None:
     with pytest.raises(Refused, match="silo-c is not in the job's roll"):
         three.sum()
     with pytest.raises(ProtocolError, match="silo-c is not a participant of round 1"):
-        three.consent()
+        three.consent(transcript=b"z" * 32)
 
 
 def test_different_adapters_stop_the_job(cast: Cast) -> None:
@@ -303,6 +311,7 @@ def test_different_adapters_stop_the_job(cast: Cast) -> None:
     collect(cast)
     for silo in cast.all:
         silo.submit(cast.update_of(silo.name))
+    cast.fingerprint()
     for silo in cast.all:
         silo.consent()
     cast.all[0].applied()
@@ -321,6 +330,9 @@ def test_consent_to_another_transcript_is_refused(cast: Cast) -> None:
         cast.all[0].consent(transcript=b"z" * 32)
     for silo in cast.all:
         silo.submit(cast.update_of(silo.name))
+    with pytest.raises(ProtocolError, match="is FINGERPRINTING and takes no consent"):
+        cast.all[0].consent(transcript=b"z" * 32)
+    cast.fingerprint()
     with pytest.raises(ProtocolError, match="silo-a consents to another transcript of round 1"):
         cast.all[0].consent(transcript=b"z" * 32)
     cast.all[0].consent()
@@ -352,6 +364,7 @@ def test_the_aggregators_own_ledger_has_every_round(cast: Cast) -> None:
     collect(cast)
     for silo in cast.all:
         silo.submit(cast.update_of(silo.name))
+    cast.fingerprint()
     for silo in cast.all:
         silo.consent()
     for silo in cast.all:

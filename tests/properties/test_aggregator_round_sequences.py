@@ -1,5 +1,6 @@
-"""Whatever comes, in whatever order: the machines stay inside their tables and commit at most once."""
+"""Whatever comes, in whatever order: the machines stay inside their tables; each commit has fewer members."""
 
+import itertools
 from datetime import UTC, datetime, timedelta
 
 from hypothesis import given, settings
@@ -17,6 +18,7 @@ from aggregator.round_events import (
     RoundJoined,
     SiloApplied,
     SiloConsented,
+    SiloFingerprinted,
     SiloWithdrew,
     UpdateStored,
 )
@@ -30,6 +32,7 @@ ADAPTERS = st.sampled_from((b"x" * 32, b"x" * 32, b"x" * 32, b"y" * 32))
 EVENTS = st.one_of(
     *(SILOS.map(kind) for kind in (RoundJoined, UpdateStored, SiloWithdrew, SiloConsented)),
     st.builds(SiloApplied, SILOS, ADAPTERS),
+    st.builds(SiloFingerprinted, SILOS, st.booleans()),
     st.sampled_from([DeadlinePassed(), JobClosed("over"), Restarted(1.0)]),
 )
 STEPS = st.lists(st.tuples(EVENTS, st.sampled_from((0.0, 1.0, 61.0))), max_size=60)
@@ -41,7 +44,8 @@ def test_any_sequence(steps, joined: bool) -> None:
     state: rounds.RoundState = rounds.announce(PLAN, 1, ("a", "b", "c"), NOW)
     if joined:  # else few examples would come to collect anything
         state = rounds.Collecting(state.terms, state.deadline_utc)
-    now, commits, outcomes = NOW, 0, 0
+    now, outcomes = NOW, 0
+    commits: list[CommitSum] = []
     for event, seconds in steps:
         now += timedelta(seconds=seconds)
         before = state
@@ -51,16 +55,18 @@ def test_any_sequence(steps, joined: bool) -> None:
             continue
         key = (type(before).__name__, type(event).__name__)
         assert type(state).__name__ in rounds.TABLE[key]
-        commits += sum(isinstance(action, CommitSum) for action in actions)
+        commits += [action for action in actions if isinstance(action, CommitSum)]
         closing = [a for a in actions if isinstance(a, ReportAborted | ReportPublished | ReportBroken)]
         if not isinstance(before, rounds.Published):  # a late disagreement is reported again, and only that
             outcomes += len(closing)
-        if isinstance(state, rounds.Committed | rounds.Releasing | rounds.Published):
-            assert commits == 1
+        if isinstance(state, rounds.Fingerprinting | rounds.Committed | rounds.Releasing | rounds.Published):
+            assert state.members == commits[-1].members
             assert len(state.members) >= state.terms.minimum
         if isinstance(state, rounds.Releasing):
             assert len(state.consented) >= state.terms.threshold
         if isinstance(before, rounds.Published | rounds.Aborted):
             assert type(state) is type(before)
-    assert commits <= 1
+    assert [commit.attempt for commit in commits] == list(range(1, len(commits) + 1))
+    for earlier, later in itertools.pairwise(commits):
+        assert set(later.members) < set(earlier.members)
     assert outcomes == (0 if isinstance(state, rounds.OPEN_ROUND) else 1)

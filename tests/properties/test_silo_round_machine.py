@@ -24,6 +24,7 @@ states = st.one_of(
     *(st.builds(getattr(machine, name), st.just(CTX), st.just(NOW))
       for name in ("Joined", "Reserved", "Sealed", "Submitted")),
     st.just(machine.Trained(CTX, NOW, 3)),
+    st.builds(machine.Fingerprinted, st.just(CTX), st.just(NOW), DIGESTS, st.integers(1, 3), st.booleans()),
     st.builds(machine.Withdrawn, st.just(CTX), st.just(NOW), st.text(max_size=5)),
     *(st.builds(getattr(machine, name), st.just(CTX), st.just(NOW), DIGESTS)
       for name in ("Consented", "Certified", "Opened", "Applied")),
@@ -34,7 +35,7 @@ happenings = st.one_of(
     st.builds(events.RoundAnnounced, st.just(CTX)),
     *(st.builds(getattr(events, name)) for name in (
         "CollectingOpened", "CollectingClosed", "UpdateAccepted", "ReportAccepted",
-        "RoundAborted", "Restarted",
+        "FingerprintAccepted", "RoundAborted", "Restarted",
     )),
     *(st.builds(getattr(events, name), st.just("why")) for name in (
         "ReservationDenied", "PreparationFailed", "SealingFailed", "UpdateRejected", "EvidenceRejected",
@@ -43,6 +44,7 @@ happenings = st.one_of(
     st.builds(events.TrainingFinished, *[st.integers(0, 3)] * 3),
     st.builds(events.TrainingFailed, st.integers(0, 3), st.just("why")),
     st.builds(events.UpdateSealed, DIGESTS, DIGESTS),
+    st.builds(events.CommitFingerprinted, DIGESTS, st.integers(1, 3), st.just("00" * 40)),
     st.builds(events.CommitChecked, DIGESTS),
     st.builds(events.CertificateChecked, st.just(CTX), DIGESTS),
     st.builds(events.SumOpened, DIGESTS),

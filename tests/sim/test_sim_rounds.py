@@ -89,13 +89,23 @@ def test_nobody_fails(world_of):
 
 def test_a_silo_that_leaves_costs_its_part_and_catches_up(world_of):
     world = world_of(rounds=3)
-    world.silos["west"].off_after = "SendUpdate"
+    world.silos["west"].off_after = "SendFingerprint"
     world.run(until=lambda: world.status().phase is JobPhase.FINISHED, seconds=10)
     assert not world.silos["west"].up
     world.come_back("west")
     world.run()
     check_finished(world)
     assert {row.members for row in published(world)} == {NAMES, ("east", "north")}
+
+
+def test_a_silo_that_leaves_before_its_fingerprint_is_left_out_of_the_sum(world_of):
+    world = world_of()
+    world.silos["west"].off_after = "SendUpdate"
+    world.run(until=lambda: world.status().phase is JobPhase.FINISHED, seconds=10)
+    world.come_back("west")
+    world.run()
+    assert [(row.round, row.members) for row in published(world)] == [(1, ("east", "north"))]
+    check_finished(world)
 
 
 def test_a_silo_that_leaves_before_it_submits_is_not_in_the_sum(world_of):
@@ -118,7 +128,17 @@ def test_too_few_silos_publish_nothing(world_of):
     check_said_once(world)
 
 
-METHODS = ("JoinJob", "DealKey", "JoinRound", "SubmitUpdate", "FetchSum", "ConsentRound", "ReportApplied", "GetRound")
+METHODS = (
+    "JoinJob",
+    "DealKey",
+    "JoinRound",
+    "SubmitUpdate",
+    "SendFingerprint",
+    "FetchSum",
+    "ConsentRound",
+    "ReportApplied",
+    "GetRound",
+)
 
 
 @pytest.mark.parametrize("method", METHODS)

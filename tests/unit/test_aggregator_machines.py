@@ -33,6 +33,7 @@ from aggregator.round_events import (
     RoundJoined,
     SiloApplied,
     SiloConsented,
+    SiloFingerprinted,
     SiloWithdrew,
     UpdateStored,
 )
@@ -47,15 +48,18 @@ X, Y = b"x" * 32, b"y" * 32
 
 ANNOUNCED = rounds.announce(COHORT.plan, 1, ("a", "b", "c"), NOW)
 COLLECTING = rounds.Collecting(ANNOUNCED.terms, LATE)
+FINGERPRINTING = rounds.Fingerprinting(ANNOUNCED.terms, LATE, ("a", "b", "c"))
 COMMITTED = rounds.Committed(ANNOUNCED.terms, LATE, ("a", "b", "c"))
 RELEASING = rounds.Releasing(ANNOUNCED.terms, LATE, ("a", "b", "c"), frozenset({"a", "b"}), {})
 PUBLISHED = rounds.Published(ANNOUNCED.terms, ("a", "b", "c"), X)
 ABORTED = rounds.Aborted(ANNOUNCED.terms, "because", certified=False)
-ROUND_STATES = (ANNOUNCED, COLLECTING, COMMITTED, RELEASING, PUBLISHED, ABORTED)
+ROUND_STATES = (ANNOUNCED, COLLECTING, FINGERPRINTING, COMMITTED, RELEASING, PUBLISHED, ABORTED)
 ROUND_EVENTS = (
     RoundJoined("a"),
     UpdateStored("a"),
     SiloWithdrew("a"),
+    SiloFingerprinted("a", holds=True),
+    SiloFingerprinted("a", holds=False),
     SiloConsented("a"),
     SiloApplied("a", X),
     DeadlinePassed(),

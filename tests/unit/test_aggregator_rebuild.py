@@ -5,6 +5,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import numpy as np
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
@@ -26,6 +27,8 @@ from aggregator.store import JobRow, Store
 from aggregator.tables import METADATA
 from certs.identity import Identity
 from certs.names import PartyId, Role
+from privacy.ckks.fingerprint import encode, fingerprint_of
+from privacy.ckks.layout import Layout, add_into
 from privacy.errors import ConfigError, ProtocolError, Unavailable
 from privacy.plan import RoundContext
 from privacy.statement import Signed
@@ -37,6 +40,7 @@ from privacy.transcript import (
     RoundJoin,
     Withdrawal,
     check_roll,
+    commit_digest,
     dealer_of,
     transcript_digest,
 )
@@ -147,11 +151,25 @@ class Office:
                 self.desk.accept(upload.finish())
             self.same_after_restart()
 
+    def fingerprint(self, *names: str, wrong: bool = False) -> None:
+        for name in names:
+            found = ReadingDesk(self.runner).round(name, self.job, self.ctx().round_number)
+            assert found.commit is not None
+            digest = commit_digest(found.commit, found.headers)
+            update = fake_update(self.plan.values, 99 if wrong else NAMES.index(name))
+            value = encode(fingerprint_of(Layout(self.plan.values), digest, update.chunks))
+            signed = self.cohort.fingerprint(name, digest, value, self.ctx())
+            if wrong:
+                with pytest.raises(ProtocolError, match="fingerprint: is not that of the update that was sent"):
+                    self.desk.fingerprint(name, signed)
+            else:
+                self.say("fingerprint", name, signed)
+
     def consent(self, *names: str) -> None:
         for name in names:
             found = ReadingDesk(self.runner).round(name, self.job, self.ctx().round_number)
             assert found.commit is not None
-            transcript = transcript_digest(found.commit, found.headers)
+            transcript = transcript_digest(commit_digest(found.commit, found.headers), found.fingerprints)
             self.say("consent", name, self.cohort.consent(name, transcript, self.ctx()))
 
     def applied(self, name: str, adapter: bytes, ctx: RoundContext | None = None) -> None:
@@ -165,6 +183,8 @@ def comparable(state: object) -> object:
         return replace(state, connected=frozenset(), progress=replace(state.progress, absent=frozenset()))
     if isinstance(state, jobs.Running):
         return replace(state, progress=replace(state.progress, absent=frozenset()))
+    if isinstance(state, rounds.Fingerprinting):  # neither is whose fingerprint was wrong: it is asked again
+        return replace(state, wrong=frozenset())
     if isinstance(state, jobs.Joining):
         return replace(state, joins=dict(state.joins))
     return state
@@ -191,6 +211,8 @@ def test_every_step_of_a_job(running: Office) -> None:
         running.submit("a")
         running.withdraw("b")
         running.submit("c")
+        assert isinstance(running.live.round, rounds.Fingerprinting)
+        running.fingerprint("c", "a")
         assert isinstance(running.live.round, rounds.Committed)
         running.consent("b", "a", "c")
         assert isinstance(running.live.round, rounds.Releasing)
@@ -229,6 +251,7 @@ def test_the_deadlines_after_the_commit(running: Office) -> None:
     running.submit("a", "b")
     running.late()
     assert running.live.round.members == ("a", "b")
+    running.fingerprint("a", "b")
     running.consent("c")
     running.late()
     assert running.live.number == 2
@@ -236,6 +259,7 @@ def test_the_deadlines_after_the_commit(running: Office) -> None:
     assert running.live.round.terms.participants == ("a", "b", "c")
     running.join_round("b")
     running.submit(*NAMES)
+    running.fingerprint(*NAMES)
     running.consent("a", "b")
     running.applied("a", b"1" * 32)
     running.late()
@@ -251,6 +275,7 @@ def context_of_round(office: Office, number: int) -> RoundContext:
 def test_a_late_disagreement_stops_the_job(running: Office) -> None:
     running.join_round(*NAMES)
     running.submit(*NAMES)
+    running.fingerprint(*NAMES)
     running.consent("a", "b")
     first = running.ctx()
     for name in ("a", "b"):
@@ -289,11 +314,11 @@ def test_an_update_after_the_deadline_is_dropped_and_changes_nothing(running: Of
             late.add_residues(chunk)
         staged = late.finish()
     running.late()
-    with pytest.raises(ProtocolError, match="round 1: is COMMITTED and takes no update"):
+    with pytest.raises(ProtocolError, match="round 1: is FINGERPRINTING and takes no update"):
         running.desk.accept(staged)
     assert not staged.residues.exists()
     assert running.live.round.members == ("a", "b")
-    with pytest.raises(ProtocolError, match="it is COMMITTED and takes no update"):
+    with pytest.raises(ProtocolError, match="it is FINGERPRINTING and takes no update"):
         running.upload("c")
 
 
@@ -301,22 +326,88 @@ def test_a_commit_that_cannot_be_written_happens_later(running: Office) -> None:
     running.join_round(*NAMES)
     running.submit("a", "b")
     folder = running.runner.blobs.round(running.job, 1)
-    (folder / "sum").mkdir()  # the sum cannot be put there
+    (folder / "sum-1").mkdir()  # the sum cannot be put there
     with pytest.raises(ConfigError, match=r"blob .*sum"):
         running.submit("c")
     running.same_after_restart()
     assert running.live.round.submitted == {"a", "b"}
-    (folder / "sum").rmdir()
-    assert not (folder / "sum.part").exists()
+    (folder / "sum-1").rmdir()
+    assert not (folder / "sum-1.part").exists()
     running.submit("c")
     assert running.live.round.members == NAMES
+
+
+def total(*names: str) -> bytes:
+    plan = Cohort("a", "b", "c").plan
+    layout = Layout(plan.values)
+    sums = layout.empty_sum()
+    for name in names:
+        add_into(sums, np.frombuffer(b"".join(fake_update(plan.values, NAMES.index(name)).chunks), np.uint64))
+    return sums.tobytes()
+
+
+def test_whose_fingerprint_does_not_come_is_left_out_of_a_second_commit(running: Office) -> None:
+    running.join_round(*NAMES)
+    running.submit(*NAMES)
+    running.fingerprint("a", "c")
+    running.late()
+    assert (running.live.round.members, running.live.round.attempt) == (("a", "c"), 2)
+    running.same_after_restart()
+    folder = running.runner.blobs.round(running.job, 1)
+    assert [path.name for path in folder.glob("sum*")] == ["sum-2"]
+    assert (folder / "sum-2").read_bytes() == total("a", "c")
+    with pytest.raises(ProtocolError, match="round 1: b is not in the sum"):
+        running.fingerprint("b")
+    running.fingerprint("a", "c")
+    running.consent("a", "b")
+    for name in ("a", "b"):
+        running.applied(name, b"1" * 32)
+    assert running.live.number == 2
+
+
+def test_whose_fingerprint_is_wrong_is_left_out_at_once(running: Office) -> None:
+    running.join_round(*NAMES)
+    running.submit(*NAMES)
+    running.fingerprint("b", wrong=True)
+    running.fingerprint("a", "c")
+    assert (running.live.round.members, running.live.round.attempt) == (("a", "c"), 2)
+
+
+def test_a_wrong_fingerprint_may_be_corrected_while_others_are_waited_for(running: Office) -> None:
+    running.join_round(*NAMES)
+    running.submit(*NAMES)
+    running.fingerprint("b", wrong=True)
+    running.fingerprint(*NAMES)
+    assert isinstance(running.live.round, rounds.Committed)
+
+
+def test_too_few_fingerprints_abort(running: Office) -> None:
+    running.join_round(*NAMES)
+    running.submit(*NAMES)
+    running.fingerprint("a")
+    running.late()
+    row = running.runner.store.reading
+    with row() as tx:
+        assert tx.round(running.job, 1).reason == "1 fingerprints hold, fewer than the minimum of 2; none of b, c"
+
+
+def test_a_fingerprint_under_a_replaced_commit_is_refused(running: Office) -> None:
+    running.join_round(*NAMES)
+    running.submit(*NAMES)
+    found = ReadingDesk(running.runner).round("a", running.job, 1)
+    old = running.cohort.fingerprint("a", commit_digest(found.commit, found.headers), ctx=running.ctx())
+    running.fingerprint("a", "c")
+    running.late()
+    with pytest.raises(ProtocolError, match="is under another commit of round 1"):
+        running.desk.fingerprint("a", old)
 
 
 def test_blobs_of_a_closed_job_go_after_a_while(running: Office) -> None:
     running.join_round(*NAMES)
     running.submit(*NAMES)
+    running.fingerprint(*NAMES)
     running.consent("a", "b")
-    sums = running.runner.blobs.sum(running.job, 1)
+    sums = running.runner.blobs.sum(running.job, 1, 1)
     for name in ("a", "b"):
         running.applied(name, b"1" * 32)
     assert sorted(path.suffix for path in sums.parent.iterdir()) == ["", ".seeds", ".seeds", ".seeds"]

@@ -191,6 +191,7 @@ def test_what_a_crash_left_in_the_blob_folder_goes_at_the_next_start(
 ) -> None:
     running.join_round(*NAMES)
     running.submit(*NAMES)
+    running.fingerprint(*NAMES)
     running.consent("a", "b")
     blobs = running.runner.blobs
     with monkeypatch.context() as crashing:
@@ -208,7 +209,7 @@ def test_what_a_crash_left_in_the_blob_folder_goes_at_the_next_start(
     orphan = blobs.artifact(b"o" * 32)
     orphan.parent.mkdir()
     orphan.write_bytes(b"of a job that was never taken in")
-    assert any(path.suffix == ".residues" for path in blobs.sum(running.job, 1).parent.iterdir())
+    assert any(path.suffix == ".residues" for path in blobs.sum(running.job, 1, 1).parent.iterdir())
     running.restarted()
     left = sorted(path.relative_to(blobs.job(running.job)).as_posix() for path in blobs.job(running.job).rglob("*"))
     assert [path.partition("-")[0] for path in left] == ["1", "1/a", "1/b", "1/c", "1/sum"]
@@ -266,6 +267,9 @@ def test_a_job_says_what_it_waits_for(office: Office) -> None:
     office.submit("b")
     assert reason(office) == "waits for the updates of a in round 1"
     office.submit("a")
+    office.fingerprint("b")
+    assert reason(office) == "waits for the fingerprints of a in round 1"
+    office.fingerprint("a")
     office.consent("a")
     assert reason(office) == "waits for 1 more consents to round 1; not yet from b, c"
     office.consent("b")

@@ -31,7 +31,7 @@ def found(**changes):
                       "without_privacy": baseline(0.81, 0.85)},
         "aggregator": saw, "adapter_path": "/a/adapter", "report_path": "/a/report.html", "seconds": 61.2,
         "promises": {"aggregator alone learns": "nothing", "aggregator + 1 silo learn": "EVERY update of the job",
-                     "a lying aggregator": "The sum is not verified"},
+                     "a lying aggregator": "is found before anything is opened"},
         **changes,
     }  # fmt: skip
 
@@ -48,10 +48,10 @@ def test_the_table_has_every_hospital_and_every_baseline():
         assert expected in text
 
 
-def test_the_sentences_say_what_collusion_would_read_and_that_the_sum_is_unverified():
+def test_the_sentences_say_what_collusion_would_read_and_what_a_lying_aggregator_gets():
     text = "\n".join(sentences(found()))
     assert "EVERY update" in text
-    assert "not verified" in text
+    assert "is found before anything is opened" in text
     assert text.count("verified offline") == 4
     assert "1.987 of 3 spent" in text
 

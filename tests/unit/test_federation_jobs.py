@@ -20,7 +20,7 @@ from federation.jobs import (
     rehearsal_plan,
     write_prepared,
 )
-from federation.promises import UNVERIFIED, promises
+from federation.promises import VERIFIED, promises
 from privacy.errors import ConfigError
 from privacy.flatten import adapter_digest
 from privacy.plan import RosterMember
@@ -122,17 +122,17 @@ def test_a_prepared_job_reads_back_and_is_never_overwritten(tmp_path):
         write_prepared(tmp_path / "prepared", made, None)
 
 
-def test_show_says_who_learns_what_and_that_the_sum_is_not_verified(tmp_path, capsys):
+def test_show_says_who_learns_what_and_what_a_lying_aggregator_gets(tmp_path, capsys):
     write_prepared(tmp_path, plan_of(), None)
     assert run(Root(), ["job", "show", str(tmp_path)]) == 0
     text = capsys.readouterr().out
     assert "EVERY update" in text
-    assert "not verified" in text
+    assert "is found before anything is opened" in text
     assert "nothing: a rehearsal touches no data" in text
     assert run(Root(), ["job", "show", str(tmp_path), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["promises"] == promises(plan_of())
-    assert told["promises"]["a lying aggregator"] == UNVERIFIED
+    assert told["promises"]["a lying aggregator"] == VERIFIED
 
 
 def test_two_silos_are_told_that_they_cannot_hide_from_each_other():

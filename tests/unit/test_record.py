@@ -6,8 +6,8 @@ import pytest
 
 from privacy.errors import ProtocolError, VerificationError
 from privacy.record import RoundRecord, SignedText, check_record
-from privacy.transcript import Applied, KeyDeal, MailDigest, RoundJoin, check_roll, dealer_of, transcript_digest
-from tests.parties import KEY_COMMITMENT, Cohort
+from privacy.transcript import Applied, KeyDeal, MailDigest, RoundJoin, check_roll, commit_digest, dealer_of
+from tests.parties import KEY_COMMITMENT, Cohort, transcript_of
 
 SILOS = ["a", "b", "c"]
 COHORT = Cohort(*SILOS)
@@ -31,7 +31,8 @@ def record() -> RoundRecord:
     )
     headers = [COHORT.header(name) for name in SILOS]
     commit = COHORT.commit(headers, SILOS)
-    tau = transcript_digest(commit, headers)
+    fingerprints = [COHORT.fingerprint(name, commit_digest(commit, headers)) for name in SILOS]
+    tau = transcript_of(commit, headers, fingerprints)
     return RoundRecord(
         plan=COHORT.plan.encode().decode(),
         job_joins=texts(joins),
@@ -42,6 +43,7 @@ def record() -> RoundRecord:
         round_joins=texts([COHORT.sign(RoundJoin.model_validate(COHORT.bound(name))) for name in SILOS]),
         commit=SignedText.of(commit),
         headers=texts(headers),
+        fingerprints=texts(fingerprints),
         consents=texts([COHORT.consent(name, tau) for name in SILOS]),
         applied=texts(
             [COHORT.sign(Applied.model_validate({**COHORT.bound(name), "adapter": "7" * 64})) for name in SILOS]
@@ -53,11 +55,11 @@ def test_an_untouched_record_checks_and_survives_its_encoding(record: RoundRecor
     again = RoundRecord.decode(record.encode())
     assert again == record
     verdict = check_record(again)
-    assert verdict.commit.members == ("a", "b", "c")
+    assert verdict.transcript.commit.members == ("a", "b", "c")
     assert verdict.adapters == dict.fromkeys(SILOS, "7" * 64)
 
 
-@pytest.mark.parametrize("field", ["job_joins", "round_joins", "headers", "consents", "applied"])
+@pytest.mark.parametrize("field", ["job_joins", "round_joins", "headers", "fingerprints", "consents", "applied"])
 def test_every_signature_counts(record: RoundRecord, field: str) -> None:
     statements = getattr(record, field)
     forged = statements[0].model_copy(update={"signature": statements[1].signature})
@@ -72,6 +74,7 @@ def test_every_signature_counts(record: RoundRecord, field: str) -> None:
         ({"adapter_digest": "0" * 64}, ProtocolError, "another context"),
         ({"participants": ("a", "b")}, ProtocolError, "another context"),
         ({"headers": ()}, ProtocolError, "members are not those"),
+        ({"fingerprints": ()}, ProtocolError, "are not those of the sum's members"),
         ({"consents": ()}, ProtocolError, "0 consents of 2"),
         ({"round_joins": ()}, VerificationError, "no signed join of a, b, c"),
     ],

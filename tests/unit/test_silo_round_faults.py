@@ -205,7 +205,7 @@ def test_an_error_that_the_aggregator_answers_is_no_evidence(silo, answer, certi
     silo.port.refuses["fetch_sum"] = answer
     with pytest.raises(type(answer)):
         silo.advance(opened=(1,) if certified else ())
-    assert silo.state == "Submitted"
+    assert silo.state == "Fingerprinted"
     assert "refuse" not in silo.kinds
     silo.port.refuses.clear()
     if not certified:
@@ -219,7 +219,7 @@ DOOR = [Unavailable("the caller's certificate", "is not valid yet", "Compare the
 
 
 @pytest.mark.parametrize("answer", DOOR, ids=lambda answer: type(answer).__name__)
-@pytest.mark.parametrize("call", ["join_round", "submit_update", "consent_round", "report_applied"])
+@pytest.mark.parametrize("call", ["join_round", "submit_update", "send_fingerprint", "consent_round", "report_applied"])
 def test_a_refusal_at_the_door_is_no_answer_to_what_was_said(charged, call, answer):
     """It is said again, and arrives, once the clock or the certificate is right."""
 
@@ -234,7 +234,9 @@ def test_a_refusal_at_the_door_is_no_answer_to_what_was_said(charged, call, answ
     press_on(charged.advance)
     charged.port.phase = RoundPhase.COLLECTING
     press_on(charged.advance)
-    charged.port.make_commit()
+    charged.port.make_commit(ask=False)
+    press_on(charged.advance)
+    charged.port.show_fingerprints()
     press_on(charged.advance)
     charged.port.certify(*NAMES)
     press_on(lambda: charged.advance(opened=(1,)))

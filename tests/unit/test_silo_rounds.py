@@ -8,12 +8,13 @@ import pytest
 from cloister.wire import RoundPhase
 from sqlalchemy import update
 
-from privacy.errors import ConfigError, InternalError, Unavailable
+from privacy.ckks.group import GroupKey
+from privacy.errors import ConfigError, InternalError, ProtocolError, Unavailable
 from privacy.flatten import adapter_digest
 from privacy.plan import RoundContext
 from privacy.record import RoundRecord, check_record
 from privacy.statement import read
-from privacy.transcript import Applied, RoundJoin
+from privacy.transcript import Applied, Fingerprint, RoundJoin
 from silo_agent.jobs import accepted_roll
 from silo_agent.membership import Membership
 from silo_agent.statements import round_records
@@ -54,7 +55,7 @@ def test_the_transcript_is_kept_as_evidence_and_checks_offline(silo):
     silo.advance(opened=(1,))
     with silo.home.store.reading() as connection:
         record = RoundRecord.decode(round_records(connection, silo.job)[1])
-    assert check_record(record).commit.members == NAMES
+    assert check_record(record).transcript.commit.members == NAMES
 
 
 def test_what_a_round_costs_is_on_record_in_order(charged):
@@ -238,8 +239,8 @@ def test_killed_between_reserving_and_sealing_is_spent_and_withdrawn(charged, po
 
 @pytest.mark.parametrize(
     "point",
-    ["Joined", "SendJoin", "Sealed", "SendUpdate", "Submitted", "Consented", "SendConsent", "Certified", "OpenSum",
-     "Opened", "SendApplied", "Applied"],
+    ["Joined", "SendJoin", "Sealed", "SendUpdate", "Submitted", "Fingerprinted", "SendFingerprint", "Consented",
+     "SendConsent", "Certified", "OpenSum", "Opened", "SendApplied", "Applied"],
 )  # fmt: skip
 def test_killed_anywhere_else_it_takes_up_where_it_was(charged, point):
     kill_at(charged, point)
@@ -254,7 +255,9 @@ def test_killed_anywhere_else_it_takes_up_where_it_was(charged, point):
     press_on(charged.advance)
     charged.port.phase = RoundPhase.COLLECTING
     press_on(charged.advance)
-    charged.port.make_commit()
+    charged.port.make_commit(ask=False)
+    press_on(charged.advance)
+    charged.port.show_fingerprints()
     press_on(charged.advance)
     charged.port.certify(*NAMES)
     press_on(lambda: charged.advance(opened=(1,)))
@@ -263,6 +266,7 @@ def test_killed_anywhere_else_it_takes_up_where_it_was(charged, point):
     assert charged.kinds == ["policy", "job-approval", "reserve", "commit", "release", "round"]
     assert len({update[0] for update in charged.port.updates}) == 1
     assert len({(seeds, residues) for _, seeds, residues in charged.port.updates}) == 1
+    assert len(set(charged.port.fingerprints)) == 1
     assert len(set(charged.port.joins)) == len(set(charged.port.consents)) == len(set(charged.port.applied)) == 1
     charged.home.store.check()
 
@@ -354,19 +358,80 @@ def test_an_update_in_its_name_that_it_never_sent_is_refused(silo):
     refused(silo, "in this silo's name")
 
 
-def test_a_sum_that_opens_to_something_else_is_refused_and_nothing_applied(silo):
+def altered(chunks):
+    """One residue of the sum changed: what an aggregator does that adds an encoding of its own."""
+    residues = np.frombuffer(chunks[0], "<u8").copy()
+    residues[0] ^= np.uint64(1 << 40)
+    return [residues.tobytes(), *chunks[1:]]
+
+
+def test_a_sum_that_is_not_its_members_is_refused_before_any_consent(silo):
     silo.to_submitted()
+    silo.port.make_commit(change=altered)
+    assert silo.state == "Fingerprinted"
+    refused(silo, "is not the sum of its members' ciphertexts")
+    assert not (silo.folder / "artifacts" / silo.job.hex() / "sum-1").exists()
+
+
+def test_a_sum_that_does_not_open_is_refused_and_nothing_applied(silo):
+    silo.to_submitted()
+    silo.key = GroupKey.generate()  # the peers seal under another key than they say
     silo.port.make_commit()
-    doubled = [np.frombuffer(chunk, "<u8").copy() for chunk in silo.port.sum_chunks]
-    doubled[0][0] ^= np.uint64(1 << 40)
-    silo.port.sum_chunks = [chunk.tobytes() for chunk in doubled]
-    silo.port.sign_commit()
     silo.advance()
-    assert silo.state == "Consented", "until the fingerprint step exists nobody can see it before it is opened"
+    assert silo.state == "Consented"
     silo.port.certify(*NAMES)
     silo.advance(opened=(1,))
     assert silo.state == "Refused"
     assert not (silo.folder / "artifacts" / silo.job.hex() / "adapter-1.f32").exists()
+
+
+def answered(silo, **commit):
+    """The silo answered a first commit, and the aggregator shows another one."""
+    silo.to_submitted()
+    silo.port.make_commit(ask=False)
+    silo.advance()
+    assert silo.state == "Fingerprinted"
+    first = read(silo.port.fingerprints[0], Fingerprint) if silo.port.fingerprints else None
+    silo.port.make_commit(ask=False, **commit)
+    silo.advance()
+    return first
+
+
+def test_it_answers_another_commit_that_leaves_out_the_silent(silo):
+    first = answered(silo, members=("east", "north"), attempt=2)
+    second = read(silo.port.fingerprints[1], Fingerprint)
+    assert second.commit != first.commit
+    silo.port.show_fingerprints()
+    silo.advance()
+    assert silo.state == "Consented"
+
+
+def test_two_commits_with_one_number_are_refused(silo):
+    answered(silo, members=("east", "north"))
+    assert silo.state == "Refused"
+    assert "another one with the number 1" in silo.runner.state(1).why
+    assert len(silo.port.fingerprints) == 1
+
+
+def test_having_answered_it_is_not_left_out(silo):
+    answered(silo, members=("north", "west"), attempt=2)
+    assert silo.state == "Refused"
+    assert "own update is not in it" in silo.runner.state(1).why
+
+
+def test_its_answer_having_been_refused_it_may_be_left_out_and_consents_all_the_same(silo):
+    silo.port.refuses["send_fingerprint"] = ProtocolError("fingerprint", "differs", "Go on.")
+    answered(silo, members=("north", "west"), attempt=2)
+    silo.port.show_fingerprints()
+    silo.advance()
+    assert silo.state == "Consented"
+
+
+def test_what_the_members_did_not_sign_is_no_fingerprint(silo):
+    silo.to_submitted()
+    silo.port.make_commit()
+    silo.port.shown_fingerprints = silo.port.shown_fingerprints[:2]
+    refused(silo, "are not those of the sum's members")
 
 
 @pytest.mark.parametrize("consenting", [(), (OWN,)])
@@ -381,7 +446,7 @@ def test_a_certificate_below_the_threshold_opens_nothing(silo, consenting):
 
 def test_a_certificate_for_another_transcript_than_consented_is_refused(silo):
     silo.to_consented()
-    silo.port.make_commit(members=("east", "north"))
+    silo.port.make_commit(members=("north", "west"))
     silo.port.certify("north", "west")
     shutil.rmtree(silo.folder / "artifacts" / silo.job.hex() / "sum-1")
     silo.advance(opened=(1,))

@@ -17,6 +17,7 @@ from privacy.transcript import (
     check_certificate,
     check_commit,
     check_deal,
+    check_fingerprints,
     check_header,
     check_roll,
     check_round,
@@ -42,11 +43,13 @@ def test_an_honest_round_checks(cohort: Cohort) -> None:
     commit, headers = commit_of(cohort)
     checked = check_commit(cohort.plan, cohort.ctx, KEY_COMMITMENT, commit, headers)
     require_own_header(checked, headers[2])
-    consents = [cohort.consent(name, checked.transcript) for name in ("d", "a", "b")]
-    certificate = check_certificate(cohort.plan, cohort.ctx, checked.transcript, consents)
+    fingerprints = [cohort.fingerprint(name, checked.digest) for name in SILOS]
+    transcript = check_fingerprints(cohort.plan, cohort.ctx, checked, fingerprints)
+    consents = [cohort.consent(name, transcript.digest) for name in ("d", "a", "b")]
+    certificate = check_certificate(cohort.plan, cohort.ctx, transcript.digest, consents)
     assert [consent.silo for consent in certificate] == ["a", "b", "d"]
     assert checked.members == ("a", "b", "c", "d")
-    assert checked.transcript == transcript_of(commit, headers)
+    assert transcript.digest == transcript_of(commit, headers, fingerprints)
 
 
 def test_the_roll_does_not_depend_on_order_and_names_one_dealer(cohort: Cohort) -> None:
@@ -201,7 +204,7 @@ def test_a_silo_that_was_left_out_does_not_consent(cohort: Cohort) -> None:
 
 def test_certificates_that_do_not_hold(cohort: Cohort) -> None:
     commit, headers = commit_of(cohort)
-    tau = transcript_of(commit, headers)
+    tau = transcript_of(commit, headers, [])
     three = [cohort.consent(name, tau) for name in ("a", "b", "c")]
     for consents, reason in (
         (three[:2], "2 consents of 3"),

@@ -62,8 +62,10 @@ class _RoundPhaseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RoundPhase
     """Participants sign the round's context."""
     ROUND_PHASE_COLLECTING: _RoundPhase.ValueType  # 2
     """Updates come in."""
+    ROUND_PHASE_FINGERPRINTING: _RoundPhase.ValueType  # 3
+    """The sum is fixed; its members show the fingerprints of their ciphertexts."""
     ROUND_PHASE_COMMITTED: _RoundPhase.ValueType  # 6
-    """The sum is fixed; silos check it and consent."""
+    """All fingerprints are there; silos check them and the sum, and consent."""
     ROUND_PHASE_RELEASING: _RoundPhase.ValueType  # 7
     """A certificate of consents exists; silos open the sum and apply it."""
     ROUND_PHASE_PUBLISHED: _RoundPhase.ValueType  # 8
@@ -71,15 +73,17 @@ class _RoundPhaseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RoundPhase
     """Burnt: this number is never used again."""
 
 class RoundPhase(_RoundPhase, metaclass=_RoundPhaseEnumTypeWrapper):
-    """Where a round stands. The numbers 3 to 5 are kept for the fingerprint, re-commit and release steps."""
+    """Where a round stands. The numbers 4 and 5 are kept for the release steps of ckks-multikey."""
 
 ROUND_PHASE_UNSPECIFIED: RoundPhase.ValueType  # 0
 ROUND_PHASE_ANNOUNCED: RoundPhase.ValueType  # 1
 """Participants sign the round's context."""
 ROUND_PHASE_COLLECTING: RoundPhase.ValueType  # 2
 """Updates come in."""
+ROUND_PHASE_FINGERPRINTING: RoundPhase.ValueType  # 3
+"""The sum is fixed; its members show the fingerprints of their ciphertexts."""
 ROUND_PHASE_COMMITTED: RoundPhase.ValueType  # 6
-"""The sum is fixed; silos check it and consent."""
+"""All fingerprints are there; silos check them and the sum, and consent."""
 ROUND_PHASE_RELEASING: RoundPhase.ValueType  # 7
 """A certificate of consents exists; silos open the sum and apply it."""
 ROUND_PHASE_PUBLISHED: RoundPhase.ValueType  # 8

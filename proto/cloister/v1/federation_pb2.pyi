@@ -334,6 +334,7 @@ class GetRoundResponse(_message.Message):
     HEADERS_FIELD_NUMBER: _builtins.int
     CONSENTS_FIELD_NUMBER: _builtins.int
     APPLIED_FIELD_NUMBER: _builtins.int
+    FINGERPRINTS_FIELD_NUMBER: _builtins.int
     phase: _common_pb2.RoundPhase.ValueType
     adapter_digest: _builtins.bytes
     """The digest of the global adapter this round starts from."""
@@ -351,6 +352,8 @@ class GetRoundResponse(_message.Message):
     def consents(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.SignedStatement]: ...
     @_builtins.property
     def applied(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.SignedStatement]: ...
+    @_builtins.property
+    def fingerprints(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.SignedStatement]: ...
     def __init__(
         self,
         *,
@@ -362,10 +365,11 @@ class GetRoundResponse(_message.Message):
         headers: _abc.Iterable[_common_pb2.SignedStatement] | None = ...,
         consents: _abc.Iterable[_common_pb2.SignedStatement] | None = ...,
         applied: _abc.Iterable[_common_pb2.SignedStatement] | None = ...,
+        fingerprints: _abc.Iterable[_common_pb2.SignedStatement] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["commit", b"commit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_digest", b"adapter_digest", "applied", b"applied", "commit", b"commit", "consents", b"consents", "headers", b"headers", "joins", b"joins", "participants", b"participants", "phase", b"phase"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_digest", b"adapter_digest", "applied", b"applied", "commit", b"commit", "consents", b"consents", "fingerprints", b"fingerprints", "headers", b"headers", "joins", b"joins", "participants", b"participants", "phase", b"phase"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -487,6 +491,41 @@ class WithdrawRoundResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WithdrawRoundResponse: _TypeAlias = WithdrawRoundResponse  # noqa: Y015
+
+@_typing.final
+class SendFingerprintRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FINGERPRINT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def fingerprint(self) -> _common_pb2.SignedStatement: ...
+    def __init__(
+        self,
+        *,
+        fingerprint: _common_pb2.SignedStatement | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["fingerprint", b"fingerprint"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fingerprint", b"fingerprint"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SendFingerprintRequest: _TypeAlias = SendFingerprintRequest  # noqa: Y015
+
+@_typing.final
+class SendFingerprintResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SendFingerprintResponse: _TypeAlias = SendFingerprintResponse  # noqa: Y015
 
 @_typing.final
 class FetchSumRequest(_message.Message):

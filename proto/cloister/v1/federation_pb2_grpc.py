@@ -86,6 +86,11 @@ class FederationServiceStub:
                 request_serializer=cloister_dot_v1_dot_federation__pb2.WithdrawRoundRequest.SerializeToString,
                 response_deserializer=cloister_dot_v1_dot_federation__pb2.WithdrawRoundResponse.FromString,
                 _registered_method=True)
+        self.SendFingerprint = channel.unary_unary(
+                '/cloister.v1.FederationService/SendFingerprint',
+                request_serializer=cloister_dot_v1_dot_federation__pb2.SendFingerprintRequest.SerializeToString,
+                response_deserializer=cloister_dot_v1_dot_federation__pb2.SendFingerprintResponse.FromString,
+                _registered_method=True)
         self.FetchSum = channel.unary_stream(
                 '/cloister.v1.FederationService/FetchSum',
                 request_serializer=cloister_dot_v1_dot_federation__pb2.FetchSumRequest.SerializeToString,
@@ -184,6 +189,13 @@ class FederationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SendFingerprint(self, request, context):
+        """Step 3. Asked again, by another commit, of those who are left when others did not answer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def FetchSum(self, request, context):
         """Step 2: the sum the aggregator committed to, and what the suite needs to open it.
         """
@@ -269,6 +281,11 @@ def add_FederationServiceServicer_to_server(servicer, server):
                     servicer.WithdrawRound,
                     request_deserializer=cloister_dot_v1_dot_federation__pb2.WithdrawRoundRequest.FromString,
                     response_serializer=cloister_dot_v1_dot_federation__pb2.WithdrawRoundResponse.SerializeToString,
+            ),
+            'SendFingerprint': grpc.unary_unary_rpc_method_handler(
+                    servicer.SendFingerprint,
+                    request_deserializer=cloister_dot_v1_dot_federation__pb2.SendFingerprintRequest.FromString,
+                    response_serializer=cloister_dot_v1_dot_federation__pb2.SendFingerprintResponse.SerializeToString,
             ),
             'FetchSum': grpc.unary_stream_rpc_method_handler(
                     servicer.FetchSum,
@@ -568,6 +585,33 @@ class FederationService:
             '/cloister.v1.FederationService/WithdrawRound',
             cloister_dot_v1_dot_federation__pb2.WithdrawRoundRequest.SerializeToString,
             cloister_dot_v1_dot_federation__pb2.WithdrawRoundResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SendFingerprint(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cloister.v1.FederationService/SendFingerprint',
+            cloister_dot_v1_dot_federation__pb2.SendFingerprintRequest.SerializeToString,
+            cloister_dot_v1_dot_federation__pb2.SendFingerprintResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -51,6 +51,8 @@ class FederationServiceStub:
     """Step 1."""
     WithdrawRound: _grpc.UnaryUnaryMultiCallable[_federation_pb2.WithdrawRoundRequest, _federation_pb2.WithdrawRoundResponse]
     """"I joined this round and will send nothing": the others need not wait."""
+    SendFingerprint: _grpc.UnaryUnaryMultiCallable[_federation_pb2.SendFingerprintRequest, _federation_pb2.SendFingerprintResponse]
+    """Step 3. Asked again, by another commit, of those who are left when others did not answer."""
     FetchSum: _grpc.UnaryStreamMultiCallable[_federation_pb2.FetchSumRequest, _federation_pb2.FetchSumResponse]
     """Step 2: the sum the aggregator committed to, and what the suite needs to open it."""
     ConsentRound: _grpc.UnaryUnaryMultiCallable[_federation_pb2.ConsentRoundRequest, _federation_pb2.ConsentRoundResponse]
@@ -83,6 +85,8 @@ class FederationServiceAsyncStub(FederationServiceStub):
     """Step 1."""
     WithdrawRound: _aio.UnaryUnaryMultiCallable[_federation_pb2.WithdrawRoundRequest, _federation_pb2.WithdrawRoundResponse]  # type: ignore[assignment]
     """"I joined this round and will send nothing": the others need not wait."""
+    SendFingerprint: _aio.UnaryUnaryMultiCallable[_federation_pb2.SendFingerprintRequest, _federation_pb2.SendFingerprintResponse]  # type: ignore[assignment]
+    """Step 3. Asked again, by another commit, of those who are left when others did not answer."""
     FetchSum: _aio.UnaryStreamMultiCallable[_federation_pb2.FetchSumRequest, _federation_pb2.FetchSumResponse]  # type: ignore[assignment]
     """Step 2: the sum the aggregator committed to, and what the suite needs to open it."""
     ConsentRound: _aio.UnaryUnaryMultiCallable[_federation_pb2.ConsentRoundRequest, _federation_pb2.ConsentRoundResponse]  # type: ignore[assignment]
@@ -172,6 +176,14 @@ class FederationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_federation_pb2.WithdrawRoundResponse, _abc.Awaitable[_federation_pb2.WithdrawRoundResponse]]:
         """"I joined this round and will send nothing": the others need not wait."""
+
+    @_abc_1.abstractmethod
+    def SendFingerprint(
+        self,
+        request: _federation_pb2.SendFingerprintRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_federation_pb2.SendFingerprintResponse, _abc.Awaitable[_federation_pb2.SendFingerprintResponse]]:
+        """Step 3. Asked again, by another commit, of those who are left when others did not answer."""
 
     @_abc_1.abstractmethod
     def FetchSum(

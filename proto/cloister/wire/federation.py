@@ -121,6 +121,7 @@ class Round(WireMessage):
     joins: Annotated[tuple[Signed, ...], Field(max_length=MAX_COHORT)]
     commit: Signed | None
     headers: Annotated[tuple[Signed, ...], Field(max_length=MAX_COHORT)]
+    fingerprints: Annotated[tuple[Signed, ...], Field(max_length=MAX_COHORT)]
     consents: Annotated[tuple[Signed, ...], Field(max_length=MAX_COHORT)]
     applied: Annotated[tuple[Signed, ...], Field(max_length=MAX_COHORT)]
 
@@ -146,6 +147,13 @@ class WithdrawRoundRequest(WireMessage):
 
     proto = federation_pb2.WithdrawRoundRequest
     withdrawal: Signed
+
+
+class SendFingerprintRequest(WireMessage):
+    """A signed Fingerprint."""
+
+    proto = federation_pb2.SendFingerprintRequest
+    fingerprint: Signed
 
 
 class FetchSumRequest(WireMessage):
@@ -244,6 +252,12 @@ class WithdrawalTaken(WireMessage):
     """A Withdrawal is recorded."""
 
     proto = federation_pb2.WithdrawRoundResponse
+
+
+class FingerprintTaken(WireMessage):
+    """A Fingerprint is recorded."""
+
+    proto = federation_pb2.SendFingerprintResponse
 
 
 class ConsentTaken(WireMessage):

@@ -9,7 +9,7 @@ from pathlib import Path
 from cloister.wire import JobPhase, JobStatus, Member, RoundStatus, SiloStatus
 
 from aggregator import job as jobs
-from aggregator import round as rounds
+from aggregator import round_states as states
 from aggregator.blobs import storing, sync_folder
 from aggregator.checks import check_artifact, check_plan
 from aggregator.job_events import CoordinatorCancelled
@@ -125,7 +125,7 @@ class CoordinatorDesk:
         facts, received = facts_of(tx, live.job, live.number), tx.bytes_by_silo(live.job)
         joins, refusals = tx.statements(live.job, 0, Kind.JOB_JOIN), tx.statements(live.job, 0, Kind.JOB_REFUSAL)
         in_roll = joins if row.roll is None else row.roll
-        participants = live.round.terms.participants if isinstance(live.round, rounds.OPEN_ROUND) else ()
+        participants = live.round.terms.participants if isinstance(live.round, states.OPEN_ROUND) else ()
         return tuple(
             SiloStatus(
                 silo=name,

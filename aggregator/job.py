@@ -27,8 +27,8 @@ from aggregator.job_events import (
 from aggregator.round_events import DeadlinePassed, Restarted
 from privacy.errors import InternalError, ProtocolError
 from privacy.plan import JobPlan
+from privacy.roll import Roll, check_roll, dealer_of
 from privacy.statement import Signed
-from privacy.transcript import Roll, check_roll, dealer_of
 
 # -- states -----------------------------------------------------------------------------------------------------------
 

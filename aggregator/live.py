@@ -13,6 +13,7 @@ import structlog
 
 from aggregator import job as jobs
 from aggregator import round as rounds
+from aggregator import round_states as states
 from aggregator.accumulate import RunningSum
 from aggregator.blobs import Blobs
 from aggregator.commit import commit_sum
@@ -57,7 +58,7 @@ class LiveJob:
     plan: JobPlan
     submitted_utc: datetime
     state: jobs.JobState
-    round: rounds.RoundState | None = None
+    round: states.RoundState | None = None
     ctx: RoundContext | None = None
     closed_utc: datetime | None = None
     forgotten: bool = False
@@ -66,12 +67,12 @@ class LiveJob:
 
     def collects(self, number: int) -> bool:
         """True while this round takes updates."""
-        return isinstance(self.round, rounds.Collecting) and self.number == number
+        return isinstance(self.round, states.Collecting) and self.number == number
 
     @property
     def deadline_utc(self) -> datetime | None:
         """When this job next goes on by itself."""
-        if isinstance(self.round, rounds.OPEN_ROUND):
+        if isinstance(self.round, states.OPEN_ROUND):
             return self.round.deadline_utc
         return getattr(self.state, "deadline_utc", None)
 
@@ -156,7 +157,7 @@ class Turn:
             case AnnounceRound(number=number, participants=participants, adapter=adapter):
                 self._announce(number, participants, adapter)
             case CloseRound(reason=reason):
-                if isinstance(self.round, rounds.OPEN_ROUND):
+                if isinstance(self.round, states.OPEN_ROUND):
                     self.tell_round(JobClosed(reason), self.round.terms.number)
             case _:
                 assert_never(action)
@@ -191,7 +192,7 @@ class Turn:
         for action in actions:
             self._perform_for_round(action, number)
 
-    def _state(self, number: int) -> rounds.RoundState:
+    def _state(self, number: int) -> states.RoundState:
         if self.round is not None and self.round.terms.number == number:
             return self.round
         row = self._row(number)
@@ -205,17 +206,17 @@ class Turn:
             )
         return row
 
-    def _record_round(self, before: rounds.RoundState, after: rounds.RoundState) -> None:
+    def _record_round(self, before: states.RoundState, after: states.RoundState) -> None:
         phase, number = round_phase(after), after.terms.number
-        if phase is round_phase(before) and not isinstance(after, rounds.OPEN_ROUND):
+        if phase is round_phase(before) and not isinstance(after, states.OPEN_ROUND):
             return
         values: dict[str, object] = {"phase": int(phase), "deadline_utc": getattr(after, "deadline_utc", None)}
         match after:
-            case rounds.Releasing():
+            case states.Releasing():
                 values |= {"certified": True}
-            case rounds.Published(adapter=adapter):
+            case states.Published(adapter=adapter):
                 values |= {"certified": True, "result": adapter} | self._closing(number)
-            case rounds.Aborted(reason=reason, certified=certified):
+            case states.Aborted(reason=reason, certified=certified):
                 values |= {"certified": certified, "reason": reason} | self._closing(number)
         self.tx.set_round(self.live.job, number, **values)
         if type(before) is not type(after):

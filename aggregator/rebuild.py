@@ -11,11 +11,13 @@ from cloister.wire import JobPhase, RoundPhase
 
 from aggregator import job as jobs
 from aggregator import round as rounds
+from aggregator import round_states as states
 from aggregator.store import JobRow, Kind, RoundRow, Transaction
 from privacy.errors import InternalError
 from privacy.plan import JobPlan, RoundContext
+from privacy.roll import Roll, check_roll
 from privacy.statement import Signed, read
-from privacy.transcript import Applied, Roll, RoundCommit, check_roll
+from privacy.transcript import Applied, RoundCommit
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ def job_phase(state: jobs.JobState) -> JobPhase:
     return JobPhase[type(state).__name__.upper()]
 
 
-def round_phase(state: rounds.RoundState | None) -> RoundPhase:
+def round_phase(state: states.RoundState | None) -> RoundPhase:
     """The protocol's phase of a state; NONE before the first round."""
     return RoundPhase.NONE if state is None else RoundPhase[type(state).__name__.upper()]
 
@@ -111,31 +113,31 @@ def facts_of(tx: Transaction, job: bytes, number: int) -> RoundFacts:
     )
 
 
-def round_state(row: RoundRow, plan: JobPlan, facts: RoundFacts) -> rounds.RoundState:
+def round_state(row: RoundRow, plan: JobPlan, facts: RoundFacts) -> states.RoundState:
     """A round's state."""
     terms = rounds.terms_of(plan, row.round, row.participants)
     if row.phase < RoundPhase.PUBLISHED:
         return _open_round(row, terms, facts)
     if row.phase is RoundPhase.ABORTED:
-        return rounds.Aborted(terms, row.reason, row.certified)
+        return states.Aborted(terms, row.reason, row.certified)
     if row.result is None:
         raise InternalError(f"round {row.round}", "is stored as PUBLISHED without its result", "Report this.")
-    return rounds.Published(terms, facts.members, row.result)
+    return states.Published(terms, facts.members, row.result)
 
 
-def _open_round(row: RoundRow, terms: rounds.Terms, facts: RoundFacts) -> rounds.RoundState:
+def _open_round(row: RoundRow, terms: states.Terms, facts: RoundFacts) -> states.RoundState:
     deadline_utc = _deadline(row)
     match row.phase:
         case RoundPhase.ANNOUNCED:
-            return rounds.Announced(terms, deadline_utc, facts.joined)
+            return states.Announced(terms, deadline_utc, facts.joined)
         case RoundPhase.COLLECTING:
-            return rounds.Collecting(terms, deadline_utc, facts.submitted, facts.withdrawn)
+            return states.Collecting(terms, deadline_utc, facts.submitted, facts.withdrawn)
         case RoundPhase.FINGERPRINTING:
-            return rounds.Fingerprinting(terms, deadline_utc, facts.members, facts.attempt, facts.fingerprinted)
+            return states.Fingerprinting(terms, deadline_utc, facts.members, facts.attempt, facts.fingerprinted)
         case RoundPhase.COMMITTED:
-            return rounds.Committed(terms, deadline_utc, facts.members, facts.consented)
+            return states.Committed(terms, deadline_utc, facts.members, facts.consented)
         case RoundPhase.RELEASING:
-            return rounds.Releasing(terms, deadline_utc, facts.members, facts.consented, facts.applied)
+            return states.Releasing(terms, deadline_utc, facts.members, facts.consented, facts.applied)
     raise InternalError(f"round {row.round}", f"is stored as {row.phase.name}", "Report this.")
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from cloister.wire import RoundPhase
 
-from aggregator import round as rounds
+from aggregator import round_states as states
 from aggregator.accumulate import RunningSum, update_paths
 from aggregator.blobs import Blobs
 from aggregator.live import LiveJob
@@ -23,7 +23,7 @@ def rebuilt(tx: Transaction, row: JobRow) -> LiveJob:
     if past:
         live.ctx = context_of(row.job, past[-1])
         live.round = round_state(past[-1], plan, facts_of(tx, row.job, past[-1].round))
-        if isinstance(live.round, rounds.OPEN_ROUND):
+        if isinstance(live.round, states.OPEN_ROUND):
             live.running_sum = RunningSum(Layout(plan.values))
     return live
 
@@ -43,7 +43,7 @@ def sweep(tx: Transaction, blobs: Blobs, lives: Mapping[bytes, LiveJob]) -> None
 def drop_leftovers(store: Store, blobs: Blobs, live: LiveJob) -> None:
     """Remove updates that were on their way, or on disk but not yet accepted, when the aggregator went down."""
     blobs.drop_parts(live.job)
-    if isinstance(live.round, rounds.Collecting):
+    if isinstance(live.round, states.Collecting):
         number = live.round.terms.number
         with store.reading() as tx:
             headers = tx.statements(live.job, number, Kind.HEADER)

@@ -20,7 +20,7 @@ from typing import TypeVar
 import structlog
 
 from aggregator import job as jobs
-from aggregator import round as rounds
+from aggregator import round_states as states
 from aggregator.blobs import Blobs
 from aggregator.job_events import PresenceChanged
 from aggregator.live import LiveJob, Turn
@@ -88,7 +88,7 @@ class Runner:
             if isinstance(live.state, jobs.OPEN_JOB):
                 drop_leftovers(self.store, self.blobs, live)
                 with self.turn(live.job) as turn:
-                    if isinstance(live.round, rounds.OPEN_ROUND):
+                    if isinstance(live.round, states.OPEN_ROUND):
                         turn.tell_round(Restarted(self._grace_s), live.round.terms.number)
                     turn.tell_job(Restarted(self._grace_s))
 
@@ -322,7 +322,7 @@ class Runner:
 
 
 def _pass_deadline(turn: Turn) -> None:
-    if isinstance(turn.round, rounds.OPEN_ROUND):
+    if isinstance(turn.round, states.OPEN_ROUND):
         turn.tell_round(DeadlinePassed(), turn.round.terms.number)
     else:
         turn.tell_job(DeadlinePassed())

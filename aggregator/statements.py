@@ -35,21 +35,17 @@ from privacy.ckks.layout import Layout
 from privacy.envelope import UpdateHeader
 from privacy.errors import ProtocolError, VerificationError
 from privacy.ledger.checkpoint import log_origin, open_checkpoint
+from privacy.roll import JobJoin, JobRefusal, KeyDeal, check_deal, require_plan
 from privacy.statement import RoundStatement, Signed, SiloStatement, read, verify
 from privacy.transcript import (
     Applied,
     Consent,
     Fingerprint,
-    JobJoin,
-    JobRefusal,
-    KeyDeal,
     RoundJoin,
     Withdrawal,
-    check_deal,
     check_header,
     commit_digest,
     require_commit,
-    require_plan,
     require_round,
     transcript_digest,
 )

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from aggregator import job as jobs
-from aggregator import round as rounds
+from aggregator import round_states as states
 from aggregator.live import LiveJob
 
 MOST_NAMES = 8
@@ -28,20 +28,20 @@ def waits_for(live: LiveJob, connected: frozenset[str]) -> str:
     return ""
 
 
-def _in_round(state: rounds.RoundState | None) -> str:
+def _in_round(state: states.RoundState | None) -> str:
     match state:
-        case rounds.Announced(terms=terms, joined=joined):
+        case states.Announced(terms=terms, joined=joined):
             return f"waits for {_names(frozenset(terms.participants) - joined)} to join round {terms.number}"
-        case rounds.Collecting(terms=terms, submitted=submitted, withdrawn=withdrawn):
+        case states.Collecting(terms=terms, submitted=submitted, withdrawn=withdrawn):
             missing = frozenset(terms.participants) - submitted - withdrawn
             return f"waits for the updates of {_names(missing)} in round {terms.number}"
-        case rounds.Fingerprinting(terms=terms, members=members, answered=answered):
+        case states.Fingerprinting(terms=terms, members=members, answered=answered):
             return f"waits for the fingerprints of {_names(frozenset(members) - answered)} in round {terms.number}"
-        case rounds.Committed(terms=terms, consented=consented):
+        case states.Committed(terms=terms, consented=consented):
             missing = frozenset(terms.participants) - consented
             needed = terms.threshold - len(consented)
             return f"waits for {needed} more consents to round {terms.number}; not yet from {_names(missing)}"
-        case rounds.Releasing(terms=terms, consented=consented, applied=applied):
+        case states.Releasing(terms=terms, consented=consented, applied=applied):
             return f"waits for {_names(consented - applied.keys())} to apply round {terms.number}"
     return ""
 

@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError
 from privacy.canonical import canonical_json, parse_canonical
 from privacy.errors import ProtocolError, VerificationError
 from privacy.plan import Hex32, JobPlan, Name, RoundContext, Strict, first_complaint
+from privacy.roll import check_deal, check_roll, require_plan
 from privacy.statement import Signed, verify
 from privacy.transcript import (
     Applied,
@@ -21,11 +22,8 @@ from privacy.transcript import (
     RoundJoin,
     check_certificate,
     check_commit,
-    check_deal,
     check_fingerprints,
-    check_roll,
     check_round,
-    require_plan,
     require_round,
 )
 

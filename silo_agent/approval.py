@@ -17,7 +17,7 @@ from privacy.errors import (
 )
 from privacy.ledger.entry import NotBudget
 from privacy.plan import Classification, JobPlan
-from privacy.transcript import JobRefusal
+from privacy.roll import JobRefusal
 from runtime.models import check_weights, resolve_model
 from silo_agent import entries
 from silo_agent.accounts import change_budget, find_budget, require_budget

@@ -10,8 +10,8 @@ from privacy.ckks.group import GroupKey
 from privacy.errors import ProtocolError
 from privacy.mail import MailKey, seal_mail
 from privacy.plan import JobPlan
+from privacy.roll import KeyDeal, MailDigest, Roll, check_deal
 from privacy.statement import Signed
-from privacy.transcript import KeyDeal, MailDigest, Roll, check_deal
 from silo_agent.vault import Secret, Vault
 
 

@@ -13,6 +13,7 @@ from cloister import wire
 from privacy.errors import ProtocolError, VerificationError
 from privacy.plan import RoundContext
 from privacy.record import RoundRecord, SignedText
+from privacy.roll import require_plan
 from privacy.statement import Signed, verify
 from privacy.transcript import (
     CheckedCommit,
@@ -23,11 +24,10 @@ from privacy.transcript import (
     check_fingerprints,
     check_round,
     require_own_header,
-    require_plan,
     require_round,
 )
 from silo_agent.membership import Membership
-from silo_agent.round import Fingerprinted, State, Submitted
+from silo_agent.round_states import Fingerprinted, State, Submitted
 from silo_agent.sums import FetchedSum, Rejected
 
 

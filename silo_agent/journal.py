@@ -7,8 +7,8 @@ from typing import Any
 from privacy.canonical import canonical_json, parse_canonical
 from privacy.errors import InternalError
 from privacy.plan import RoundContext
-from silo_agent import round as machine
-from silo_agent.round import State
+from silo_agent import round_states as machine
+from silo_agent.round_states import State
 
 _STATES: dict[str, type[Any]] = {
     kind.__name__: kind

@@ -7,7 +7,7 @@ import shutil
 
 from silo_agent.home import Home
 from silo_agent.jobs import all_jobs
-from silo_agent.round import ENDS
+from silo_agent.round_states import ENDS
 from silo_agent.statements import journalled_rounds
 
 

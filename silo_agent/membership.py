@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 
 from privacy.errors import InternalError
 from privacy.plan import JobPlan
+from privacy.roll import Roll, check_deal, check_roll
 from privacy.statement import Signed
-from privacy.transcript import Roll, check_deal, check_roll
 from silo_agent.entries import Charged
 from silo_agent.jobs import AcceptedRoll
 

@@ -24,8 +24,8 @@ from privacy.errors import (
 )
 from privacy.mail import MailKey
 from privacy.plan import JobPlan
+from privacy.roll import JobJoin, JobRefusal, KeyDeal, Roll, check_roll, dealer_of
 from privacy.statement import Signed
-from privacy.transcript import JobJoin, JobRefusal, KeyDeal, Roll, check_roll, dealer_of
 from silo_agent import approval, entries
 from silo_agent.accounts import all_budgets, find_budget, require_budget
 from silo_agent.admission import ForeignJobError, check_plan, check_price

@@ -27,8 +27,6 @@ from silo_agent.accounts import change_budget, require_budget
 from silo_agent.home import Home
 from silo_agent.jobs import set_adapter
 from silo_agent.membership import Membership
-from silo_agent.round import Burnt, Certified, Consented, Idle, Opened, State
-from silo_agent.round import Refused as RefusedRound
 from silo_agent.round_events import (
     Action,
     CommitBudget,
@@ -44,6 +42,8 @@ from silo_agent.round_events import (
     SendWithdrawal,
     UpdateSealed,
 )
+from silo_agent.round_states import Burnt, Certified, Consented, Idle, Opened, State
+from silo_agent.round_states import Refused as RefusedRound
 from silo_agent.statements import put_record, put_round_state, round_records, said, say, undelivered
 from silo_agent.store import Transaction
 

@@ -24,21 +24,7 @@ from silo_agent.home import Home
 from silo_agent.jobs import require_job_record
 from silo_agent.membership import Membership
 from silo_agent.peers import trusted_peers
-from silo_agent.round import (
-    ENDS,
-    Applied,
-    Consented,
-    Fingerprinted,
-    Idle,
-    Joined,
-    Reserved,
-    Sealed,
-    State,
-    Submitted,
-    Trained,
-    Withdrawn,
-    step,
-)
+from silo_agent.round import step
 from silo_agent.round_events import (
     Action,
     CertificateChecked,
@@ -68,6 +54,20 @@ from silo_agent.round_events import (
     UpdateRejected,
 )
 from silo_agent.round_log import Denied, RoundLog, context_of, kind_of, sent_by
+from silo_agent.round_states import (
+    ENDS,
+    Applied,
+    Consented,
+    Fingerprinted,
+    Idle,
+    Joined,
+    Reserved,
+    Sealed,
+    State,
+    Submitted,
+    Trained,
+    Withdrawn,
+)
 from silo_agent.round_work import RoundWork
 from silo_agent.source import UpdateSource
 from silo_agent.statements import journalled_rounds, mark_delivered, round_state

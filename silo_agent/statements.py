@@ -6,10 +6,10 @@ from sqlalchemy import Connection, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from privacy.errors import InternalError
+from privacy.roll import JobJoin, JobRefusal
 from privacy.statement import Signed, Statement, message_to_sign
-from privacy.transcript import JobJoin, JobRefusal
 from silo_agent.journal import decode_state, encode_state
-from silo_agent.round import Idle, State
+from silo_agent.round_states import Idle, State
 from silo_agent.tables import rounds, statements
 
 Sign = Callable[[bytes], bytes]

@@ -25,18 +25,9 @@ from privacy.ledger.checkpoint import log_origin
 from privacy.ledger.entry import decode_entry
 from privacy.ledger.verify import Report, verify_log
 from privacy.plan import JobPlan, RoundContext
+from privacy.roll import KeyDeal, MailDigest, check_roll, dealer_of
 from privacy.statement import Signed, read
-from privacy.transcript import (
-    CommitMember,
-    KeyDeal,
-    MailDigest,
-    RoundCommit,
-    RoundJoin,
-    check_roll,
-    commit_digest,
-    dealer_of,
-    transcript_digest,
-)
+from privacy.transcript import CommitMember, RoundCommit, RoundJoin, commit_digest, transcript_digest
 from runtime.ledger_store import Ledger
 from silo_agent.accounts import change_budget, open_budget, require_budget
 from silo_agent.entries import Author, Charged, approval_entry, policy_entry, refund_entry, reserve_entry

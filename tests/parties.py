@@ -7,16 +7,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from privacy.envelope import UpdateHeader, header_digest
 from privacy.mail import MailKey
 from privacy.plan import JobPlan, RoundContext
+from privacy.roll import JobJoin
 from privacy.statement import Signed, Statement, message_to_sign
-from privacy.transcript import (
-    CommitMember,
-    Consent,
-    Fingerprint,
-    JobJoin,
-    RoundCommit,
-    commit_digest,
-    transcript_digest,
-)
+from privacy.transcript import CommitMember, Consent, Fingerprint, RoundCommit, commit_digest, transcript_digest
 
 KEY_COMMITMENT = b"k" * 32
 

@@ -30,23 +30,18 @@ from privacy.ckks.params import PRIME
 from privacy.envelope import UpdateHeader
 from privacy.mail import MailKey
 from privacy.plan import JobPlan, RoundContext
+from privacy.roll import JobJoin, JobRefusal, KeyDeal, MailDigest, check_roll, dealer_of
 from privacy.statement import Signed, Statement, message_to_sign, read
 from privacy.transcript import (
     Applied,
     Consent,
     Fingerprint,
-    JobJoin,
-    JobRefusal,
-    KeyDeal,
-    MailDigest,
     RoundCommit,
     RoundJoin,
     Withdrawal,
     check_commit,
     check_fingerprints,
-    check_roll,
     commit_digest,
-    dealer_of,
 )
 from runtime.channels import open_channel, open_enrolment_channel
 from runtime.status import peer_call

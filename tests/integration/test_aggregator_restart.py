@@ -10,7 +10,7 @@ from cloister.wire import JobPhase, RoundPhase
 
 from aggregator.config import StateFolder
 from federation.processes import Daemon, wait_until
-from privacy.transcript import check_roll, dealer_of
+from privacy.roll import check_roll, dealer_of
 from tests.integration.test_aggregator_service import added
 from tests.scripted import Cast, found_aggregator, make_cast
 

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aggregator import round as rounds
+from aggregator import round_states as states
 from aggregator.round_events import (
     CommitSum,
     DeadlinePassed,
@@ -41,9 +42,9 @@ STEPS = st.lists(st.tuples(EVENTS, st.sampled_from((0.0, 1.0, 61.0))), max_size=
 @settings(max_examples=150, deadline=None)
 @given(STEPS, st.booleans())
 def test_any_sequence(steps, joined: bool) -> None:
-    state: rounds.RoundState = rounds.announce(PLAN, 1, ("a", "b", "c"), NOW)
+    state: states.RoundState = rounds.announce(PLAN, 1, ("a", "b", "c"), NOW)
     if joined:  # else few examples would come to collect anything
-        state = rounds.Collecting(state.terms, state.deadline_utc)
+        state = states.Collecting(state.terms, state.deadline_utc)
     now, outcomes = NOW, 0
     commits: list[CommitSum] = []
     for event, seconds in steps:
@@ -57,16 +58,16 @@ def test_any_sequence(steps, joined: bool) -> None:
         assert type(state).__name__ in rounds.TABLE[key]
         commits += [action for action in actions if isinstance(action, CommitSum)]
         closing = [a for a in actions if isinstance(a, ReportAborted | ReportPublished | ReportBroken)]
-        if not isinstance(before, rounds.Published):  # a late disagreement is reported again, and only that
+        if not isinstance(before, states.Published):  # a late disagreement is reported again, and only that
             outcomes += len(closing)
-        if isinstance(state, rounds.Fingerprinting | rounds.Committed | rounds.Releasing | rounds.Published):
+        if isinstance(state, states.Fingerprinting | states.Committed | states.Releasing | states.Published):
             assert state.members == commits[-1].members
             assert len(state.members) >= state.terms.minimum
-        if isinstance(state, rounds.Releasing):
+        if isinstance(state, states.Releasing):
             assert len(state.consented) >= state.terms.threshold
-        if isinstance(before, rounds.Published | rounds.Aborted):
+        if isinstance(before, states.Published | states.Aborted):
             assert type(state) is type(before)
     assert [commit.attempt for commit in commits] == list(range(1, len(commits) + 1))
     for earlier, later in itertools.pairwise(commits):
         assert set(later.members) < set(earlier.members)
-    assert outcomes == (0 if isinstance(state, rounds.OPEN_ROUND) else 1)
+    assert outcomes == (0 if isinstance(state, states.OPEN_ROUND) else 1)

@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 
 from privacy.errors import InternalError
 from privacy.plan import RoundContext
-from silo_agent import round as machine
 from silo_agent import round_events as events
+from silo_agent import round_states as machine
 from silo_agent.journal import decode_state, encode_state
-from silo_agent.round import ENDS, TABLE, Idle, State, step
+from silo_agent.round import TABLE, step
 from silo_agent.round_events import CommitBudget, Event, RefundBudget, ReserveBudget
+from silo_agent.round_states import ENDS, Idle, State
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 CTX = RoundContext(b"p" * 32, 1, b"a" * 32, ("east", "north"))

@@ -7,6 +7,7 @@ import pytest
 
 from aggregator import job, job_events, round_events
 from aggregator import round as rounds
+from aggregator import round_states as states
 from aggregator.job_events import (
     AnnounceRound,
     CloseRound,
@@ -47,12 +48,12 @@ EVERYBODY = frozenset({"a", "b", "c"})
 X, Y = b"x" * 32, b"y" * 32
 
 ANNOUNCED = rounds.announce(COHORT.plan, 1, ("a", "b", "c"), NOW)
-COLLECTING = rounds.Collecting(ANNOUNCED.terms, LATE)
-FINGERPRINTING = rounds.Fingerprinting(ANNOUNCED.terms, LATE, ("a", "b", "c"))
-COMMITTED = rounds.Committed(ANNOUNCED.terms, LATE, ("a", "b", "c"))
-RELEASING = rounds.Releasing(ANNOUNCED.terms, LATE, ("a", "b", "c"), frozenset({"a", "b"}), {})
-PUBLISHED = rounds.Published(ANNOUNCED.terms, ("a", "b", "c"), X)
-ABORTED = rounds.Aborted(ANNOUNCED.terms, "because", certified=False)
+COLLECTING = states.Collecting(ANNOUNCED.terms, LATE)
+FINGERPRINTING = states.Fingerprinting(ANNOUNCED.terms, LATE, ("a", "b", "c"))
+COMMITTED = states.Committed(ANNOUNCED.terms, LATE, ("a", "b", "c"))
+RELEASING = states.Releasing(ANNOUNCED.terms, LATE, ("a", "b", "c"), frozenset({"a", "b"}), {})
+PUBLISHED = states.Published(ANNOUNCED.terms, ("a", "b", "c"), X)
+ABORTED = states.Aborted(ANNOUNCED.terms, "because", certified=False)
 ROUND_STATES = (ANNOUNCED, COLLECTING, FINGERPRINTING, COMMITTED, RELEASING, PUBLISHED, ABORTED)
 ROUND_EVENTS = (
     RoundJoined("a"),
@@ -102,7 +103,7 @@ def test_the_round_table_says_what_step_does() -> None:
             try:
                 after, _ = rounds.step(state, event, LATE)
             except ProtocolError:
-                assert follows is None or (type(state), type(event)) == (rounds.Aborted, SiloApplied)
+                assert follows is None or (type(state), type(event)) == (states.Aborted, SiloApplied)
             else:
                 assert follows is not None
                 assert type(after).__name__ in follows
@@ -122,9 +123,9 @@ def test_the_job_table_says_what_step_does() -> None:
 
 
 def test_the_tables_name_only_states_and_events_that_exist() -> None:
-    for table, states, events in ((rounds.TABLE, rounds, round_events), (job.TABLE, job, job_events)):
+    for table, kinds, events in ((rounds.TABLE, states, round_events), (job.TABLE, job, job_events)):
         for (state, event), following in table.items():
-            assert all(hasattr(states, name) for name in (state, *following))
+            assert all(hasattr(kinds, name) for name in (state, *following))
             assert hasattr(events, event)
 
 
@@ -134,9 +135,9 @@ def test_the_tables_name_only_states_and_events_that_exist() -> None:
 def test_all_joined_opens_the_collection() -> None:
     state, _ = rounds.step(ANNOUNCED, RoundJoined("a"), NOW)
     state, _ = rounds.step(state, RoundJoined("b"), NOW)
-    assert isinstance(state, rounds.Announced)
+    assert isinstance(state, states.Announced)
     state, actions = rounds.step(state, RoundJoined("c"), NOW)
-    assert state == rounds.Collecting(ANNOUNCED.terms, NOW + timedelta(seconds=60))
+    assert state == states.Collecting(ANNOUNCED.terms, NOW + timedelta(seconds=60))
     assert actions == ()
 
 
@@ -144,7 +145,7 @@ def test_a_silo_that_does_not_join_burns_the_number_and_is_named() -> None:
     state, _ = rounds.step(ANNOUNCED, RoundJoined("a"), NOW)
     assert rounds.step(state, DeadlinePassed(), NOW) == (state, ())
     after, actions = rounds.step(state, DeadlinePassed(), LATE)
-    assert after == rounds.Aborted(ANNOUNCED.terms, "b, c did not join in time", certified=False)
+    assert after == states.Aborted(ANNOUNCED.terms, "b, c did not join in time", certified=False)
     assert actions == (CloseSpool(keep_sum=False), ReportAborted(after.reason, frozenset({"b", "c"})))
 
 
@@ -174,9 +175,9 @@ def test_submitting_and_withdrawing_exclude_each_other() -> None:
 
 def test_a_threshold_of_consents_releases() -> None:
     state, _ = rounds.step(COMMITTED, SiloConsented("a"), NOW)
-    assert isinstance(state, rounds.Committed)
+    assert isinstance(state, states.Committed)
     after, _ = rounds.step(state, SiloConsented("b"), NOW)
-    assert after == rounds.Releasing(
+    assert after == states.Releasing(
         ANNOUNCED.terms, NOW + timedelta(seconds=60), ("a", "b", "c"), frozenset({"a", "b"}), {}
     )
     aborted, _ = rounds.step(state, DeadlinePassed(), LATE)
@@ -185,7 +186,7 @@ def test_a_threshold_of_consents_releases() -> None:
 
 def test_all_who_consented_applied_publishes() -> None:
     state, _ = rounds.step(RELEASING, SiloApplied("a", X), NOW)
-    assert isinstance(state, rounds.Releasing)
+    assert isinstance(state, states.Releasing)
     after, actions = rounds.step(state, SiloApplied("b", X), NOW)
     assert after.adapter == X
     assert actions == (CloseSpool(keep_sum=True), ReportPublished(X))
@@ -196,7 +197,7 @@ def test_a_late_consent_is_waited_for() -> None:
     state, _ = rounds.step(RELEASING, SiloConsented("c"), NOW)
     for name in ("a", "b"):
         state, _ = rounds.step(state, SiloApplied(name, X), NOW)
-    assert isinstance(state, rounds.Releasing)
+    assert isinstance(state, states.Releasing)
 
 
 def test_different_adapters_break_the_job_at_once_and_later() -> None:

@@ -13,7 +13,7 @@ from cloister.wire import JobPhase
 from sqlalchemy import text
 
 from aggregator import job as jobs
-from aggregator import round as rounds
+from aggregator import round_states as states
 from aggregator.accumulate import Upload
 from aggregator.blobs import Blobs, storage_error
 from aggregator.job_events import CoordinatorCancelled
@@ -31,19 +31,9 @@ from privacy.ckks.fingerprint import encode, fingerprint_of
 from privacy.ckks.layout import Layout, add_into
 from privacy.errors import ConfigError, ProtocolError, Unavailable
 from privacy.plan import RoundContext
+from privacy.roll import JobRefusal, KeyDeal, MailDigest, check_roll, dealer_of
 from privacy.statement import Signed
-from privacy.transcript import (
-    Applied,
-    JobRefusal,
-    KeyDeal,
-    MailDigest,
-    RoundJoin,
-    Withdrawal,
-    check_roll,
-    commit_digest,
-    dealer_of,
-    transcript_digest,
-)
+from privacy.transcript import Applied, RoundJoin, Withdrawal, commit_digest, transcript_digest
 from tests.parties import KEY_COMMITMENT, Cohort
 from tests.scripted import fake_update
 
@@ -183,7 +173,7 @@ def comparable(state: object) -> object:
         return replace(state, connected=frozenset(), progress=replace(state.progress, absent=frozenset()))
     if isinstance(state, jobs.Running):
         return replace(state, progress=replace(state.progress, absent=frozenset()))
-    if isinstance(state, rounds.Fingerprinting):  # neither is whose fingerprint was wrong: it is asked again
+    if isinstance(state, states.Fingerprinting):  # neither is whose fingerprint was wrong: it is asked again
         return replace(state, wrong=frozenset())
     if isinstance(state, jobs.Joining):
         return replace(state, joins=dict(state.joins))
@@ -211,11 +201,11 @@ def test_every_step_of_a_job(running: Office) -> None:
         running.submit("a")
         running.withdraw("b")
         running.submit("c")
-        assert isinstance(running.live.round, rounds.Fingerprinting)
+        assert isinstance(running.live.round, states.Fingerprinting)
         running.fingerprint("c", "a")
-        assert isinstance(running.live.round, rounds.Committed)
+        assert isinstance(running.live.round, states.Committed)
         running.consent("b", "a", "c")
-        assert isinstance(running.live.round, rounds.Releasing)
+        assert isinstance(running.live.round, states.Releasing)
         for name in NAMES:
             running.applied(name, b"%d" % number * 32)
     assert isinstance(running.live.state, jobs.Finished)
@@ -233,14 +223,14 @@ def test_every_step_of_a_job(running: Office) -> None:
 def test_every_deadline(running: Office) -> None:
     running.join_round("a", "b")
     running.late()
-    assert isinstance(running.live.round, rounds.Announced)  # round 2, with the two who had joined
+    assert isinstance(running.live.round, states.Announced)  # round 2, with the two who had joined
     assert running.ctx().participants == ("a", "b")
     running.join_round("a", "b")
     running.submit("a")
     running.late()
-    assert (running.live.number, type(running.live.round)) == (3, rounds.Announced)
+    assert (running.live.number, type(running.live.round)) == (3, states.Announced)
     running.late()
-    assert isinstance(running.live.round, rounds.Announced)
+    assert isinstance(running.live.round, states.Announced)
     running.late()
     assert isinstance(running.live.state, jobs.Stopped)
     assert "0 of 2 rounds were published in 4 attempts" in running.live.state.reason
@@ -378,7 +368,7 @@ def test_a_wrong_fingerprint_may_be_corrected_while_others_are_waited_for(runnin
     running.submit(*NAMES)
     running.fingerprint("b", wrong=True)
     running.fingerprint(*NAMES)
-    assert isinstance(running.live.round, rounds.Committed)
+    assert isinstance(running.live.round, states.Committed)
 
 
 def test_too_few_fingerprints_abort(running: Office) -> None:

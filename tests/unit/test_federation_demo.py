@@ -8,7 +8,7 @@ from rich.console import Console
 from federation.demo_results import _contains, _pieces, _round
 from federation.demo_view import DOING, _short, _silo_table, aggregator_sentence, results_table, sentences
 from federation.report import write_report
-from silo_agent.round import State
+from silo_agent.round_states import State
 
 NAMES = ("cleveland", "hungarian", "switzerland", "va")
 

@@ -6,7 +6,8 @@ import pytest
 
 from privacy.errors import ProtocolError, VerificationError
 from privacy.record import RoundRecord, SignedText, check_record
-from privacy.transcript import Applied, KeyDeal, MailDigest, RoundJoin, check_roll, commit_digest, dealer_of
+from privacy.roll import KeyDeal, MailDigest, check_roll, dealer_of
+from privacy.transcript import Applied, RoundJoin, commit_digest
 from tests.parties import KEY_COMMITMENT, Cohort, transcript_of
 
 SILOS = ["a", "b", "c"]

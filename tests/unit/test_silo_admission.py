@@ -11,7 +11,7 @@ from privacy.ckks.group import GroupKey
 from privacy.errors import ConfigError, ProtocolError, Refused
 from privacy.mail import seal_mail
 from privacy.plan import JobPlan
-from privacy.transcript import KeyDeal, MailDigest, check_roll, dealer_of
+from privacy.roll import KeyDeal, MailDigest, check_roll, dealer_of
 from silo_agent.admission import check_budget, check_pins, check_plan, check_price, check_rounds
 from silo_agent.deal import dealt_mails, prepare_deal, take_deal
 from silo_agent.policy import Approve, Ask, decide, job_epsilon

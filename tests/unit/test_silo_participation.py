@@ -5,14 +5,14 @@ from cloister.wire import JobPhase, RoundPhase
 
 from privacy.errors import ConfigError, InternalError, ProtocolError, Refused, Unavailable, VerificationError
 from privacy.plan import RoundContext
-from privacy.transcript import JobJoin, JobRefusal, KeyDeal
+from privacy.roll import JobJoin, JobRefusal, KeyDeal
 from runtime.console import run
 from silo_agent import approval
 from silo_agent.agent import Agent
 from silo_agent.cli import app
 from silo_agent.entries import Author
 from silo_agent.jobs import JobState
-from silo_agent.round import Applied, Burnt, Idle, Joined, Reserved, Trained
+from silo_agent.round_states import Applied, Burnt, Idle, Joined, Reserved, Trained
 from silo_agent.statements import put_round_state, said, say, undelivered
 from silo_agent.status import StatusBoard
 from silo_agent.vault import Secret

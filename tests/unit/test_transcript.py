@@ -8,20 +8,15 @@ import pytest
 from privacy.errors import ProtocolError
 from privacy.mail import seal_mail
 from privacy.plan import RoundContext
+from privacy.roll import JobJoin, KeyDeal, MailDigest, check_deal, check_roll, dealer_of
 from privacy.statement import Signed, verify
 from privacy.transcript import (
     Consent,
-    JobJoin,
-    KeyDeal,
-    MailDigest,
     check_certificate,
     check_commit,
-    check_deal,
     check_fingerprints,
     check_header,
-    check_roll,
     check_round,
-    dealer_of,
     require_own_header,
 )
 from tests.parties import KEY_COMMITMENT, Cohort, transcript_of

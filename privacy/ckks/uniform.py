@@ -33,17 +33,21 @@ def public_seed(label: str, *parts: bytes) -> bytes:
     return state.digest(SEED_BYTES)
 
 
-def uniform_residues(seed: bytes, prime: int, count: int) -> Words:
-    """`count` residues modulo a prime between 2^30 and 2^31: steps 2 to 4."""
+def _fill(residues: Words, seed: bytes, prime: int) -> None:
     keystream = Cipher(algorithms.AES256(seed), modes.CTR(bytes(16))).encryptor()
-    residues = np.empty(count, np.uint32)
     filled = 0
-    while filled < count:
-        missing = count - filled
+    while filled < len(residues):
+        missing = len(residues) - filled
         words = np.frombuffer(keystream.update(bytes(_WORD_BYTES * (missing + missing // 64 + 8))), "<u4") & _WORD_MASK
         accepted = words[words < prime][:missing]
         residues[filled : filled + len(accepted)] = accepted
         filled += len(accepted)
+
+
+def uniform_residues(seed: bytes, prime: int, count: int) -> Words:
+    """`count` residues modulo a prime between 2^30 and 2^31: steps 2 to 4."""
+    residues = np.empty(count, np.uint32)
+    _fill(residues, seed, prime)
     return residues
 
 
@@ -53,10 +57,7 @@ def common_polynomial(ctx: bytes, block: int, degree: int, primes: Sequence[int]
     Row by row the residues modulo the prime of the seed of `COMMON_LABEL`, ctx, k and the prime, the latter two as 8
     bytes big-endian.
     """
-    rows = [
-        uniform_residues(
-            public_seed(COMMON_LABEL, ctx, block.to_bytes(8, "big"), prime.to_bytes(8, "big")), prime, degree
-        )
-        for prime in primes
-    ]
-    return np.array(rows)
+    polynomial = np.empty((len(primes), degree), np.uint32)
+    for row, prime in zip(polynomial, primes, strict=True):
+        _fill(row, public_seed(COMMON_LABEL, ctx, block.to_bytes(8, "big"), prime.to_bytes(8, "big")), prime)
+    return polynomial

@@ -12,6 +12,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 from federation.demo_baselines import Baselines, run_baselines
@@ -61,6 +62,12 @@ def demo(folder: Path, *, as_json: bool) -> None:
         print(json.dumps(found))  # noqa: T201 - the command's result
     else:
         view.results(found, sys.stdout)
+
+
+def unused_folder(wanted: Path) -> Path:
+    """`wanted`, or the first of wanted-2, wanted-3, ... that does not exist, so that the demo can be run again."""
+    names = (wanted if i == 1 else wanted.with_name(f"{wanted.name}-{i}") for i in count(1))
+    return next(path for path in names if not path.exists())
 
 
 def _run(federation: LocalFederation, view: View, started_s: float) -> Ran:

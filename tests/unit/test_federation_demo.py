@@ -5,6 +5,7 @@ from typing import get_args
 
 from rich.console import Console
 
+from federation.demo import unused_folder
 from federation.demo_results import _contains, _pieces, _round
 from federation.demo_view import DOING, _short, _silo_table, aggregator_sentence, results_table, sentences
 from federation.report import write_report
@@ -104,6 +105,15 @@ def test_the_live_display_fits_a_narrow_terminal_and_says_nothing_of_a_budget_th
     unknown = next(line for line in lines if "checks the job" in line)
     assert "0.000" not in unknown
     assert not any("…" in line for line in lines)
+
+
+def test_the_demo_can_be_run_again_and_again(tmp_path):
+    names = []
+    for _ in range(3):
+        folder = unused_folder(tmp_path / "cloister-demo")
+        names.append(folder.name)
+        folder.mkdir()
+    assert names == ["cloister-demo", "cloister-demo-2", "cloister-demo-3"]
 
 
 def test_pieces_of_an_adapter_are_found_where_they_are():

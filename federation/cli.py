@@ -23,7 +23,7 @@ GROUPS = {
     "bench": ("federation.bench_cli", "Benchmarks: the machinery alone, or accuracy under differential privacy."),
 }
 OWN_PACKAGES = {"federation", "silo_agent", "aggregator", "runtime", "certs", "cloister", "privacy"}
-EXTRAS = {"aggregator": "aggregator", "certs": "aggregator", "ledger": "auditor", "silo": "silo"}
+EXTRAS = {"aggregator": "aggregator", "certs": "aggregator", "ledger": "auditor", "silo": "silo", "job": "silo"}
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")]
 

@@ -111,7 +111,7 @@ def _trusted(folder: Path, notes: tuple[str, ...], key: str | None, ca: Path | N
         raise typer.BadParameter("give either --key or --ca", param_hint="--key / --ca")
     if key is not None:
         if not re.fullmatch(r"[0-9a-f]{64}", key):
-            raise ConfigError("--key", "is not 64 hex digits", "`cloister certs show` prints an identity key.")
+            raise ConfigError("--key", "is not 64 hex digits", "`cloister certs show --json` prints it: identity_key.")
         if not notes:
             raise VerificationError(str(folder), "it holds no signed checkpoint", _ASK)
         return notes[0].split("\n", 1)[0], bytes.fromhex(key)

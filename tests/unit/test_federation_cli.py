@@ -51,6 +51,13 @@ def test_a_missing_extra_is_named_with_what_to_install(monkeypatch, capsys):
     assert ".[auditor]" in said
 
 
+def test_planning_a_job_needs_what_a_silo_has_and_no_demo(monkeypatch, capsys):
+    monkeypatch.setitem(GROUPS, "job", ("federation_test_needs_torch", ""))
+    monkeypatch.setattr("importlib.import_module", lambda _name: exec("import no_such_torch"))
+    assert run(Root(), ["job", "plan"]) == 3
+    assert ".[silo]" in capsys.readouterr().err
+
+
 def test_what_a_command_itself_lacks_is_named_too(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "federation.demo", None)
     assert run(Root(), ["demo"]) == 1  # a module of our own: a bug, not a missing extra

@@ -15,7 +15,7 @@ from cloister import wire
 from cloister.wire import RoundPhase
 
 from certs.names import Role
-from privacy.errors import CloisterError, Unavailable
+from privacy.errors import CloisterError, InternalError, Unavailable
 from silo_agent.admission import ForeignJobError
 from silo_agent.client import AggregatorPort
 from silo_agent.entries import software
@@ -111,9 +111,12 @@ class JobThread:
                 failures += 1
                 self._participation.complain(error)
                 LOG.warning("job in trouble", job=self._name[:12], exc_info=error)
-            except Exception:  # a bug in one job must not end the others
+            except Exception as error:  # a bug in one job must not end the others
                 failures += 1
                 LOG.exception("job failed", job=self._name[:12])
+                why = f"met a bug ({type(error).__name__})"
+                step = "It is tried again; report this, with the agent's log."
+                self._participation.complain(InternalError(f"job {self._name[:12]}", why, step))
         self._ended()
 
     def _wait(self, failures: int) -> bool:

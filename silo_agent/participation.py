@@ -85,7 +85,9 @@ class Participation:
         self._home = home
         self._port = port
         self._job = job
-        self._board = board
+        self._board = board.of_job(job)
+        self._shown: JobState | None = None
+        self._in_trouble = False
         self._clock = clock
         self._interrupted = interrupted
         self._durably = durably
@@ -110,6 +112,9 @@ class Participation:
             record = self._known(view)
         if not view.phase.closed or record.state.over:
             self._board.show(job_phase=view.phase.name)
+        if self._in_trouble:
+            self._in_trouble = False
+            self._board.show(message=record.why)
         return record.state
 
     def grounds(self) -> object:
@@ -122,8 +127,9 @@ class Participation:
             return record.state, trusted_peers(connection), all_datasets(connection), populations
 
     def complain(self, error: CloisterError) -> None:
-        """Show what stands in the way."""
-        self._board.show(job=self._job.hex(), message=str(error))
+        """Show what stands in the way, until `advance` gets through."""
+        self._in_trouble = True
+        self._board.show(message=str(error))
 
     def _known(self, view: wire.Job) -> JobRecord:
         with self._home.store.reading() as connection:
@@ -265,7 +271,6 @@ class Participation:
     def _leave(self, record: JobRecord, why: str) -> None:
         self._settle(record)
         LOG.warning("job left", job=self._job.hex()[:12], why=why)
-        self._board.show(message=why)
         with self._home.store.writing() as tx:
             set_job_state(tx.connection, self._job, JobState.OUT, self._clock(), why, expected=OPEN)
         forget(self._home, self._job)
@@ -359,7 +364,9 @@ class Participation:
 
     def _show(self, record: JobRecord) -> None:
         charged = self._preparation.charged(record)
-        changes: dict[str, object] = {"job": self._job.hex(), "job_name": record.name, "rounds": record.plan.rounds}
+        changes: dict[str, object] = {"job_name": record.name, "rounds": record.plan.rounds}
+        if record.state is not self._shown:  # what was waited for before is over
+            self._shown, changes["message"] = record.state, record.why
         if charged is not None:
             with self._home.store.reading() as connection:
                 budget = find_budget(connection, charged.population)

@@ -41,7 +41,7 @@ from silo_agent.round_events import (
     UpdateSealed,
 )
 from silo_agent.source import UpdateSource
-from silo_agent.status import StatusBoard, Timing
+from silo_agent.status import JobBoard, Timing
 from silo_agent.sums import FetchedSum
 from silo_agent.vault import Secret
 
@@ -63,7 +63,7 @@ class RoundWork:
         home: Home,
         membership: Membership,
         source: UpdateSource,
-        board: StatusBoard,
+        board: JobBoard,
         interrupted: Callable[[int], str | None],
     ) -> None:
         self._home = home

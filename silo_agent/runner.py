@@ -71,7 +71,7 @@ from silo_agent.round_states import (
 from silo_agent.round_work import RoundWork
 from silo_agent.source import UpdateSource
 from silo_agent.statements import journalled_rounds, mark_delivered, round_state
-from silo_agent.status import StatusBoard, Timing
+from silo_agent.status import JobBoard, Timing
 from silo_agent.sums import Rejected
 
 LOG = structlog.get_logger("silo.round")
@@ -94,7 +94,7 @@ class RoundRunner:
         port: AggregatorPort,
         membership: Membership,
         source: UpdateSource,
-        board: StatusBoard,
+        board: JobBoard,
         *,
         clock: Callable[[], datetime],
         interrupted: Callable[[int], str | None],

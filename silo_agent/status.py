@@ -70,10 +70,33 @@ class StatusBoard:
         with self._lock:
             self._show(bytes_sent=self._status.bytes_sent + count)
 
+    def of_job(self, job: bytes) -> "JobBoard":
+        """What one job shows."""
+        return JobBoard(self, job)
+
     def _show(self, **changes: Any) -> None:  # noqa: ANN401 - Status' own fields
         self._status = replace(self._status, **changes, updated_utc=utc_text(self._clock()))
         with contextlib.suppress(OSError):
             _replace(self._path, json.dumps(asdict(self._status)).encode())
+
+
+class JobBoard:
+    """One job's part of status.json, for its own thread: it is shown whole, so that nothing of another job's stays."""
+
+    def __init__(self, board: StatusBoard, job: bytes) -> None:
+        self._board = board
+        fresh = {"job_name": "", "job_phase": "", "round": 0, "rounds": 0, "phase": "", "step": 0, "steps": 0}
+        budget = {"population": "", "epsilon_spent": 0.0, "epsilon_cap": 0.0, "epsilon_left": 0.0}
+        self._facts: dict[str, Any] = {"job": job.hex(), **fresh, **budget, "message": ""}
+
+    def show(self, **changes: Any) -> None:  # noqa: ANN401 - Status' own fields
+        """Change some fields, and show all that this job says."""
+        self._facts |= changes
+        self._board.show(**self._facts)
+
+    def add_sent(self, count: int) -> None:
+        """See StatusBoard."""
+        self._board.add_sent(count)
 
 
 def read_status(folder: Path) -> dict[str, Any]:

@@ -360,7 +360,7 @@ class LoneSilo:
             accepted = accepted_roll(connection, self.job)
         assert accepted is not None
         membership = Membership.of(self.plan, OWN, accepted, self.charged)
-        board = StatusBoard(self.folder, OWN, lambda: NOW)
+        board = StatusBoard(self.folder, OWN, lambda: NOW).of_job(self.job)
         self.runner = RoundRunner(
             self.home, self.port, membership, self.source, board,
             clock=lambda: NOW, interrupted=lambda _: self.interruption, durably=durably,

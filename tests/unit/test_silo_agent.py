@@ -74,12 +74,15 @@ def notice(round_phase=RoundPhase.COLLECTING, number=1, job_phase=JobPhase.RUNNI
     return wire.Notice(job=job, job_phase=job_phase, round=number, round_phase=round_phase)
 
 
-def test_what_fails_is_tried_again_and_shown_if_it_is_somebodys_fault():
+def test_what_fails_is_tried_again_and_shown_unless_the_aggregator_is_only_away():
     wrong = ProtocolError("round 1", "starts from another adapter", "Look.")
-    job = PlayedJob(Unavailable("asking", "away", "Wait."), wrong, ZeroDivisionError(), JobState.READY)
+    job = PlayedJob(Unavailable("asking", "away", "Wait."), wrong, ZeroDivisionError("patient is 63"), JobState.READY)
     thread = start(job)
     assert job.done.wait(PATIENCE_S)
-    assert job.complaints == [wrong]
+    shown, bug = job.complaints
+    assert shown is wrong
+    assert "met a bug (ZeroDivisionError). It is tried again; report this" in str(bug)
+    assert "63" not in str(bug)
     thread.stop()
     thread.join(PATIENCE_S)
     assert not thread.alive

@@ -14,7 +14,7 @@ from silo_agent.entries import Author
 from silo_agent.jobs import JobState
 from silo_agent.round_states import Applied, Burnt, Idle, Joined, Reserved, Trained
 from silo_agent.statements import put_round_state, said, say, undelivered
-from silo_agent.status import StatusBoard
+from silo_agent.status import StatusBoard, read_status
 from silo_agent.vault import Secret
 from tests.lone_silo import NOW, OWN, LoneSilo
 
@@ -99,6 +99,50 @@ def test_a_round_that_moved_meanwhile_is_not_overwritten(silo):
     with pytest.raises(InternalError, match="is Joined, and was Idle"), silo.home.store.writing() as tx:
         put_round_state(tx.connection, silo.job, 1, Idle(), Burnt(NOW))
     assert silo.runner.state(1) == joined
+
+
+# -- what the status says ---------------------------------------------------------------------------------------------
+
+
+def message(silo):
+    return read_status(silo.folder)["message"]
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_what_was_waited_for_is_no_longer_shown(silo, ends):
+    silo.stand(JobState.SEEN)
+    silo.port.job = silo.job_view(JobPhase.JOINING)
+    participation = silo.take_part()
+    assert participation.advance() is JobState.SEEN
+    assert "waits for a steward" in message(silo)
+    if ends:
+        silo.port.job = silo.job_view(JobPhase.CANCELLED)
+    else:
+        approval.approve(silo.home, silo.plan, None, STEWARD)
+    assert participation.advance() is (JobState.CANCELLED if ends else JobState.JOINED)
+    assert message(silo) == ""
+
+
+def test_why_a_job_was_left_stays_shown(silo):
+    other = silo.cohort.sign(KeyDeal(plan=silo.job.hex(), silo=OWN, roll="0" * 64, key_commitment="1" * 64, mails=()))
+    silo.port.job = silo.job_view(deal=other)
+    assert silo.take_part().advance() is JobState.OUT
+    assert message(silo) == "the cohort uses another key than the one this silo accepted"
+
+
+def test_a_trouble_is_shown_until_it_is_over(silo):
+    silo.stand(JobState.APPROVED)
+    silo.port.job = silo.job_view(JobPhase.JOINING)
+    participation, trouble = silo.take_part(), ConfigError("writing artifacts", "the disk is full", "Free space.")
+    participation.complain(trouble)
+    assert message(silo) == str(trouble)
+    silo.port.refuses["get_job"] = trouble
+    with pytest.raises(ConfigError):
+        participation.advance()
+    assert message(silo) == str(trouble)
+    silo.port.refuses.clear()
+    participation.advance()
+    assert message(silo) == ""
 
 
 # -- what is for good, and what is tried again -----------------------------------------------------------------------

@@ -353,6 +353,17 @@ def test_status_is_always_whole_and_timings_stay_local(silo, tmp_path):
     assert not list(silo.folder.glob(".status*"))
 
 
+def test_one_jobs_status_has_nothing_of_anothers(silo):
+    board = StatusBoard(silo.folder, OWN, lambda: NOW)
+    waiting, running = board.of_job(b"a" * 32), board.of_job(b"b" * 32)
+    running.show(job_name="heart", phase="Trained", round=2, message="")
+    waiting.show(job_name="lung", message="waits for a steward")
+    assert (board.status.job_name, board.status.round, board.status.phase) == ("lung", 0, "")
+    running.show(step=4)
+    said = board.status
+    assert (said.job, said.job_name, said.round, said.step, said.message) == ((b"b" * 32).hex(), "heart", 2, 4, "")
+
+
 def test_sent_bytes_of_several_jobs_add_up(silo, monkeypatch):
     board = StatusBoard(silo.folder, OWN, lambda: NOW)
     met = threading.Barrier(2)

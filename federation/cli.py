@@ -19,11 +19,19 @@ GROUPS = {
     "silo": ("silo_agent.cli", "Silo: enrol, register data, set budgets, approve jobs, run the agent."),
     "certs": ("certs.cli", "Certificates: issue, sign, show, renew, revoke."),
     "ledger": ("runtime.ledger_cli", "Ledger: show, export, verify."),
+    "round": ("federation.round_cli", "Rounds: check one's transcript offline, with public keys only."),
     "job": ("federation.job_cli", "Jobs: plan one from a file, show what one promises and costs."),
     "bench": ("federation.bench_cli", "Benchmarks: the machinery alone, or accuracy under differential privacy."),
 }
 OWN_PACKAGES = {"federation", "silo_agent", "aggregator", "runtime", "certs", "cloister", "privacy"}
-EXTRAS = {"aggregator": "aggregator", "certs": "aggregator", "ledger": "auditor", "silo": "silo", "job": "silo"}
+EXTRAS = {
+    "aggregator": "aggregator",
+    "certs": "aggregator",
+    "ledger": "auditor",
+    "silo": "silo",
+    "job": "silo",
+    "round": "aggregator",
+}
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")]
 

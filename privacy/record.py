@@ -5,12 +5,15 @@ commit against its headers, the fingerprints, the certificate. It holds digests,
 the committed root and the fingerprint that the members' add up to is checked by whoever has them.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
 from privacy.canonical import canonical_json, parse_canonical
+from privacy.ckks.fingerprint import start_fingerprint
+from privacy.ckks.layout import Layout, check_chunk, chunk_leaf, chunks_root
 from privacy.errors import ProtocolError, VerificationError
 from privacy.plan import Hex32, JobPlan, Name, RoundContext, Strict, first_complaint
 from privacy.roll import check_deal, check_roll, require_plan
@@ -25,6 +28,7 @@ from privacy.transcript import (
     check_fingerprints,
     check_round,
     require_round,
+    require_sum,
 )
 
 NEXT_STEP = "Ask the aggregator for the record again; if it stays so, keep it as evidence."
@@ -86,6 +90,7 @@ class RecordVerdict:
     """What a record proves."""
 
     plan: JobPlan
+    participants: tuple[str, ...]
     transcript: CheckedTranscript
     consents: tuple[Consent, ...]
     adapters: dict[str, str]  # by silo: the digest of the next global adapter it signed
@@ -111,7 +116,24 @@ def check_record(record: RoundRecord) -> RecordVerdict:
     commit = check_commit(plan, ctx, bytes.fromhex(deal.key_commitment), record.commit.signed, headers)
     transcript = check_fingerprints(plan, ctx, commit, [each.signed for each in record.fingerprints])
     consents = check_certificate(plan, ctx, transcript.digest, [consent.signed for consent in record.consents])
-    return RecordVerdict(plan, transcript, consents, _adapters(plan, ctx, record))
+    return RecordVerdict(plan, ctx.participants, transcript, consents, _adapters(plan, ctx, record))
+
+
+def check_sum(verdict: RecordVerdict, chunks: Iterable[bytes]) -> None:
+    """That a sum is the committed one and its members' sum: sizes, residues, H(C), fingerprint.
+
+    `chunks` are its residue chunks in order (privacy.ckks.layout). Raises ProtocolError or VerificationError.
+    """
+    layout, commit = Layout(verdict.plan.values), verdict.transcript.commit
+    leaves, fingerprint = [], start_fingerprint(layout, commit.digest)
+    for index, chunk in enumerate(chunks):
+        fingerprint.add(check_chunk(chunk, index, layout, sender="the sum"))
+        leaves.append(chunk_leaf(chunk))
+    if len(leaves) != layout.chunks or chunks_root(leaves).hex() != commit.commit.sum_root:
+        raise VerificationError(
+            f"sum of round {commit.commit.round}", "is not the committed one: H(C) differs", NEXT_STEP
+        )
+    require_sum(verdict.transcript, fingerprint.value())
 
 
 def _adapters(plan: JobPlan, ctx: RoundContext, record: RoundRecord) -> dict[str, str]:

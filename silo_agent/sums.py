@@ -18,7 +18,7 @@ import structlog
 from cloister import wire
 
 from certs.files import write_error
-from privacy.ckks.fingerprint import fingerprint_of
+from privacy.ckks.fingerprint import start_fingerprint
 from privacy.ckks.layout import Layout, check_chunk, chunk_leaf, chunks_root
 from privacy.envelope import UpdateHeader
 from privacy.errors import CloisterError, ProtocolError
@@ -123,18 +123,19 @@ class FetchedSum:
         """Step 5: H(C) is the commit's, its fingerprint is the sum of the members', and every member's seeds are those
         of its header. Raises Rejected, OSError.
         """
-        commit = checked.commit
-        leaves = [chunk_leaf(chunk) for chunk in self.chunks()]
-        if chunks_root(leaves).hex() != commit.commit.sum_root:
-            raise _wrong("is not the one that was committed to: H(C) differs")
-        for index, header in enumerate(commit.headers):
-            self._check_seeds(index, header)
+        commit, leaves = checked.commit, []
+        fingerprint = start_fingerprint(self._layout, commit.digest)
         try:
             for index, chunk in enumerate(self.chunks()):
-                check_chunk(chunk, index, self._layout)
-            require_sum(checked, fingerprint_of(self._layout, commit.digest, self.chunks()))
+                leaves.append(chunk_leaf(chunk))
+                fingerprint.add(check_chunk(chunk, index, self._layout))
+            if chunks_root(leaves).hex() != commit.commit.sum_root:
+                raise _wrong("is not the one that was committed to: H(C) differs")
+            require_sum(checked, fingerprint.value())
         except ProtocolError as error:
             raise Rejected.of(error) from error
+        for index, header in enumerate(commit.headers):
+            self._check_seeds(index, header)
 
     def _check_seeds(self, index: int, header: UpdateHeader) -> None:
         with _seeds(self._folder, index).open("rb") as file:

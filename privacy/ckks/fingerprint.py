@@ -81,9 +81,14 @@ class Fingerprint:
         return tuple(value for repetition in self._total for value in repetition)
 
 
+def start_fingerprint(layout: Layout, commit: bytes) -> Fingerprint:
+    """That of an update or a sum of this layout, before its first block."""
+    return Fingerprint(Challenge.draw(commit, layout.blocks, DEGREE), MODULI)
+
+
 def fingerprint_of(layout: Layout, commit: bytes, chunks: Iterable[bytes]) -> Value:
     """The fingerprint of a whole update or sum, given as its residue chunks, which were checked before."""
-    fingerprint = Fingerprint(Challenge.draw(commit, layout.blocks, DEGREE), MODULI)
+    fingerprint = start_fingerprint(layout, commit)
     for chunk in chunks:
         fingerprint.add(np.frombuffer(chunk, "<u8").astype(np.uint64, copy=False))
     return fingerprint.value()

@@ -62,6 +62,7 @@ def test_a_job_from_the_command_line(state: StateFolder, tmp_path: Path, capsys:
         facts(capsys, state, "export", "rehearsal", "--round", "1", "--out", str(tmp_path / "round.json"))
         verdict = check_record(RoundRecord.decode((tmp_path / "round.json").read_bytes()))
         assert len(verdict.consents) == 3
+        check_offline(capsys, tmp_path / "round.json", state.blobs / job / "1" / "sum-1")
         code, out = cloister(capsys, state, "rounds", "rehearsal")
         assert code == 0
         assert "3 of 3" in out
@@ -74,6 +75,35 @@ def test_a_job_from_the_command_line(state: StateFolder, tmp_path: Path, capsys:
         assert code == 4
         assert "is FINISHED: too late for this" in out
         cast.close()
+
+
+def check_offline(capsys: pytest.CaptureFixture[str], transcript: Path, sums: Path) -> None:
+    """`cloister round verify`: with the sum, without it, and what each finds."""
+    from federation.cli import build
+
+    def verify(*words: str) -> tuple[int, str]:
+        code = run(build("round"), ["round", "verify", *words])
+        told = capsys.readouterr()
+        return code, told.out + told.err
+
+    code, out = verify(str(transcript))
+    assert code == 0
+    assert "not the sum itself" in out
+    code, out = verify(str(transcript), "--sum", str(sums), "--json")
+    facts = json.loads(out)
+    assert (code, facts["sum_checked"], facts["members"]) == (0, True, ["silo-a", "silo-b", "silo-c"])
+    altered = bytearray(sums.read_bytes())
+    altered[8] ^= 1
+    (transcript.parent / "other").write_bytes(altered)
+    assert verify(str(transcript), "--sum", str(transcript.parent / "other"))[0] == 6
+    (transcript.parent / "short").write_bytes(altered[:-8])
+    code, out = verify(str(transcript), "--sum", str(transcript.parent / "short"))
+    assert (code, "is truncated" in out) == (6, True)
+    forged = transcript.read_text().replace('"round":1', '"round":2')
+    (transcript.parent / "forged.json").write_text(forged)
+    code, out = verify(str(transcript.parent / "forged.json"))
+    assert (code, "another context" in out) == (6, True)
+    assert verify(str(transcript.parent / "nowhere"))[0] == 3
 
 
 def test_a_token_enrols_once(state: StateFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

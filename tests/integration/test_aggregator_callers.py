@@ -24,6 +24,7 @@ from privacy.errors import CloisterError, Refused, Unavailable
 from runtime.channels import open_channel
 from runtime.logs import configure_logs
 from runtime.status import peer_call
+from tests.pki import odd_tls
 from tests.scripted import FEDERATION, Cast, ScriptedSilo, found_aggregator, make_cast
 
 ALLOWED = service.ROLES | coordination.ROLES | HEALTH
@@ -88,6 +89,19 @@ def test_every_method_and_role(cast: Cast, tmp_path: Path, role: Role) -> None:
         found = {method for method in ALLOWED if not denied(channel, method)}
         assert found == {method for method, roles in ALLOWED.items() if role in roles}
         assert denied(channel, "/grpc.health.v1.Health/Watch")
+
+
+def test_an_aggregators_certificate_calls_nothing(cast: Cast) -> None:
+    """TLS ends the connection of one that serves only; one that the CA made for a client is refused by its role."""
+    authority = CertificateAuthority.load(cast.state.ca)
+    party = PartyId(FEDERATION, Role.AGGREGATOR, "odd")
+    odd = odd_tls(authority, [x509.UniformResourceIdentifier(party.uri)], Role.AGGREGATOR, datetime.now(UTC))
+    for own, why in ((Wallet(cast.state.wallet).tls(), "ended the connection"), (odd, "lacks the TLS usage")):
+        credentials = grpc.ssl_channel_credentials(own.ca_pem, own.key_pem, own.certificate_pem)
+        with grpc.secure_channel(cast.all[0].address, credentials) as channel:
+            for method in ALLOWED:
+                with pytest.raises(Unavailable, match=why), peer_call(method):
+                    next(channel.unary_stream(method)(b"", timeout=CALL_S))
 
 
 def test_many_streams_of_one_silo_keep_nobody_out(cast: Cast) -> None:

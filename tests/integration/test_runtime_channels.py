@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import grpc
 import pytest
+from cryptography import x509
 
 from certs.names import PartyId, Role
 from privacy.errors import ConfigError, InternalError, ProtocolError, Refused, Unavailable, VerificationError
@@ -22,7 +23,7 @@ from runtime.channels import (
 )
 from runtime.interceptors import PeerInterceptor, StatusInterceptor, Tls13Interceptor, peer_of
 from runtime.status import peer_call
-from tests.pki import make_ca, make_wallet
+from tests.pki import make_ca, make_wallet, odd_tls
 
 NOW = datetime.now(UTC).replace(microsecond=0)  # TLS libraries read the machine's own clock
 SILOS = frozenset({Role.SILO})
@@ -231,20 +232,36 @@ def test_an_expired_certificate_is_named_before_dialling(world, tmp_path):
         world.raw(old.tls(), world.ca.ca_pem)
 
 
-def test_a_party_of_another_federation_under_the_same_key_is_refused(world, tmp_path):
+def test_a_party_of_another_federation_under_the_same_key_is_refused(world):
     """A CA key shared by two federations (a copied folder): TLS accepts the leaf, the name does not pass."""
-    from cryptography.hazmat.primitives.asymmetric import ec
-    from cryptography.hazmat.primitives.serialization import Encoding
-
-    from certs.profile import Issuer, private_pem, tls_certificate
-    from certs.wallet import TlsMaterial
-
-    issuer: Issuer = world.ca._issuer
-    key, party = ec.generate_private_key(ec.SECP256R1()), PartyId("lung-study", Role.SILO, "hospital-a")
-    leaf = tls_certificate(issuer, key.public_key(), party, (), NOW).public_bytes(Encoding.PEM)
-    own = TlsMaterial(party, NOW, world.ca.ca_pem, leaf, private_pem(key))
+    name = x509.UniformResourceIdentifier("cloister://lung-study/silo/hospital-a")
+    own = odd_tls(world.ca, [name], now=NOW)
     with pytest.raises(Unavailable, match="names federation lung-study, and the CA is that of heart-study"):
         world.raw(own, world.ca.ca_pem)
+
+
+HOSPITAL = "cloister://heart-study/silo/hospital-a"
+
+
+@pytest.mark.parametrize(
+    ("names", "why"),
+    [
+        ([], "the caller's certificate: names 0 parties; it must name one"),
+        ([HOSPITAL, "cloister://heart-study/silo/hospital-b"], "names 2 parties; it must name one"),
+        ([HOSPITAL, "https://heart-study.example.org"], "names 2 parties; it must name one"),
+        (["https://heart-study.example.org/silo/hospital-a"], "which is no party"),
+        ([HOSPITAL.replace("silo", "king")], "/king/hospital-a', which is no party"),
+        ([HOSPITAL.replace("hospital", "Hospital")], "which is no party"),
+        ([f"{HOSPITAL}/ward-3"], "which is no party"),
+        ([f"{HOSPITAL}\n"], "which is no party"),
+    ],
+)
+def test_a_leaf_that_does_not_name_exactly_one_party_calls_nothing(world, names, why):
+    """TLS accepts it, since this CA's key signed it; the server would not know who calls."""
+    general = [x509.DNSName("hospital-a.example.org"), *map(x509.UniformResourceIdentifier, names)]
+    with pytest.raises(Unavailable) as caught:
+        world.raw(odd_tls(world.ca, general, now=NOW), world.ca.ca_pem)
+    assert why in str(caught.value)
 
 
 def test_a_server_under_another_name_is_not_believed(world, tmp_path):

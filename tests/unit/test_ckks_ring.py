@@ -68,7 +68,7 @@ def test_no_smaller_root_is_left_out():
 
 def test_the_prime_test_decides_as_trial_division_does():
     rng = random.Random(4)
-    pseudoprimes = [2047, 1373653, 25326001, 2147483647, 2147483647 - 2, 46337 * 46337, 46337 * 46349]
+    pseudoprimes = [2047, 2147418113, 1373653, 25326001, 2147483647, 2147483647 - 2, 46337 * 46337, 46337 * 46349]
     for number in [*range(2000), *pseudoprimes, *(rng.randrange(1 << 30, 1 << 31) for _ in range(300))]:
         assert is_prime(number) == reference.is_prime(number), number
 

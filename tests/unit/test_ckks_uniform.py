@@ -50,6 +50,13 @@ def test_residues_are_the_words_below_p_in_order_and_fewer_are_the_beginning(pri
         assert np.array_equal(uniform_residues(seed, prime, count), residues[:count])
 
 
+def test_a_word_that_is_p_itself_is_skipped():
+    seed = public_seed("test")
+    words = [int(word) for word in np.frombuffer(reference.keystream(seed, 400), "<u4") & 0x7FFFFFFF]
+    bound = max(words)
+    assert uniform_residues(seed, bound, 99).tolist() == [word for word in words if word != bound]
+
+
 def test_residues_are_uniform():
     count, cells = 1 << 20, 1 << 10
     for prime in (HALF, 2147377153):

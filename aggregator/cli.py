@@ -86,7 +86,8 @@ def invite(
     if role not in set(Role):
         raise ConfigError(f"role {role!r}", "is unknown", f"Use one of {', '.join(Role)}.")
     if role != Role.SILO:
-        step = f"Make its folder at the CA, and hand that over: cloister certs issue {role} {name} --out FOLDER."
+        command = f"cloister certs issue {role} {name} --out FOLDER --ca {_folder(state).ca}"
+        step = f"Make its folder where the CA is, and hand that over like a password: {command}"
         raise ConfigError(f"a token for the {role} {name}", "could not be redeemed: only silos enrol by token", step)
     folder = _folder(state)
     config = folder.load()

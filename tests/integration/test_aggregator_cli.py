@@ -12,6 +12,7 @@ from aggregator.config import StateFolder
 from aggregator.display import print_lines, show_live
 from aggregator.server import running
 from certs.invitation import Invitation
+from federation.cli import build
 from privacy.errors import ConfigError, Refused
 from privacy.record import RoundRecord, check_record
 from runtime.console import run
@@ -79,7 +80,6 @@ def test_a_job_from_the_command_line(state: StateFolder, tmp_path: Path, capsys:
 
 def check_offline(capsys: pytest.CaptureFixture[str], transcript: Path, sums: Path) -> None:
     """`cloister round verify`: with the sum, without it, and what each finds."""
-    from federation.cli import build
 
     def verify(*words: str) -> tuple[int, str]:
         code = run(build("round"), ["round", "verify", *words])
@@ -116,6 +116,26 @@ def test_a_token_enrols_once(state: StateFolder, tmp_path: Path, capsys: pytest.
         with pytest.raises(Refused, match="has been used already"):
             enrol(tmp_path / "two", invitation)
         enrol(tmp_path / "three", invite(state, "silo-b"))
+
+
+def test_a_coordinator_elsewhere_is_made_as_the_refused_invitation_says(
+    state: StateFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    elsewhere = StateFolder(tmp_path / "carol")
+    code, out = cloister(capsys, state, "invite", "carol", "--role", "coordinator")
+    assert code == 3
+    command = out.partition("like a password: cloister ")[2].strip().replace("FOLDER", str(elsewhere.coordinator))
+    assert run(build("certs"), command.split()) == 0
+    elsewhere.config.write_text(state.config.read_text())
+    with running(state):
+        cast = make_cast(tmp_path, state)
+        capsys.readouterr()
+        facts(capsys, elsewhere, "submit", str(cast.write_job(tmp_path / "job")))
+        assert [job["name"] for job in facts(capsys, elsewhere, "status")["jobs"]] == ["rehearsal"]
+        assert run(build("certs"), ["certs", "revoke", "coordinator", "carol", "--ca", str(state.ca)]) == 0
+        code, out = cloister(capsys, elsewhere, "cancel", "rehearsal")
+        assert (code, "coordinator/carol\n  why:  has been revoked" in out) == (7, True)
+        cast.close()
 
 
 def test_mistakes_are_named(

@@ -15,6 +15,7 @@ from pydantic_core import ErrorDetails
 
 from privacy.canonical import canonical_json, digest, parse_canonical
 from privacy.errors import ProtocolError
+from privacy.thresholds import threshold
 
 PLAN_LABEL = "cloister/v1/plan"
 ROUND_LABEL = "cloister/v1/round"
@@ -225,14 +226,11 @@ class JobPlan(Strict):
         Two participant lists for one round number would then share an honest silo, which joins only one: the job
         cannot be split into two cohorts that go on with different adapters.
         """
-        return max(self.cohort.minimum, (roll + self.cohort.tolerated_colluders) // 2 + 1)
+        return max(self.cohort.minimum, threshold(roll, self.cohort.tolerated_colluders))
 
     def threshold(self, participants: int) -> int:
-        """How many consents to one transcript make a certificate: floor((n + c) / 2) + 1.
-
-        Two certificates for one participant list would then share an honest signer (reference/protocol.md, step 6).
-        """
-        return (participants + self.cohort.tolerated_colluders) // 2 + 1
+        """How many consents to one transcript make a certificate (privacy.thresholds says why)."""
+        return threshold(participants, self.cohort.tolerated_colluders)
 
     def encode(self) -> bytes:
         """The plan's canonical bytes."""

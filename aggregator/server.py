@@ -32,6 +32,7 @@ from certs.enrolment import EnrolmentDesk, Issuing
 from certs.names import Role
 from certs.queue import RequestQueue
 from certs.wallet import Wallet
+from privacy.ckks.fingerprint import warm_up
 from privacy.errors import ConfigError
 from runtime.channels import RevocationFile, enrolment_credentials, new_server, server_credentials
 from runtime.files import StateLock, write_durably
@@ -234,5 +235,6 @@ def run_until_signalled(state: StateFolder) -> None:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
+    warm_up()
     with running(state):
         stop.wait()

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import structlog
 
-from privacy.ckks.fingerprint import encode, fingerprint_of
+from privacy.ckks.fingerprint import encode, fingerprint_of, warm_up
 from privacy.ckks.group import GroupKey, open_sum, seal
 from privacy.ckks.layout import Layout
 from privacy.ckks.params import GroupParams
@@ -73,6 +73,7 @@ class RoundWork:
         self._interrupted = interrupted
         self._updates: dict[int, npt.NDArray[np.float32]] = {}
         self.layout = Layout(membership.plan.values)
+        warm_up()
         self.shelf = AdapterShelf(home.artifacts(membership.job), membership.plan)
 
     def prepare(self) -> PreparationFailed | None:

@@ -81,6 +81,12 @@ class Fingerprint:
         return tuple(value for repetition in self._total for value in repetition)
 
 
+def warm_up() -> None:
+    """Compile the loop, or load what an earlier process compiled, so that no round waits for it."""
+    block = np.frombuffer(bytes(8 * DEGREE), np.uint64)  # read-only, as what comes: another type to numba
+    Fingerprint(Challenge.draw(b"", 1, DEGREE), MODULI).add(block)
+
+
 def start_fingerprint(layout: Layout, commit: bytes) -> Fingerprint:
     """That of an update or a sum of this layout, before its first block."""
     return Fingerprint(Challenge.draw(commit, layout.blocks, DEGREE), MODULI)

@@ -46,8 +46,8 @@ class Ran:
 def demo(folder: Path, *, as_json: bool) -> None:
     """Run it and print what came out: a table and a line each about the aggregator and the ledgers, or one JSON object.
 
-    Raises ConfigError when the folder is not empty or a part of the installation is missing, Unavailable, quoting its
-    log, when a program ended.
+    Raises ConfigError when the folder is not empty or a part of the installation is missing; an error of its exit
+    code's family, quoting its log, when a program ended.
     """
     require_command()
     started_s = time.monotonic()

@@ -190,8 +190,10 @@ class LocalFederation:
 
     def stop(self) -> None:
         """Stop the silos, then the aggregator."""
-        stop_all([silo.daemon for silo in self.silos])
-        self.aggregator.stop()
+        try:
+            stop_all([silo.daemon for silo in self.silos])
+        finally:
+            self.aggregator.stop()
 
 
 CLOSED_PHASES = frozenset({"FINISHED", "STOPPED", "CANCELLED"})

@@ -9,12 +9,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO
 
 import psutil
 
-from privacy.errors import ConfigError, Unavailable
+from federation.commands import failure
+from privacy.errors import ConfigError, ExitCode, Unavailable
 
 COMMAND = (sys.executable, "-m", "federation.cli")
 QUOTED_LINES = 12
@@ -61,7 +63,7 @@ class Daemon:
 
     @property
     def pid(self) -> int:
-        """The process' id. Raises Unavailable if it does not run."""
+        """The process' id. Raises what `check` raises if it does not run."""
         self.check()
         assert self._process is not None  # noqa: S101 - check() raised otherwise
         return self._process.pid
@@ -85,14 +87,15 @@ class Daemon:
         return self.rss_mb
 
     def check(self) -> None:
-        """Raises Unavailable, quoting the end of the log, if the program ended though nobody stopped it."""
+        """Raises, quoting the end of the log, if the program ended though nobody stopped it: of its exit code's family.
+
+        See `federation.commands.failure`; Unavailable before it was started.
+        """
         if not self.running:
-            code = self._process.returncode if self._process else None
-            raise Unavailable(
-                self.name,
-                f"ended with exit code {code}; the last lines of {self.log}:\n{self.last_lines()}\n",
-                "Mend what it names and start again.",
-            )
+            code = self._process.returncode if self._process else ExitCode.UNAVAILABLE
+            how = f"ended with exit code {code}" if self._process else "was not started"
+            why = f"{how}; the last lines of {self.log}:\n{self.last_lines()}\n"
+            raise failure(code, self.name, why, "Mend what it names and start again.")
 
     def last_lines(self, count: int = QUOTED_LINES) -> str:
         """The end of the log."""
@@ -100,15 +103,24 @@ class Daemon:
             return "(it wrote nothing)"
         return "\n".join(self.log.read_text(errors="replace").strip().splitlines()[-count:]) or "(it wrote nothing)"
 
+    def ask_to_end(self) -> None:
+        """SIGTERM, without waiting. Does nothing to a program that ended."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGTERM)  # looks first whether it still runs
+
     def stop(self, timeout_s: float = STOP_S) -> None:
         """Ask it to end, and kill it if it does not within the time. Does nothing to a program that ended."""
         if self._process is None or not self.running:
             return
-        self._process.send_signal(signal.SIGTERM)
+        self.ask_to_end()
         try:
             self._process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             self.kill()
+
+    def stop_by(self, deadline: float) -> None:
+        """`stop`, with the time until `deadline` (of time.monotonic())."""
+        self.stop(max(0.1, deadline - time.monotonic()))
 
     def kill(self) -> None:
         """SIGKILL: as a power cut would."""
@@ -118,13 +130,13 @@ class Daemon:
 
 
 def stop_all(daemons: Sequence[Daemon]) -> None:
-    """Stop several at once: all are asked first, then waited for."""
-    for daemon in daemons:
-        if daemon.running:
-            os.kill(daemon.pid, signal.SIGTERM)
+    """Stop several at once: all are asked first, then waited for. What one raises keeps none of the others running."""
     deadline = time.monotonic() + STOP_S
-    for daemon in daemons:
-        daemon.stop(max(0.1, deadline - time.monotonic()))
+    with ExitStack() as last_first:
+        for daemon in reversed(daemons):
+            last_first.callback(daemon.stop_by, deadline)
+        for daemon in reversed(daemons):
+            last_first.callback(daemon.ask_to_end)
 
 
 def wait_until(
@@ -137,7 +149,7 @@ def wait_until(
 ) -> None:
     """Wait until `ready()` holds, calling `tick()` between looks.
 
-    Raises Unavailable at once when one of `daemons` ends, quoting its log, and after `timeout_s`, quoting all.
+    Raises what `Daemon.check` raises when one of `daemons` ends, at once; Unavailable after `timeout_s`, quoting all.
     """
     deadline = time.monotonic() + timeout_s
     while not ready():

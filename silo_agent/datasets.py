@@ -3,7 +3,6 @@
 Nothing here leaves the silo. Errors name columns and row numbers, never the value of a record or how many there are.
 """
 
-import hashlib
 import hmac
 import json
 import warnings
@@ -42,7 +41,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A loaded dataset. `sha256` is of the bytes of the file or files; it goes nowhere, since it would confirm a guess.
+    """A loaded dataset.
 
     `public_size` is what its steward says of its size, at most `training.unit_count`: jobs are measured by it alone.
     """
@@ -53,7 +52,6 @@ class Dataset:
     classes: tuple[str, ...]
     training: Part = field(repr=False)
     held_out: Part = field(repr=False)
-    sha256: str
     public_size: int
 
 
@@ -76,11 +74,9 @@ def load_dataset(spec: DatasetSpec, folder: Path) -> Dataset:
     `public_size` says. To add or remove one unit of privacy adds or removes that unit and moves no other between the
     parts.
     """
-    rows, sha256 = _read(spec, spec.file(folder))
+    rows = _read(spec, spec.file(folder))
     if spec.held_out.path is not None:
-        apart, apart_sha256 = _read(spec, folder / spec.held_out.path)
-        rows += [replace(row, held_out=True) for row in apart]
-        sha256 = hashlib.sha256(f"{sha256}{apart_sha256}".encode()).hexdigest()
+        rows += [replace(row, held_out=True) for row in _read(spec, folder / spec.held_out.path)]
     elif spec.held_out.fraction is not None:
         rows = _split(spec, rows, spec.held_out.fraction)
     training, held_out = [row for row in rows if not row.held_out], [row for row in rows if row.held_out]
@@ -96,7 +92,6 @@ def load_dataset(spec: DatasetSpec, folder: Path) -> Dataset:
         classes=tuple(spec.label.classes),
         training=_part(training),
         held_out=_part(held_out),
-        sha256=sha256,
         public_size=spec.public_size,
     )
     _require_size(loaded)
@@ -143,7 +138,7 @@ def _require_size(dataset: Dataset) -> None:
         )
 
 
-def _read(spec: DatasetSpec, path: Path) -> tuple[list[_Row], str]:
+def _read(spec: DatasetSpec, path: Path) -> list[_Row]:
     frame = _frame(spec, path)
     needed = [*spec.text_columns, spec.label.column]
     needed += [name for name in (spec.patient_column, spec.held_out.column) if name is not None]
@@ -153,9 +148,7 @@ def _read(spec: DatasetSpec, path: Path) -> tuple[list[_Row], str]:
             hint = f"; the nearest is {near[0]!r}" if near else ""
             raise ConfigError(f"dataset {spec.name!r}", f"{path.name} has no column {name!r}{hint}", "Correct it.")
     template = parse_template(spec.template) if spec.template is not None else None
-    with path.open("rb") as stream:
-        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
-    return list(_rows(spec, frame, template)), sha256
+    return list(_rows(spec, frame, template))
 
 
 def _frame(spec: DatasetSpec, path: Path) -> pd.DataFrame:

@@ -72,7 +72,6 @@ def test_records_become_sentences_and_labels(tmp_path):
     at = texts.index("31 year old man, pressure 121")
     assert np.concatenate([dataset.training.labels, dataset.held_out.labels])[at] == 1
     assert dataset.unit == "record"
-    assert len(dataset.sha256) == 64
     assert dataset.training.unit_count == len(dataset.training.texts)
 
 
@@ -126,10 +125,6 @@ def test_a_fraction_without_a_seed_gets_a_private_one_that_stays(tmp_path):
 def test_a_gap_may_be_said(tmp_path):
     dataset = load(tmp_path, changed("[values.sex]", '[missing_text]\npressure = "unknown"\n[values.sex]'))
     assert "33 year old man, pressure unknown" in dataset.training.texts + dataset.held_out.texts
-
-
-def test_the_digest_is_of_the_file(tmp_path):
-    assert load(tmp_path).sha256 != load(tmp_path, data=CSV + "50,1,130,0,p9\n").sha256
 
 
 def test_held_out_by_column_and_by_file(tmp_path):

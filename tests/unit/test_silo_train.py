@@ -134,7 +134,7 @@ def test_labels_follow_the_plan_s_order(planned, folder):
     """A silo that lists its classes the other way round trains and evaluates the same."""
     dataset = tiny_dataset()
     turned = Part(dataset.training.texts, 1 - dataset.training.labels, dataset.training.units)
-    other = Dataset("tiny", "everybody", "record", ("yes", "no"), turned, turned, dataset.sha256, 40)
+    other = Dataset("tiny", "everybody", "record", ("yes", "no"), turned, turned, 40)
     start = initial_vector(*planned)
     mine, theirs = Training(*planned, dataset, folder), Training(*planned, other, folder)
     update = mine.run_round(start, randomness=bits()).update
@@ -148,7 +148,7 @@ def test_no_held_out_part_is_said(planned, folder):
     dataset = tiny_dataset()
     empty = Part((), np.array([], dtype=np.int64), np.array([], dtype=np.int64))
     training = Training(
-        *planned, Dataset("tiny", "everybody", "record", ("no", "yes"), dataset.training, empty, "0", 40), folder
+        *planned, Dataset("tiny", "everybody", "record", ("no", "yes"), dataset.training, empty, 40), folder
     )
     with pytest.raises(ConfigError, match="holds nothing out"):
         training.evaluate(initial_vector(*planned))

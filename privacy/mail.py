@@ -56,17 +56,17 @@ class MailKey:
         post_quantum, classical = self._parts()
         return post_quantum.public_key().public_bytes_raw() + classical.public_key().public_bytes_raw()
 
-    def open(self, sealed: bytes, *, binding: bytes, sender: str, receiver: str) -> bytes:
+    def open(self, sealed: bytes, *, binding: bytes, sender: str, receiver: str, step: str = "deal") -> bytes:
         """Open a mail from `sender` to `receiver` bound to `binding`. Raises ProtocolError if anything differs."""
         try:
             return _SUITE.decrypt(sealed, MLKEM768X25519PrivateKey(*self._parts()), _info(binding, sender, receiver))
         except (InvalidTag, ValueError) as error:
             raise ProtocolError(
                 f"mail from {sender} to {receiver}",
-                "does not open: it was altered, sent to another silo, or made for another job",
-                "Nothing was taken from it; the job cannot go on with this deal.",
+                "does not open: it was altered, sent to another silo, or made for another job or round",
+                "Nothing was taken from it; the job cannot go on with it.",
                 sender=sender,
-                step="deal",
+                step=step,
             ) from error
 
 

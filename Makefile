@@ -11,7 +11,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 .PHONY: help demo test test-all check bench proto proto-drift docs docs-drift clean
 
 help:
-	@echo 'make demo      four hospitals fine-tune one model together, on this machine (about 3 minutes)'
+	@echo 'make demo      four hospitals fine-tune one model together, on this machine (about 2 minutes)'
 	@echo 'make test      the tests that run on every change'
 	@echo 'make test-all  those and the slow ones (chaos, scale, the documentation played through)'
 	@echo 'make check     lint, formatting, types, layers, wire format, generated files'

@@ -78,7 +78,11 @@ class ReadingDesk:
         return found
 
     def sum(self, silo: str, job: bytes, number: int) -> Iterator[SumPart]:
-        """The committed sum: the members' seeds, then the residue chunks. For members of the roll."""
+        """The committed sum: the members' seeds, then the residue chunks. For members of the roll.
+
+        Not before all fingerprints are there: a commit may be replaced until then, and who holds the job's key and got
+        the sums of both would have, as their difference, the update of a silo that was left out.
+        """
         live = roster_job(self._runner, silo, job)
         with self._runner.store.reading() as tx:
             commit = only(tx.statements(job, number, Kind.COMMIT))
@@ -86,7 +90,8 @@ class ReadingDesk:
             roll = _row(tx.job(job), live).roll or ()
         if silo not in roll:
             raise Refused(f"sum of round {number}", f"{silo} is not in the job's roll", "Only its members open sums.")
-        if commit is None or (row.phase is RoundPhase.ABORTED and not row.certified):
+        final = row.phase >= RoundPhase.COMMITTED and (row.certified or row.phase is not RoundPhase.ABORTED)
+        if commit is None or not final:
             why = f"there is none (the round is {row.phase.name})"
             raise ProtocolError(f"sum of round {number}", why, "Ask for the round (GetRound).", sender=silo)
         statement = read(commit, RoundCommit)

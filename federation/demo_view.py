@@ -231,7 +231,7 @@ def sentences(found: dict[str, Any]) -> list[str]:
         aggregator_sentence(found),
         f"Suite {found['suite']}: the aggregator with one hospital could read "
         f"{found['promises']['aggregator + 1 silo learn']}.",
-        found["promises"]["a lying aggregator"],
+        f"A lying aggregator {found['promises']['a lying aggregator']}.",
         *ledgers,
         f"Adapter: {found['adapter_path']}   report: {found['report_path']}   {found['seconds']:.0f} s in all",
     ]

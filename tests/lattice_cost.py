@@ -14,6 +14,9 @@ from functools import cache
 from itertools import product
 from math import ceil, e, exp, floor, inf, lgamma, log, log2, pi, sqrt, tanh
 
+from privacy.ckks.multikey_params import DEGREES, VARIANCE
+from privacy.ckks.ring_tables import PRIME_COUNTS, WORD_BITS
+
 PROGRESSIVE = 5.46  # a BKZ or sieve that works its way up, over its last step (Kyber, round 3, section 5.2)
 
 
@@ -181,12 +184,9 @@ def dual_hybrid(lwe, model):
     return min(attack(*choice) for choice in choices)
 
 
-# The parameter sets (round-protocol.md). Widths: 4.5 and 4.5 sqrt 2, halved by hint-RLWE with two honest silos.
-SETS = {
-    "small": Lwe(4096, 93, 4.5 / 2, 4.5 * sqrt(2) / 2),
-    "default": Lwe(8192, 186, 4.5 / 2, 4.5 * sqrt(2) / 2),
-    "large": Lwe(16384, 403, 4.5 / 2, 4.5 * sqrt(2) / 2),
-}
+# hint-RLWE: one opened sum with two honest silos in it leaves keys and noise half as wide as they are (ADR 4).
+WIDTH = sqrt(VARIANCE) / 2
+SETS = {name: Lwe(degree, WORD_BITS * PRIME_COUNTS[degree], WIDTH, WIDTH) for name, degree in DEGREES.items()}
 
 
 def rows() -> Iterator[str]:

@@ -22,10 +22,9 @@ import numpy as np
 
 from privacy.ckks import ring_kernels as kernels
 from privacy.ckks.ring_kernels import SmallIntegers, Words
-from privacy.ckks.ring_tables import WORD_BITS, is_prime, ntt_primes, pair_inverses, root_tables
+from privacy.ckks.ring_tables import PRIME_COUNTS, WORD_BITS, is_prime, ntt_primes, pair_inverses, root_tables
 from privacy.errors import InternalError
 
-PRIME_COUNTS = {4096: 3, 8192: 6, 16384: 13}  # by degree: the sets of the suite
 SMALL_LIMIT = 1 << (WORD_BITS - 1)  # magnitudes below this lift to residues of every prime
 _DEGREES = [1 << log for log in range(4, 16)]
 

@@ -6,6 +6,7 @@ import numpy.typing as npt
 from privacy.errors import InternalError
 
 WORD_BITS = 31  # of a residue: primes lie between 2^30 and 2^31
+PRIME_COUNTS = {4096: 3, 8192: 6, 16384: 13}  # by degree: the sets of the suite
 _BASES = (2, 3, 5, 7)  # decide every number below 3,215,031,751 (Jaeschke, Math. Comp. 61, 1993)
 
 

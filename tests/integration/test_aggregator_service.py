@@ -64,10 +64,10 @@ def test_a_whole_job(cast: Cast, tmp_path: Path) -> None:
         updates = {name: cast.update_of(name, number) for name in NAMES}
         for silo in cast.all:
             silo.submit(updates[silo.name], number)
+        cast.fingerprint(number)
         seeds, residues = cast.all[0].sum(number)
         assert seeds == {name: update.seeds for name, update in updates.items()}
         assert residues == added(updates.values(), cast.plan.values)
-        cast.fingerprint(number)
         for silo in cast.all:
             silo.consent(number)
         for silo in cast.all:
@@ -246,6 +246,7 @@ def test_a_malformed_update_costs_the_round_nothing_but_its_silo(cast: Cast) -> 
     for name, each in good.items():
         cast.silos[name].submit(each)
     bad.withdraw()
+    cast.fingerprint()
     seeds, residues = cast.silos["silo-b"].sum()
     assert seeds.keys() == {"silo-b", "silo-c"}
     assert residues == added(good.values(), cast.plan.values)
@@ -461,6 +462,7 @@ def test_the_committed_root_is_that_of_the_sum_which_is_served(cast: Cast) -> No
     collect(cast)
     for silo in cast.all:
         silo.submit(cast.update_of(silo.name))
+    cast.fingerprint()
     found = cast.all[0].round()
     _, residues = cast.all[0].sum()
     layout = Layout(cast.plan.values)

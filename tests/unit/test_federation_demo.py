@@ -52,7 +52,7 @@ def test_the_table_has_every_hospital_and_every_baseline():
 def test_the_sentences_say_what_collusion_would_read_and_what_a_lying_aggregator_gets():
     text = "\n".join(sentences(found()))
     assert "EVERY update" in text
-    assert "is found before anything is opened" in text
+    assert "A lying aggregator is found before anything is opened." in text
     assert text.count("verified offline") == 4
     assert "1.987 of 3 spent" in text
 

@@ -197,7 +197,7 @@ class FederationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def FetchSum(self, request, context):
-        """Step 2: the sum the aggregator committed to, and what the suite needs to open it.
+        """Step 5: the committed sum and what the suite needs to open it, once nothing can replace the commit any more.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

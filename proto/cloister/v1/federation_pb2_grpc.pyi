@@ -54,7 +54,7 @@ class FederationServiceStub:
     SendFingerprint: _grpc.UnaryUnaryMultiCallable[_federation_pb2.SendFingerprintRequest, _federation_pb2.SendFingerprintResponse]
     """Step 3. Asked again, by another commit, of those who are left when others did not answer."""
     FetchSum: _grpc.UnaryStreamMultiCallable[_federation_pb2.FetchSumRequest, _federation_pb2.FetchSumResponse]
-    """Step 2: the sum the aggregator committed to, and what the suite needs to open it."""
+    """Step 5: the committed sum and what the suite needs to open it, once nothing can replace the commit any more."""
     ConsentRound: _grpc.UnaryUnaryMultiCallable[_federation_pb2.ConsentRoundRequest, _federation_pb2.ConsentRoundResponse]
     """Step 5."""
     ReportApplied: _grpc.UnaryUnaryMultiCallable[_federation_pb2.ReportAppliedRequest, _federation_pb2.ReportAppliedResponse]
@@ -88,7 +88,7 @@ class FederationServiceAsyncStub(FederationServiceStub):
     SendFingerprint: _aio.UnaryUnaryMultiCallable[_federation_pb2.SendFingerprintRequest, _federation_pb2.SendFingerprintResponse]  # type: ignore[assignment]
     """Step 3. Asked again, by another commit, of those who are left when others did not answer."""
     FetchSum: _aio.UnaryStreamMultiCallable[_federation_pb2.FetchSumRequest, _federation_pb2.FetchSumResponse]  # type: ignore[assignment]
-    """Step 2: the sum the aggregator committed to, and what the suite needs to open it."""
+    """Step 5: the committed sum and what the suite needs to open it, once nothing can replace the commit any more."""
     ConsentRound: _aio.UnaryUnaryMultiCallable[_federation_pb2.ConsentRoundRequest, _federation_pb2.ConsentRoundResponse]  # type: ignore[assignment]
     """Step 5."""
     ReportApplied: _aio.UnaryUnaryMultiCallable[_federation_pb2.ReportAppliedRequest, _federation_pb2.ReportAppliedResponse]  # type: ignore[assignment]
@@ -191,7 +191,7 @@ class FederationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _federation_pb2.FetchSumRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_federation_pb2.FetchSumResponse], _abc.AsyncIterator[_federation_pb2.FetchSumResponse]]:
-        """Step 2: the sum the aggregator committed to, and what the suite needs to open it."""
+        """Step 5: the committed sum and what the suite needs to open it, once nothing can replace the commit any more."""
 
     @_abc_1.abstractmethod
     def ConsentRound(

@@ -216,7 +216,6 @@ class RoundRunner:
         """What to answer to a commit; None if it was answered, or leaves this silo out."""
         try:
             checked = self._check(number, state, state.ctx).commit(view)
-            evidence.require_later(state, checked)
         except Rejected as error:
             return self._rejected(number, error)
         answered = isinstance(state, Fingerprinted) and state.commit == checked.digest

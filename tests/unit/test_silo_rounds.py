@@ -434,8 +434,18 @@ def test_it_answers_another_commit_that_leaves_out_the_silent(silo):
 def test_two_commits_with_one_number_are_refused(silo):
     answered(silo, members=("east", "north"))
     assert silo.state == "Refused"
-    assert "another one with the number 1" in silo.runner.state(1).why
+    assert "another one, with the number 1, than number 1" in silo.runner.state(1).why
     assert len(silo.port.fingerprints) == 1
+
+
+@pytest.mark.parametrize("certified", [False, True])
+def test_an_earlier_commit_than_it_answered_is_refused_also_when_its_fingerprints_are_there(silo, certified):
+    answered(silo, members=("east", "north"), attempt=2)
+    silo.port.make_commit(members=("north", "west"), ask=False)
+    silo.port.show_fingerprints()
+    if certified:
+        silo.port.certify("north", "west")
+    refused(silo, "another one, with the number 1, than number 2")
 
 
 def test_having_answered_it_is_not_left_out(silo):

@@ -98,8 +98,8 @@ class CommitCheck:
         if isinstance(state, Fingerprinted) and checked.digest != state.commit and attempt <= state.attempt:
             raise ProtocolError(
                 f"commit of round {checked.commit.round}",
-                f"is another one, with the number {attempt}, than number {state.attempt}, which this silo answered before",
-                "Nothing was signed; keep both as evidence.",
+                f"has number {attempt}, and this silo answered another one with number {state.attempt}",
+                "Nothing was consented to or opened; this silo's stored fingerprint names the other.",
                 sender=checked.commit.aggregator,
                 step="commit",
             )

@@ -392,6 +392,15 @@ def test_a_fingerprint_under_a_replaced_commit_is_refused(running: Office) -> No
         running.desk.fingerprint("a", old)
 
 
+def test_nothing_is_read_for_a_fingerprint_under_another_commit(running: Office) -> None:
+    running.join_round(*NAMES)
+    running.submit(*NAMES)
+    for path in running.runner.blobs.round(running.job, 1).glob("*.residues"):
+        path.unlink()
+    with pytest.raises(ProtocolError, match="is under another commit of round 1"):
+        running.desk.fingerprint("a", running.cohort.fingerprint("a", b"x" * 32, ctx=running.ctx()))
+
+
 def test_blobs_of_a_closed_job_go_after_a_while(running: Office) -> None:
     running.join_round(*NAMES)
     running.submit(*NAMES)

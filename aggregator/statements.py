@@ -133,7 +133,7 @@ class StatementDesk:
             )  # fmt: skip
 
     def _expected(self, live: LiveJob, said: Fingerprint) -> tuple[Value, int]:
-        """The fingerprint of what this silo sent, and the processor time it took. Nothing is read for a wrong commit."""
+        """The fingerprint of what this silo sent (not read for another commit), and the processor time it took."""
         started = time.thread_time_ns()
         with self._runner.store.reading() as tx:
             row = announced_row(tx, live, said.round)

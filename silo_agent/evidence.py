@@ -98,7 +98,7 @@ class CommitCheck:
         if isinstance(state, Fingerprinted) and checked.digest != state.commit and attempt <= state.attempt:
             raise ProtocolError(
                 f"commit of round {checked.commit.round}",
-                f"has number {attempt} and comes after another, number {state.attempt}, which this silo answered before",
+                f"has number {attempt}, after another, number {state.attempt}, which this silo answered before",
                 "Nothing was consented to or opened; this silo's stored fingerprint names the other.",
                 sender=checked.commit.aggregator,
                 step="commit",

@@ -434,7 +434,7 @@ def test_it_answers_another_commit_that_leaves_out_the_silent(silo):
 def test_two_commits_with_one_number_are_refused(silo):
     answered(silo, members=("east", "north"))
     assert silo.state == "Refused"
-    assert "has number 1 and comes after another, number 1" in silo.runner.state(1).why
+    assert "has number 1, after another, number 1" in silo.runner.state(1).why
     assert len(silo.port.fingerprints) == 1
 
 
@@ -445,7 +445,7 @@ def test_an_earlier_commit_than_it_answered_is_refused_also_when_its_fingerprint
     silo.port.show_fingerprints()
     if certified:
         silo.port.certify("north", "west")
-    refused(silo, "has number 1 and comes after another, number 2")
+    refused(silo, "has number 1, after another, number 2")
 
 
 def test_having_answered_it_is_not_left_out(silo):

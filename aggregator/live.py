@@ -259,7 +259,7 @@ class Turn:
             self._afterwards.append(lambda: replaced.unlink(missing_ok=True))
         if not self.tx.once(job, number, Kind.COMMIT, plan.aggregator.name, commit, self.now):
             raise InternalError(f"round {number}", "was committed before", "Report this; nothing was changed.")
-        self.tx.set_round(job, number, aggregation_ns=running_sum.spent_ns)
+        self.tx.add_aggregation(job, number, running_sum.spent_ns)
         self._running_sum = None  # it is on disk
 
     def _report(self, event: RoundPublished | RoundAborted | RoundBroken) -> None:

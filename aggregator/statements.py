@@ -133,17 +133,16 @@ class StatementDesk:
             )  # fmt: skip
 
     def _expected(self, live: LiveJob, said: Fingerprint) -> tuple[Value, int]:
-        """The fingerprint of what this silo sent, and the processor time it took."""
+        """The fingerprint of what this silo sent (not read for another commit), and the processor time it took."""
         started = time.thread_time_ns()
         with self._runner.store.reading() as tx:
-            row, header = (
-                announced_row(tx, live, said.round),
-                tx.statement(live.job, said.round, Kind.HEADER, said.silo),
-            )
+            row = announced_row(tx, live, said.round)
+            header, committed = tx.statement(live.job, said.round, Kind.HEADER, said.silo), _committed(tx, said)
         require_round(context_of(live.job, row), said)
         if header is None or row.phase is not RoundPhase.FINGERPRINTING:
             why = f"it is {row.phase.name} and takes no fingerprint of {said.silo}"
             raise ProtocolError(f"round {said.round}", why, "Ask for the round (GetRound).", sender=said.silo)
+        require_commit(committed, said)
         residues, _ = update_paths(self._runner.blobs.round(live.job, said.round), said.silo, header)
         value = fingerprint_of(Layout(live.plan.values), bytes.fromhex(said.commit), read_chunks(residues))
         return value, time.thread_time_ns() - started

@@ -86,7 +86,7 @@ class _Adapters:
         if done > self._told:
             self._told = done
             longest = max(silo.timings()[done - 1]["round_s"] for silo in self._federation.silos)
-            self._note(f"round {done} done: {longest:.2f} s")
+            self._note(f"round {done} done: {longest:.2f} s of work at the slowest silo")
 
     def of(self, number: int) -> npt.NDArray[np.float32]:
         """The global adapter after a round; zeros before the first."""

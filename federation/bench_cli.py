@@ -30,11 +30,12 @@ def aggregation(
 ) -> None:
     """Seal, send, add, check and open, without training: what the machinery costs."""
     from federation.bench import bench_aggregation
+    from federation.bench_view import aggregation_table
     from runtime.console import emit
 
     with tempfile.TemporaryDirectory(prefix="cloister-bench-") as scratch:
         found = bench_aggregation(values, silos, suite, rounds, bits, folder or Path(scratch) / "bench", _note)
-    emit(found, as_json=as_json)
+    emit(found, as_json=as_json, text=aggregation_table(found))
 
 
 @app.command()
@@ -43,7 +44,9 @@ def heart(
     as_json: Json = False,
 ) -> None:
     """The demo's model at four hospitals under differential privacy, over several seeds, beside its baselines."""
+    from federation.bench_view import heart_table
     from federation.heart.bench import bench_heart
     from runtime.console import emit
 
-    emit(bench_heart(seeds, _note), as_json=as_json)
+    found = bench_heart(seeds, _note)
+    emit(found, as_json=as_json, text=heart_table(found))

@@ -10,7 +10,7 @@ cap" would not be valid with the same delta, since which order that is depends o
 (docs/explanation/accounting.md).
 
 An approval is a grant: a job may have so many charged rounds of one cost, and no other rounds. So "at most" in what a
-steward is told before approving holds whatever aggregator and coordinator do.
+steward is told before approving holds whatever aggregator and coordinator do. A refusal takes it back.
 
 A state is a value: every function returns the next one or raises and changes nothing. Who stores it does so durably
 before acting on it. A reservation that is never committed or refunded stays: a crash counts as spent.
@@ -260,16 +260,26 @@ def noise_multiplier_that_fits(state: BudgetState, dp: DpSgd, rounds: int) -> fl
 
 
 def grant(state: BudgetState, job: str, vector: Vector, rounds: int) -> BudgetState:
-    """Approve a job (its plan digest in hex) for so many charged rounds of this vector, and for nothing else, ever.
+    """Approve a job (its plan digest in hex) for so many charged rounds of this vector, and for nothing else.
 
-    Raises BudgetRefusal if not all of them fit, Refused if the job was approved before.
+    Raises BudgetRefusal if not all of them fit, Refused if the job is approved already.
     """
     if job in state.grants:
-        raise Refused(f"job {job[:12]}", "was approved before", "An approval stands as it was given.")
+        raise Refused(f"job {job[:12]}", "is approved already", "An approval stands as it was given.")
     forecast = what_if(state, vector, rounds)
     if not forecast.fits:
         raise _refusal(state, f"{rounds} rounds", forecast, "")
     return replace(state, grants={**state.grants, job: Grant(vector, rounds)})
+
+
+def withdraw(state: BudgetState, job: str) -> BudgetState:
+    """Take a job's approval back, if it has one: no round is reserved for it any more, unless it is approved anew.
+
+    What is reserved stays so until it is charged or refunded.
+    """
+    if job not in state.grants:
+        return state
+    return replace(state, grants={other: grant_ for other, grant_ in state.grants.items() if other != job})
 
 
 def reserve(state: BudgetState, key: RoundKey, vector: Vector) -> BudgetState:
@@ -313,9 +323,11 @@ def commit(state: BudgetState, key: RoundKey, executed: Vector) -> BudgetState:
             f"more ran in {key} than was reserved for it",
             "Stop the agent and report this; the reservation stands as spent.",
         )
-    granted = state.grants[key.job]
-    grants = {**state.grants, key.job: replace(granted, committed=granted.committed + 1)}
-    return replace(_without(state, key), committed=add(state.committed, executed), grants=grants)
+    charged = replace(_without(state, key), committed=add(state.committed, executed))
+    granted = state.grants.get(key.job)
+    if granted is None:  # withdrawn while the round was under way
+        return charged
+    return replace(charged, grants={**state.grants, key.job: replace(granted, committed=granted.committed + 1)})
 
 
 def refund(state: BudgetState, key: RoundKey) -> BudgetState:
@@ -327,7 +339,7 @@ def refund(state: BudgetState, key: RoundKey) -> BudgetState:
 def _check_granted(state: BudgetState, job: str, vector: Vector) -> None:
     granted, what = state.grants.get(job), f"budget of {state.policy.population}"
     if granted is None or granted.vector != vector:
-        why = "was not approved" if granted is None else "was approved for rounds of another cost"
+        why = "is not approved" if granted is None else "was approved for rounds of another cost"
         raise BudgetRefusal("not-approved", what, f"job {job[:12]} {why}", "A steward decides: `cloister silo jobs`.")
     if state.rounds_left(job) <= 0:
         raise BudgetRefusal(

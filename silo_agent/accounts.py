@@ -3,11 +3,11 @@
 import json
 from collections.abc import Callable
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, delete, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from privacy.accounting import Vector
-from privacy.budget import BudgetPolicy, BudgetState, Grant, RoundKey, first_budget
+from privacy.budget import BudgetPolicy, BudgetState, Grant, RoundKey, first_budget, withdraw
 from privacy.errors import ConfigError
 from silo_agent.tables import budgets, grants, reservations
 
@@ -86,7 +86,15 @@ def change_budget(connection: Connection, population: str, change: Callable[[Bud
     for job, granted in after.grants.items():
         if before.grants.get(job) != granted:
             _put_grant(connection, population, job, granted)
+    for job in before.grants.keys() - after.grants.keys():
+        connection.execute(delete(grants).where(grants.c.population == population, grants.c.job == job))
     return after
+
+
+def withdraw_job(connection: Connection, job: str) -> None:
+    """Take back what any population granted to a job (its plan digest in hex)."""
+    for population in connection.execute(select(grants.c.population).where(grants.c.job == job)).scalars().all():
+        change_budget(connection, population, lambda budget: withdraw(budget, job))
 
 
 def _put_grant(connection: Connection, population: str, job: str, granted: Grant) -> None:

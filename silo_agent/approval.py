@@ -20,7 +20,7 @@ from privacy.plan import Classification, JobPlan
 from privacy.roll import JobRefusal
 from runtime.models import check_weights, resolve_model
 from silo_agent import entries
-from silo_agent.accounts import change_budget, find_budget, require_budget
+from silo_agent.accounts import change_budget, find_budget, require_budget, withdraw_job
 from silo_agent.admission import check_budget, check_pins, check_plan, check_price, check_rounds
 from silo_agent.entries import NOTHING_SAID, Author, Charged, References
 from silo_agent.home import Home
@@ -195,6 +195,7 @@ def refuse(
     with home.store.writing() as tx:
         set_job_state(tx.connection, job, JobState.REFUSED, by.now, why, expected=expected, decided_by=by.actor)
         say(tx.connection, 0, JobRefusal(plan=job.hex(), silo=home.name, reason=reason), home.identity.sign)
+        withdraw_job(tx.connection, job.hex())
         if reason != "budget":
             decision: entries.Decision = "steward" if reason == "steward" else "preflight"
             tx.record(entries.refuse_entry(by, plan, decision, _code(error)))

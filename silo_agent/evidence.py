@@ -88,8 +88,21 @@ class CommitCheck:
             )
         member = self.membership
         checked = check_commit(member.plan, self.ctx, member.key_commitment, view.commit, view.headers)
+        self._require_later(checked)
         self._require_own(checked)
         return checked
+
+    def _require_later(self, checked: CheckedCommit) -> None:
+        """Another commit than the one this silo answered must come after it: or the aggregator equivocates."""
+        state, attempt = self.state, checked.commit.attempt
+        if isinstance(state, Fingerprinted) and checked.digest != state.commit and attempt <= state.attempt:
+            raise ProtocolError(
+                f"commit of round {checked.commit.round}",
+                f"has number {attempt}, after another, number {state.attempt}, which this silo answered before",
+                "Nothing was consented to or opened; this silo's stored fingerprint names the other.",
+                sender=checked.commit.aggregator,
+                step="commit",
+            )
 
     def _require_own(self, checked: CheckedCommit) -> None:
         """In the sum exactly once if it was submitted; never with a header that this silo did not sign."""
@@ -114,17 +127,6 @@ class CommitCheck:
             case Fingerprinted(attempt=answered, accepted=accepted):
                 return attempt == answered or (accepted and attempt == answered + 1)
         return False
-
-
-def require_later(state: State, checked: CheckedCommit) -> None:
-    """Another commit than the one this silo answered must come after it: or it equivocates. Raises Rejected."""
-    if isinstance(state, Fingerprinted) and checked.digest != state.commit and checked.commit.attempt <= state.attempt:
-        raise Rejected(
-            f"commit of round {checked.commit.round}",
-            f"is another one with the number {checked.commit.attempt} than this silo answered before",
-            "Nothing was signed; keep both as evidence.",
-            sender=checked.commit.aggregator,
-        )
 
 
 def check_joins(membership: Membership, ctx: RoundContext, joins: Iterable[Signed]) -> None:

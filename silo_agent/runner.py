@@ -186,6 +186,8 @@ class RoundRunner:
             case Joined(ctx=ctx) if view.phase is RoundPhase.COLLECTING:
                 evidence.check_joins(self._member, ctx, view.joins)
                 found = self._work.prepare() or CollectingOpened()
+            case Sealed() if self._log.said(number, kind_of(UpdateHeader)) in view.headers:
+                found = UpdateAccepted()  # only the reply was lost
             case Joined() | Sealed() if over:
                 found = CollectingClosed()
             case Submitted() | Fingerprinted() | Withdrawn() | Consented() if certified:
@@ -214,7 +216,6 @@ class RoundRunner:
         """What to answer to a commit; None if it was answered, or leaves this silo out."""
         try:
             checked = self._check(number, state, state.ctx).commit(view)
-            evidence.require_later(state, checked)
         except Rejected as error:
             return self._rejected(number, error)
         answered = isinstance(state, Fingerprinted) and state.commit == checked.digest
@@ -354,6 +355,8 @@ class RoundRunner:
         try:
             self._port.submit_update(header, lambda: (outbox.seeds(job, number), outbox.residues(job, number, layout)))
         except ProtocolError as error:
+            if header in self._port.get_round(job, number).headers:
+                return UpdateAccepted()  # an earlier try had been taken when this one came too late
             LOG.warning("the update was not taken", round=number, exc_info=error)
             return UpdateRejected(f"{error.what}: {error.why}")
         self._timing(number).submit_s = time.monotonic() - started

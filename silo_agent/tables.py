@@ -106,7 +106,7 @@ budgets = Table(
     Column("committed", Text, nullable=False),
 )
 
-grants = Table(  # one approval of a job, ever
+grants = Table(  # what jobs are approved for; a refusal takes it back
     "grants",
     METADATA,
     Column("population", String(63), ForeignKey("budgets.population"), primary_key=True),

@@ -117,6 +117,7 @@ class PlayedAggregator:
         self.sum_seeds: dict[str, bytes] = {}
         self.job = silo.job_view()
         self.refuses: dict[str, CloisterError] = {}
+        self.on_submit: Callable[[], None] = lambda: None
         self.change_joins: Callable[..., tuple[Signed, ...]] = lambda *joins: joins
         self.lies: dict[int, RoundContext] = {}
 
@@ -155,6 +156,7 @@ class PlayedAggregator:
     def submit_update(self, header: Signed, parts: Any) -> None:
         seeds, residues = parts()
         self.updates.append((header, b"".join(seeds), tuple(residues)))
+        self.on_submit()
         self._called("submit_update")
 
     def send_fingerprint(self, fingerprint: Signed) -> None:

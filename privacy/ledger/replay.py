@@ -5,7 +5,7 @@ The agent rebuilds its budgets with this at start-up; the auditor replays the sa
 
 from collections.abc import Iterable, Mapping
 
-from privacy.budget import BudgetPolicy, BudgetState, RoundKey, commit, first_budget, grant, refund, reserve
+from privacy.budget import BudgetPolicy, BudgetState, RoundKey, commit, first_budget, grant, refund, reserve, withdraw
 from privacy.errors import InternalError
 from privacy.ledger.entry import (
     AnyEntry,
@@ -14,6 +14,7 @@ from privacy.ledger.entry import (
     JobApprovalEntry,
     PolicyEntry,
     RefundEntry,
+    RefuseEntry,
     ReserveEntry,
 )
 
@@ -42,6 +43,8 @@ def after(budgets: Budgets, entry: AnyEntry) -> Budgets:
         case JobApprovalEntry(population=str() as population, charge=Charge(rdp=vector)):
             state = of_population(budgets, population)
             return {**budgets, population: grant(state, entry.job, vector, entry.rounds)}
+        case RefuseEntry(job=job, round=None) if any(job in state.grants for state in budgets.values()):
+            return {population: withdraw(state, job) for population, state in budgets.items()}
         case ReserveEntry():
             state = reserve(of_population(budgets, entry.population), _unused(budgets, entry), entry.charge.rdp)
         case CommitEntry():

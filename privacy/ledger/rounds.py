@@ -28,15 +28,18 @@ class RoundBook:
         self._committed: dict[tuple[str, RoundKey], CommitEntry] = {}
         self._released: set[RoundKey] = set()
         self._charged_jobs: set[str] = set()
+        self._refused: dict[str, int] = {}  # jobs that were refused and not approved since, and by which entry
 
     def read(self, entry: AnyEntry, budgets: Budgets) -> None:
         """Check the entry against those before it; `budgets` are as before it. Raises VerificationError."""
         match entry:
             case JobApprovalEntry():
                 _check_approval(entry, budgets)
+                self._refused.pop(entry.job, None)
                 if entry.population is not None:
                     self._charged_jobs.add(entry.job)
             case ReserveEntry():
+                self._check_not_refused(entry)
                 _check_terms(entry, budgets)
                 self._reserved[entry.population, entry.key] = entry
             case CommitEntry():
@@ -46,8 +49,11 @@ class RoundBook:
             case ReleaseEntry():
                 self._check_release(entry)
                 self._released.add(entry.key)
-            case RefuseEntry(decision="budget"):
-                _check_refusal(entry, budgets)
+            case RefuseEntry():
+                if entry.decision == "budget":
+                    _check_refusal(entry, budgets)
+                if entry.round is None:
+                    self._refused[entry.job] = entry.sequence
             case _:
                 pass
 
@@ -60,6 +66,11 @@ class RoundBook:
                 _check_stated(balance, Balance.of(of_population(budgets, population)))
             case _:
                 pass
+
+    def _check_not_refused(self, entry: ReserveEntry) -> None:
+        if entry.job in self._refused:
+            why = f"job {entry.job[:12]} was refused by entry {self._refused[entry.job]}, and not approved since"
+            raise VerificationError("reserve", why, _NEXT)
 
     def _check_commit(self, entry: CommitEntry) -> None:
         reserved = self._reserved.get((entry.population, entry.key))

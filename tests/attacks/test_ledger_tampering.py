@@ -10,7 +10,7 @@ import sys
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from privacy.budget import BudgetPolicy, RoundKey, commit, first_budget, grant, reserve
+from privacy.budget import BudgetPolicy, RoundKey, commit, first_budget, grant, reserve, withdraw
 from privacy.canonical import canonical_json
 from privacy.ledger.entry import Asked, Balance, RefuseEntry
 from privacy.ledger.verify import LedgerFault, verify_log
@@ -172,6 +172,12 @@ def refusal(**changes: object) -> RefuseEntry:
     return RefuseEntry.model_validate({**by(), **said, **changes})
 
 
+def declined(**changes: object) -> RefuseEntry:
+    """A steward takes no part, or no more."""
+    said = {"decision": "steward", "reason": "declined", "round": None}
+    return refusal(**{**said, "population": None, "asked": None, "balance": None, **changes})
+
+
 LIE = charge().model_copy(update={"epsilon": 0.01})
 OTHER = "ef" * 32
 TIGHT = first_budget(None, BudgetPolicy("cardiology", 0.5, 1e-3, "patient"))  # two such rounds fit
@@ -254,7 +260,7 @@ LIES = {
             reserve_entry(0, TIGHTEST).model_copy(update={"job": OTHER}),
         ),
     ),
-    "a job that nobody approved": (1, "was not approved", lying(policy_entry(), reserve_entry(0, HELD))),
+    "a job that nobody approved": (1, "is not approved", lying(policy_entry(), reserve_entry(0, HELD))),
     "a round of more than was approved": (
         3,
         "was approved for rounds of another cost",
@@ -276,7 +282,7 @@ LIES = {
             reserve_entry(1, SPENT),
         ),
     ),
-    "a job approved twice": (2, "was approved before", approved(approval_entry(GRANTED))),
+    "a job approved twice": (2, "is approved already", approved(approval_entry(GRANTED))),
     "an approval that hides what it comes to": (
         1,
         "epsilon_after: 0.010000 is stated",
@@ -375,6 +381,11 @@ LIES = {
         "was released before",
         approved(reserve_entry(0, HELD), commit_entry(0, SPENT), release_entry(0), release_entry(0)),
     ),
+    "a round of a job that was refused": (
+        3,
+        "reserve: job abababababab was refused by entry 2, and not approved since",
+        approved(declined(), reserve_entry(0, HELD)),
+    ),
     "data passed off as a rehearsal": (
         2,
         "this job was approved for one",
@@ -408,6 +419,21 @@ def test_every_refusal_that_was_meant_verifies() -> None:
         refusal(job=OTHER, round=None, asked=Asked(rounds=10_000, charge=charge()), balance=balance),
     )
     assert log.verify().kinds["refuse"] == 5
+
+
+def test_a_refusal_ends_what_was_approved_and_not_what_was_reserved_or_is_approved_anew() -> None:
+    again = reserve(grant(withdraw(SPENT, JOB), JOB, charge().rdp, 2), RoundKey(JOB, 1), charge().rdp)
+    ended = commit(withdraw(HELD, JOB), RoundKey(JOB, 0), charge().rdp)
+    log = approved(
+        reserve_entry(0, HELD),
+        declined(round=0, decision="protocol", reason="bad-evidence"),  # of a round: the job goes on
+        declined(),
+        commit_entry(0, ended),
+        release_entry(0),
+        approval_entry(ended, 2),
+        reserve_entry(1, again),
+    )
+    assert log.verify().kinds["refuse"] == 2
 
 
 def test_a_clock_that_was_set_back_a_little_is_no_lie() -> None:

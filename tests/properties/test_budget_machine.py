@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from privacy.accounting import ORDERS, Gaussian, PoissonSampled, SelfComposed, rdp_vector
-from privacy.budget import BudgetPolicy, RoundKey, commit, first_budget, grant, refund, reserve, what_if
+from privacy.budget import BudgetPolicy, RoundKey, commit, first_budget, grant, refund, reserve, what_if, withdraw
 from privacy.errors import InternalError, Refused
 
 MECHANISMS = tuple(
@@ -37,6 +37,14 @@ class Budget(RuleBasedStateMachine):
             assert job in before.grants or not fits
         else:
             assert fits
+            self.reserved_of[job] = {key for key in before.reserved if key.job == job}
+
+    @rule(job=st.sampled_from(sorted(JOBS)))
+    def refusing(self, job: str) -> None:
+        before = self.state
+        self.state = withdraw(before, job)
+        assert self.state.total == before.total
+        assert self.state.reserved == before.reserved
 
     @rule(key=KEYS, vector=st.sampled_from(MECHANISMS))
     def reserving_anything(self, key: RoundKey, vector: tuple[float, ...]) -> None:

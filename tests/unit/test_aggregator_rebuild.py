@@ -355,6 +355,18 @@ def test_whose_fingerprint_does_not_come_is_left_out_of_a_second_commit(running:
     assert running.live.number == 2
 
 
+def test_a_second_commit_costs_what_it_costs_beside_the_first(running: Office) -> None:
+    running.join_round(*NAMES)
+    running.submit(*NAMES)
+    spent_ns = 10**15
+    with running.runner.turn(running.job) as turn:
+        turn.tx.add_aggregation(running.job, 1, spent_ns)
+    running.fingerprint("a", "c")
+    running.late()
+    with running.runner.store.reading() as tx:
+        assert tx.round(running.job, 1).aggregation_ns > spent_ns
+
+
 def test_whose_fingerprint_is_wrong_is_left_out_at_once(running: Office) -> None:
     running.join_round(*NAMES)
     running.submit(*NAMES)
@@ -390,6 +402,15 @@ def test_a_fingerprint_under_a_replaced_commit_is_refused(running: Office) -> No
     running.late()
     with pytest.raises(ProtocolError, match="is under another commit of round 1"):
         running.desk.fingerprint("a", old)
+
+
+def test_nothing_is_read_for_a_fingerprint_under_another_commit(running: Office) -> None:
+    running.join_round(*NAMES)
+    running.submit(*NAMES)
+    for path in running.runner.blobs.round(running.job, 1).glob("*.residues"):
+        path.unlink()
+    with pytest.raises(ProtocolError, match="is under another commit of round 1"):
+        running.desk.fingerprint("a", running.cohort.fingerprint("a", b"x" * 32, ctx=running.ctx()))
 
 
 def test_blobs_of_a_closed_job_go_after_a_while(running: Office) -> None:

@@ -20,6 +20,7 @@ from privacy.budget import (
     require_job,
     reserve,
     what_if,
+    withdraw,
 )
 from privacy.errors import ConfigError, InternalError, Refused
 from privacy.plan import DpSgd
@@ -207,9 +208,9 @@ def refused(code: str, state: BudgetState, of: RoundKey, vector: tuple[float, ..
 
 
 def test_no_round_without_an_approval(fresh: BudgetState) -> None:
-    assert "job abababababab was not approved" in refused("not-approved", fresh, key(0), sgd(3.5))
+    assert "job abababababab is not approved" in refused("not-approved", fresh, key(0), sgd(3.5))
     other = grant(fresh, "cd" * 32, sgd(3.5), 2)
-    assert "was not approved" in refused("not-approved", other, key(0), sgd(3.5))
+    assert "is not approved" in refused("not-approved", other, key(0), sgd(3.5))
     costly = grant(fresh, JOB, sgd(6.5), 2)
     assert "approved for rounds of another cost" in refused("not-approved", costly, key(0), sgd(3.5))
 
@@ -230,11 +231,25 @@ def test_a_job_has_the_rounds_it_was_approved_for_and_no_more_however_they_end(f
     assert what_if(state, vector, 1).fits, "the budget would have had room"
 
 
+def test_a_refusal_takes_an_approval_back_and_nothing_that_is_reserved(fresh: BudgetState) -> None:
+    vector = sgd(3.5)
+    held = reserve(grant(fresh, JOB, vector, 3), key(1), vector)
+    state = withdraw(held, JOB)
+    assert (state.reserved, state.rounds_left(JOB)) == (held.reserved, 0)
+    assert "job abababababab is not approved" in refused("not-approved", state, key(2), vector)
+    assert reserve(state, key(1), vector) is state, "a retry after a crash"
+    spent = commit(state, key(1), vector)
+    assert spent.charged_epsilon == held.charged_epsilon
+    assert withdraw(spent, JOB) is spent
+    refused("not-approved", refund(state, key(1)), key(2), vector)
+    assert grant(spent, JOB, vector, 2).rounds_left(JOB) == 2
+
+
 def test_an_approval_is_of_rounds_that_fit_and_given_once(fresh: BudgetState) -> None:
     with pytest.raises(BudgetRefusal, match="20 rounds would bring epsilon"):
         grant(fresh, JOB, sgd(2.0), 20)
     state = grant(fresh, JOB, sgd(3.5), 2)
-    with pytest.raises(Refused, match="was approved before"):
+    with pytest.raises(Refused, match="is approved already"):
         grant(state, JOB, sgd(3.5), 5)
 
 

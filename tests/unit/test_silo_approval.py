@@ -42,6 +42,15 @@ def test_an_approval_grants_rounds_and_says_where_they_lead(silo):
     silo.home.store.check()
 
 
+def test_a_refusal_after_an_approval_takes_the_rounds_back(silo):
+    approval.approve(silo.home, silo.plan, "visits", STEWARD)
+    approval.refuse(silo.home, silo.plan, "steward", None, STEWARD)
+    assert silo.budget.grants == {}
+    assert (silo.kinds[-2:], silo.entries[-1].round) == (["job-approval", "refuse"], None)
+    silo.home.store.check()
+    silo.verify()
+
+
 def test_rounds_for_failures_must_fit_too(silo):
     with pytest.raises(BudgetRefusal, match="3 rounds would bring epsilon"):
         approval.approve(silo.home, silo.plan, "visits", STEWARD, Terms(extra_rounds=1))

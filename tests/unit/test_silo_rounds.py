@@ -136,7 +136,7 @@ def test_a_round_that_was_refunded_is_not_one_of_those_approved(charged):
 
 def test_a_job_that_nobody_approved_trains_nothing(tmp_path):
     silo = LoneSilo(tmp_path, charged=True, approved=False)
-    assert "was not approved" in denied(silo, 1, "not-approved")
+    assert "is not approved" in denied(silo, 1, "not-approved")
 
 
 @pytest.mark.parametrize(("column", "value", "reason"), [("unit", "patient", "unit"), ("delta", 1e-5, "delta")])
@@ -285,6 +285,31 @@ def test_a_resend_is_the_same_bytes(silo):
     assert silo.state == "Submitted"
 
 
+def test_an_update_whose_reply_was_lost_is_answered_for_when_the_collection_is_over(silo):
+    silo.advance()
+    silo.port.phase = RoundPhase.COLLECTING
+    silo.port.away = {"submit_update"}
+    with pytest.raises(Unavailable):
+        silo.advance()
+    silo.port.away = set()
+    silo.port.make_commit(ask=False)
+    silo.start()
+    silo.advance()
+    assert (silo.state, len(silo.port.updates), len(silo.port.fingerprints)) == ("Fingerprinted", 1, 1)
+    silo.port.show_fingerprints()
+    silo.advance()
+    assert silo.state == "Consented"
+
+
+def test_a_resend_that_comes_too_late_is_no_refusal_of_the_update_that_was_taken(silo):
+    silo.advance()
+    silo.port.phase = RoundPhase.COLLECTING
+    silo.port.refuses["submit_update"] = ProtocolError("round 1", "takes no update", "Ask for the round.")
+    silo.port.on_submit = lambda: silo.port.make_commit(ask=False)  # an earlier try counted, just now
+    silo.advance()
+    assert silo.state == "Fingerprinted"
+
+
 # -- lies ------------------------------------------------------------------------------------------------------------
 
 
@@ -409,8 +434,18 @@ def test_it_answers_another_commit_that_leaves_out_the_silent(silo):
 def test_two_commits_with_one_number_are_refused(silo):
     answered(silo, members=("east", "north"))
     assert silo.state == "Refused"
-    assert "another one with the number 1" in silo.runner.state(1).why
+    assert "has number 1, after another, number 1" in silo.runner.state(1).why
     assert len(silo.port.fingerprints) == 1
+
+
+@pytest.mark.parametrize("certified", [False, True])
+def test_an_earlier_commit_than_it_answered_is_refused_also_when_its_fingerprints_are_there(silo, certified):
+    answered(silo, members=("east", "north"), attempt=2)
+    silo.port.make_commit(members=("north", "west"), ask=False)
+    silo.port.show_fingerprints()
+    if certified:
+        silo.port.certify("north", "west")
+    refused(silo, "has number 1, after another, number 2")
 
 
 def test_having_answered_it_is_not_left_out(silo):

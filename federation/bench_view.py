@@ -1,0 +1,52 @@
+"""How the benchmarks' figures read to a person."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from runtime.console import table
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+VARIANTS = {
+    "adapters_and_head": "adapters and head, DP",
+    "head_only": "head alone, DP",
+    "without_privacy": "adapters and head, together, no DP",
+    "local_only": "adapters and head, each alone, no DP",
+}
+
+
+def aggregation_table(found: Mapping[str, Any]) -> "RenderableType":
+    """The figures of `bench aggregation`, each with its unit."""
+    rows = [
+        ("upload of one silo", f"{found['upload_bytes_per_value']:.3f} bytes a value"),
+        ("round to the grid", f"{found['quantise_ns_per_value']:.1f} ns a value"),
+        ("encode, encrypt, serialise", f"{found['protect_ns_per_value']:.1f} ns a value"),
+        ("aggregator: check and add", f"{found['aggregate_ns_per_value_per_silo']:.1f} ns a value and silo"),
+        ("open", f"{found['open_ns_per_value']:.1f} ns a value"),
+        ("whole rounds", ", ".join(f"{seconds:.2f}" for seconds in found["round_seconds"]) + " s"),
+        ("peak memory, aggregator", f"{found['aggregator_peak_rss_mb']:.0f} MB"),
+        ("peak memory, largest silo", f"{found['silo_peak_rss_mb']:.0f} MB"),
+        ("largest error of a mean", f"{found['max_abs_error'] / found['grid_step']:.2f} grid steps"),
+    ]
+    title = f"{found['suite']}: {found['values']} values, {found['silos']} silos, {found['rounds']} rounds"
+    return table(("what", "figure"), rows, title=title)
+
+
+def heart_table(found: Mapping[str, Any]) -> "RenderableType":
+    """Means and deviations over the seeds, of every variant on the same split."""
+    rows = []
+    for key, words in VARIANTS.items():
+        epsilon = found.get(f"{key}_epsilon")
+        rows.append(
+            (
+                words,
+                f"{found[key]['mean_accuracy']:.3f} ({found[key]['mean_accuracy_deviation']:.3f})",
+                f"{found[key]['pooled_auc']:.3f} ({found[key]['pooled_auc_deviation']:.3f})",
+                f"{max(epsilon.values()):.4f}" if epsilon else "-",
+            )
+        )
+    majority = found["majority"].values()
+    rows.append(("majority class of each hospital", f"{sum(majority) / len(majority):.3f}", "-", "-"))
+    title = f"Held-out records of four hospitals, {found['seeds']} seeds: mean (deviation)"
+    return table(("variant", "mean accuracy", "pooled AUC", "epsilon"), rows, title=title)

@@ -8,11 +8,14 @@ from cloister.wire import MAX_CHUNK_BYTES, Job, MemberSeeds, Notice, Round, Roun
 from aggregator.accumulate import read_chunks, update_paths
 from aggregator.live import LiveJob
 from aggregator.rebuild import job_phase, round_phase
+from aggregator.round_states import Fingerprinting
 from aggregator.runner import Runner
 from aggregator.store import JobRow, Kind, RoundRow, Transaction
 from privacy.errors import InternalError, ProtocolError, Refused
 from privacy.statement import Signed, read
 from privacy.transcript import RoundCommit
+
+Standing = tuple[Notice, int]  # where a job stands, and which attempt at the sum of its round is being fingerprinted
 
 
 class ReadingDesk:
@@ -21,15 +24,18 @@ class ReadingDesk:
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
 
-    def notices(self, silo: str, sent: dict[bytes, Notice]) -> tuple[Notice, ...]:
-        """Notices of the silo's jobs that differ from `sent`, which is brought up to date."""
+    def notices(self, silo: str, sent: dict[bytes, Standing]) -> tuple[Notice, ...]:
+        """Notices of the silo's jobs that stand otherwise than in `sent`, which is brought up to date.
+
+        A second commit is told by the same notice again: its members have to answer once more.
+        """
         fresh = []
         for live in self._runner.all_jobs():
             if silo in live.plan.identity_keys and not live.forgotten:
-                notice = notice_of(live)
-                if sent.get(live.job) != notice:
-                    sent[live.job] = notice
-                    fresh.append(notice)
+                standing = notice_of(live), live.round.attempt if isinstance(live.round, Fingerprinting) else 0
+                if sent.get(live.job) != standing:
+                    sent[live.job] = standing
+                    fresh.append(standing[0])
         return tuple(fresh)
 
     def job(self, silo: str, job: bytes) -> Job:

@@ -44,6 +44,7 @@ from silo_agent.jobs import (
     add_job,
     find_job,
     forget_undecided,
+    require_job_record,
     set_job_state,
 )
 from silo_agent.leftovers import forget
@@ -86,7 +87,7 @@ class Participation:
         self._port = port
         self._job = job
         self._board = board.of_job(job)
-        self._shown: JobState | None = None
+        self._shown: tuple[JobState, str] | None = None
         self._in_trouble = False
         self._clock = clock
         self._interrupted = interrupted
@@ -266,7 +267,8 @@ class Participation:
 
     def _accept_in(self, connection: Connection, roll: Roll, deal: Signed, key_commitment: bytes) -> None:
         accept_roll(connection, self._job, roll.joins, deal, key_commitment)
-        set_job_state(connection, self._job, JobState.READY, self._clock(), expected={JobState.JOINED})
+        why = require_job_record(connection, self._job).why  # a steward may have refused further rounds
+        set_job_state(connection, self._job, JobState.READY, self._clock(), why, expected={JobState.JOINED})
 
     def _leave(self, record: JobRecord, why: str) -> None:
         self._settle(record)
@@ -365,8 +367,8 @@ class Participation:
     def _show(self, record: JobRecord) -> None:
         charged = self._preparation.charged(record)
         changes: dict[str, object] = {"job_name": record.name, "rounds": record.plan.rounds}
-        if record.state is not self._shown:  # what was waited for before is over
-            self._shown, changes["message"] = record.state, record.why
+        if (record.state, record.why) != self._shown:  # what was waited for before is over
+            self._shown, changes["message"] = (record.state, record.why), record.why
         if charged is not None:
             with self._home.store.reading() as connection:
                 budget = find_budget(connection, charged.population)

@@ -6,6 +6,7 @@ from pathlib import Path
 from cloister.wire import MAX_CHUNK_BYTES, Job, MemberSeeds, Notice, Round, RoundPhase, SumPart
 
 from aggregator.accumulate import read_chunks, update_paths
+from aggregator.job import Dealing
 from aggregator.live import LiveJob
 from aggregator.rebuild import job_phase, round_phase
 from aggregator.round_states import Fingerprinting
@@ -15,7 +16,7 @@ from privacy.errors import InternalError, ProtocolError, Refused
 from privacy.statement import Signed, read
 from privacy.transcript import RoundCommit
 
-Standing = tuple[Notice, int]  # where a job stands, and which attempt at the sum of its round is being fingerprinted
+Standing = tuple[Notice, tuple[str, ...], int]  # what is told of a job, whose deal it waits for, at which commit it is
 
 
 class ReadingDesk:
@@ -27,12 +28,12 @@ class ReadingDesk:
     def notices(self, silo: str, sent: dict[bytes, Standing]) -> tuple[Notice, ...]:
         """Notices of the silo's jobs that stand otherwise than in `sent`, which is brought up to date.
 
-        A second commit is told by the same notice again: its members have to answer once more.
+        A second commit, or a roll with another dealer, is told by the same notice again: silos have to act on it.
         """
         fresh = []
         for live in self._runner.all_jobs():
             if silo in live.plan.identity_keys and not live.forgotten:
-                standing = notice_of(live), live.round.attempt if isinstance(live.round, Fingerprinting) else 0
+                standing = _standing(live)
                 if sent.get(live.job) != standing:
                     sent[live.job] = standing
                     fresh.append(standing[0])
@@ -114,6 +115,11 @@ class ReadingDesk:
 def notice_of(live: LiveJob) -> Notice:
     """Where a job stands, for its silos."""
     return Notice(job=live.job, job_phase=job_phase(live.state), round=live.number, round_phase=round_phase(live.round))
+
+
+def _standing(live: LiveJob) -> Standing:
+    roll = live.state.roll.members if isinstance(live.state, Dealing) else ()
+    return notice_of(live), roll, live.round.attempt if isinstance(live.round, Fingerprinting) else 0
 
 
 def roster_job(runner: Runner, silo: str, job: bytes) -> LiveJob:

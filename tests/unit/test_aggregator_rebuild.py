@@ -285,6 +285,16 @@ def test_joining_and_dealing_deadlines(office: Office) -> None:
     assert isinstance(office.live.state, jobs.Stopped)
 
 
+def test_another_dealer_is_news_to_those_who_follow(office: Office) -> None:
+    reading, sent = ReadingDesk(office.runner), {}
+    office.join(*NAMES)
+    first = office.live.state.dealer
+    assert [notice.job_phase for notice in reading.notices("a", sent)] == [JobPhase.DEALING]
+    office.late()
+    assert office.live.state.dealer != first
+    assert [notice.job_phase for notice in reading.notices("a", sent)] == [JobPhase.DEALING]
+
+
 def test_a_refusal_and_too_few(office: Office) -> None:
     office.join("a")
     office.refuse("b")

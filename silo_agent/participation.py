@@ -29,6 +29,7 @@ from privacy.statement import Signed
 from silo_agent import approval, entries
 from silo_agent.accounts import all_budgets, find_budget, require_budget
 from silo_agent.admission import ForeignJobError, check_plan, check_price
+from silo_agent.asking import Asking
 from silo_agent.client import AggregatorPort
 from silo_agent.deal import dealt_mails, prepare_deal, take_deal
 from silo_agent.home import Home
@@ -89,6 +90,7 @@ class Participation:
         self._board = board.of_job(job)
         self._shown: tuple[JobState, str] | None = None
         self._in_trouble = False
+        self._asking = Asking(home, port, job)
         self._clock = clock
         self._interrupted = interrupted
         self._durably = durably
@@ -99,9 +101,9 @@ class Participation:
         """Go as far as possible now; returns where the job then stands here.
 
         Raises Unavailable while the aggregator is away, and whatever else stands in the way: nothing is half done, and
-        the next call takes it up again.
+        the next call takes it up again; but for Unanswered, which is about a job not worth a further one.
         """
-        view = self._port.get_job(self._job)
+        view = self._asking.look()
         before = None
         record = self._known(view)
         while record.state is not before:

@@ -6,13 +6,17 @@ from pathlib import Path
 from cloister.wire import MAX_CHUNK_BYTES, Job, MemberSeeds, Notice, Round, RoundPhase, SumPart
 
 from aggregator.accumulate import read_chunks, update_paths
+from aggregator.job import Dealing
 from aggregator.live import LiveJob
 from aggregator.rebuild import job_phase, round_phase
+from aggregator.round_states import Fingerprinting
 from aggregator.runner import Runner
 from aggregator.store import JobRow, Kind, RoundRow, Transaction
 from privacy.errors import InternalError, ProtocolError, Refused
 from privacy.statement import Signed, read
 from privacy.transcript import RoundCommit
+
+Standing = tuple[Notice, tuple[str, ...], int]  # what is told of a job, whose deal it waits for, at which commit it is
 
 
 class ReadingDesk:
@@ -21,15 +25,18 @@ class ReadingDesk:
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
 
-    def notices(self, silo: str, sent: dict[bytes, Notice]) -> tuple[Notice, ...]:
-        """Notices of the silo's jobs that differ from `sent`, which is brought up to date."""
+    def notices(self, silo: str, sent: dict[bytes, Standing]) -> tuple[Notice, ...]:
+        """Notices of the silo's jobs that stand otherwise than in `sent`, which is brought up to date.
+
+        A second commit, or a roll with another dealer, is told by the same notice again: silos have to act on it.
+        """
         fresh = []
         for live in self._runner.all_jobs():
             if silo in live.plan.identity_keys and not live.forgotten:
-                notice = notice_of(live)
-                if sent.get(live.job) != notice:
-                    sent[live.job] = notice
-                    fresh.append(notice)
+                standing = _standing(live)
+                if sent.get(live.job) != standing:
+                    sent[live.job] = standing
+                    fresh.append(standing[0])
         return tuple(fresh)
 
     def job(self, silo: str, job: bytes) -> Job:
@@ -108,6 +115,11 @@ class ReadingDesk:
 def notice_of(live: LiveJob) -> Notice:
     """Where a job stands, for its silos."""
     return Notice(job=live.job, job_phase=job_phase(live.state), round=live.number, round_phase=round_phase(live.round))
+
+
+def _standing(live: LiveJob) -> Standing:
+    roll = live.state.roll.members if isinstance(live.state, Dealing) else ()
+    return notice_of(live), roll, live.round.attempt if isinstance(live.round, Fingerprinting) else 0
 
 
 def roster_job(runner: Runner, silo: str, job: bytes) -> LiveJob:

@@ -9,7 +9,7 @@ from cloister.v1 import federation_pb2_grpc
 
 from aggregator.accumulate import Upload
 from aggregator.presence import Stream
-from aggregator.reading import ReadingDesk
+from aggregator.reading import ReadingDesk, Standing
 from aggregator.runner import Runner
 from aggregator.slots import UploadSlots
 from aggregator.statements import StatementDesk
@@ -51,7 +51,7 @@ class FederationService(federation_pb2_grpc.FederationServiceServicer):
     def Follow(self, request: Any, context: Context) -> Iterator[Any]:  # noqa: N802, ANN401 - grpc's names and types
         """Notices, for as long as the silo stays; the open stream is what "connected" means."""
         wire.FollowRequest.decode(request)
-        silo, sent = _silo(context), dict[bytes, wire.Notice]()
+        silo, sent = _silo(context), dict[bytes, Standing]()
         stream = Stream(silo, lambda: self._check_caller(context), context.cancel)
         self._runner.open_stream(stream)
         if not context.add_callback(lambda: self._runner.close_stream(stream)):

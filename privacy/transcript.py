@@ -2,7 +2,7 @@
 
 Step numbers are those of docs/reference/protocol.md. Every check raises ProtocolError naming the sender and the step;
 none returns False. The aggregator is a party like any other here: its commit is signed, so that two commits for one
-round are evidence.
+attempt at a round are evidence.
 """
 
 from collections.abc import Iterable, Sequence

@@ -39,7 +39,8 @@ def resolve_model(source: str, revision: str | None, folders: Mapping[str, Path]
     raise ConfigError(
         f"model {source!r}",
         "no folder on this machine is mapped to it, and it is not among the hub models that may be fetched",
-        f"Name its folder under [models.{json.dumps(source)}] in silo.toml, or list it in models_hub.allow.",
+        f"Name its folder under [models.{json.dumps(source)}] in silo.toml, or list it in models_hub.allow;"
+        " the agent reads silo.toml when it starts.",
     )
 
 

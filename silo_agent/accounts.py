@@ -91,10 +91,12 @@ def change_budget(connection: Connection, population: str, change: Callable[[Bud
     return after
 
 
-def withdraw_job(connection: Connection, job: str) -> None:
-    """Take back what any population granted to a job (its plan digest in hex)."""
-    for population in connection.execute(select(grants.c.population).where(grants.c.job == job)).scalars().all():
+def withdraw_job(connection: Connection, job: str) -> bool:
+    """Take back what any population granted to a job (its plan digest in hex); whether any did."""
+    populations = connection.execute(select(grants.c.population).where(grants.c.job == job)).scalars().all()
+    for population in populations:
         change_budget(connection, population, lambda budget: withdraw(budget, job))
+    return bool(populations)
 
 
 def _put_grant(connection: Connection, population: str, job: str, granted: Grant) -> None:

@@ -17,6 +17,7 @@ from cloister.wire import RoundPhase
 from certs.names import Role
 from privacy.errors import CloisterError, InternalError, Unavailable
 from silo_agent.admission import ForeignJobError
+from silo_agent.asking import Unanswered
 from silo_agent.client import AggregatorPort
 from silo_agent.entries import software
 from silo_agent.home import Home
@@ -36,13 +37,16 @@ MOST_REMEMBERED = 1024  # jobs that are over or not ours, which notices are not 
 
 
 class JobThread:
-    """Keeps one job going: advances it on every notice, on retry, and while it waits for its steward."""
+    """Keeps one job going: advances it on every notice, on retry, and while it waits for its steward.
+
+    `ended` is called when the thread ends by itself: with None if the job is over, else with what made it give up.
+    """
 
     def __init__(
         self,
         make: Callable[[Callable[[int], str | None]], Participation],
         name: str,
-        ended: Callable[[], None] = lambda: None,
+        ended: Callable[[Unanswered | None], None] = lambda _why: None,
     ) -> None:
         self._participation = make(self._interrupted)
         self._ended = ended
@@ -104,6 +108,11 @@ class JobThread:
                 self._participation.complain(error)
                 LOG.warning("job not ours", job=self._name[:12], exc_info=error)
                 break
+            except Unanswered as error:
+                self._participation.complain(error)
+                LOG.warning("job given up", job=self._name[:12], exc_info=error)
+                self._ended(error)
+                return
             except Unavailable as error:
                 failures += 1
                 LOG.info("aggregator away", job=self._name[:12], why=error.why)
@@ -117,7 +126,7 @@ class JobThread:
                 why = f"met a bug ({type(error).__name__})"
                 step = "It is tried again; report this, with the agent's log."
                 self._participation.complain(InternalError(f"job {self._name[:12]}", why, step))
-        self._ended()
+        self._ended(None)
 
     def _wait(self, failures: int) -> bool:
         """Until there is something to do; False when the thread shall end."""
@@ -230,10 +239,11 @@ class Agent:
             thread.wake(notice)
 
     def _take(self, job: bytes) -> JobThread:
-        def ended() -> None:
+        def ended(given_up: Unanswered | None) -> None:
             with self._taking_up:
                 del self._jobs[job]
-                self._over.append(job)
+                if given_up is None:
+                    self._over.append(job)
 
         thread = JobThread(lambda interrupted: self._participation(job, interrupted), job.hex(), ended)
         with self._taking_up:

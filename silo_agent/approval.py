@@ -24,7 +24,7 @@ from silo_agent.accounts import change_budget, find_budget, require_budget, with
 from silo_agent.admission import check_budget, check_pins, check_plan, check_price, check_rounds
 from silo_agent.entries import NOTHING_SAID, Author, Charged, References
 from silo_agent.home import Home
-from silo_agent.jobs import NOT_JOINED, WAITING, JobMoved, JobState, require_job_record, set_job_state
+from silo_agent.jobs import NOT_JOINED, TAKING_PART, WAITING, JobMoved, JobState, require_job_record, set_job_state
 from silo_agent.peers import trusted_peers
 from silo_agent.register import RegisteredDataset, require_dataset
 from silo_agent.statements import say
@@ -51,6 +51,7 @@ class Terms:
 
 
 PLAIN = Terms()
+WITHDRAWN = "refused by a steward after it was joined: no further round is trained here"
 
 
 @dataclass(frozen=True)
@@ -200,6 +201,26 @@ def refuse(
             decision: entries.Decision = "steward" if reason == "steward" else "preflight"
             tx.record(entries.refuse_entry(by, plan, decision, _code(error)))
             tx.ledger.checkpoint(home.identity.sign, by.now)
+
+
+def withdraw(home: Home, plan: JobPlan, by: Author) -> None:
+    """Train no further round of a job that was joined: on record, by taking its approval back.
+
+    A round that is reserved goes on to its end. The silo stays a member: it withdraws from every further round, so that
+    nobody waits for it, and checks and opens their sums. Raises Refused for a rehearsal, which has no approval to take
+    back, and for a job that this was done to before; JobMoved unless the job is joined and not over.
+    """
+    job, what = plan.digest(), f"job {plan.name!r}"
+    if plan.dp is None:
+        step = "To take no part stop the agent, or ask the coordinator to cancel the job."
+        raise Refused(what, "is a rehearsal and joined: it touches no data and spends no budget", step)
+    with home.store.writing() as tx:
+        state = require_job_record(tx.connection, job).state
+        set_job_state(tx.connection, job, state, by.now, WITHDRAWN, expected=TAKING_PART, decided_by=by.actor)
+        if not withdraw_job(tx.connection, job.hex()):
+            raise Refused(what, "trains no further round already", "What was spent stays spent.")
+        tx.record(entries.refuse_entry(by, plan, "steward", "declined"))
+        tx.ledger.checkpoint(home.identity.sign, by.now)
 
 
 def _code(error: CloisterError | None) -> NotBudget:

@@ -160,20 +160,26 @@ def approve(
 
 @app.command()
 def refuse(job: JobName, state: State = DEFAULT_STATE, as_json: Json = False) -> None:
-    """Take no part in a job. Before it was joined; a job that runs is left by stopping the agent."""
+    """Take no part in a job; in one that was joined, train no further round. What was spent stays spent."""
     from privacy.errors import Refused
     from runtime.console import emit
     from silo_agent.approval import refuse as refuse_job
-    from silo_agent.jobs import JobState, named_job
+    from silo_agent.approval import withdraw
+    from silo_agent.jobs import TAKING_PART, named_job
 
     home = _home(state)
     with home.store.reading() as connection:
         record = named_job(connection, job)
-    if record.state not in (JobState.SEEN, JobState.APPROVED):
-        raise Refused(f"job {record.name}", f"is {record.state}", "Only a job that was not joined yet can be refused.")
-    refuse_job(home, record.plan, "steward", None, _steward(home))
-    value = {"job": record.job.hex(), "name": record.name, "state": "refused"}
-    emit(value, as_json=as_json, text=f"{record.name} is refused")
+    if record.state.over:
+        raise Refused(f"job {record.name}", f"is {record.state}", "There is nothing left to refuse.")
+    if record.state in TAKING_PART:
+        withdraw(home, record.plan, _steward(home))
+        decided = "withdrawn"
+        text = f"no further round of {record.name} is trained here; one under way goes on to its end"
+    else:
+        refuse_job(home, record.plan, "steward", None, _steward(home))
+        decided, text = "refused", f"{record.name} is refused"
+    emit({"job": record.job.hex(), "name": record.name, "state": decided}, as_json=as_json, text=text)
 
 
 @app.command()

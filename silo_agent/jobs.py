@@ -40,6 +40,7 @@ class JobState(StrEnum):
 OPEN = frozenset(state for state in JobState if not state.over)
 WAITING = frozenset({JobState.SEEN})
 NOT_JOINED = frozenset({JobState.SEEN, JobState.APPROVED})
+TAKING_PART = frozenset({JobState.JOINED, JobState.READY})
 
 
 class JobMoved(Refused):

@@ -29,6 +29,7 @@ from privacy.statement import Signed
 from silo_agent import approval, entries
 from silo_agent.accounts import all_budgets, find_budget, require_budget
 from silo_agent.admission import ForeignJobError, check_plan, check_price
+from silo_agent.asking import Asking
 from silo_agent.client import AggregatorPort
 from silo_agent.deal import dealt_mails, prepare_deal, take_deal
 from silo_agent.home import Home
@@ -44,6 +45,7 @@ from silo_agent.jobs import (
     add_job,
     find_job,
     forget_undecided,
+    require_job_record,
     set_job_state,
 )
 from silo_agent.leftovers import forget
@@ -86,8 +88,9 @@ class Participation:
         self._port = port
         self._job = job
         self._board = board.of_job(job)
-        self._shown: JobState | None = None
+        self._shown: tuple[JobState, str] | None = None
         self._in_trouble = False
+        self._asking = Asking(home, port, job)
         self._clock = clock
         self._interrupted = interrupted
         self._durably = durably
@@ -98,9 +101,9 @@ class Participation:
         """Go as far as possible now; returns where the job then stands here.
 
         Raises Unavailable while the aggregator is away, and whatever else stands in the way: nothing is half done, and
-        the next call takes it up again.
+        the next call takes it up again; but for Unanswered, which is about a job not worth a further one.
         """
-        view = self._port.get_job(self._job)
+        view = self._asking.look()
         before = None
         record = self._known(view)
         while record.state is not before:
@@ -266,7 +269,8 @@ class Participation:
 
     def _accept_in(self, connection: Connection, roll: Roll, deal: Signed, key_commitment: bytes) -> None:
         accept_roll(connection, self._job, roll.joins, deal, key_commitment)
-        set_job_state(connection, self._job, JobState.READY, self._clock(), expected={JobState.JOINED})
+        why = require_job_record(connection, self._job).why  # a steward may have refused further rounds
+        set_job_state(connection, self._job, JobState.READY, self._clock(), why, expected={JobState.JOINED})
 
     def _leave(self, record: JobRecord, why: str) -> None:
         self._settle(record)
@@ -365,8 +369,8 @@ class Participation:
     def _show(self, record: JobRecord) -> None:
         charged = self._preparation.charged(record)
         changes: dict[str, object] = {"job_name": record.name, "rounds": record.plan.rounds}
-        if record.state is not self._shown:  # what was waited for before is over
-            self._shown, changes["message"] = record.state, record.why
+        if (record.state, record.why) != self._shown:  # what was waited for before is over
+            self._shown, changes["message"] = (record.state, record.why), record.why
         if charged is not None:
             with self._home.store.reading() as connection:
                 budget = find_budget(connection, charged.population)

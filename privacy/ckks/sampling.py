@@ -21,8 +21,6 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from privacy.ckks.compiled import kernel
 from privacy.errors import InternalError
 
-KEY_VARIANCE = Fraction(81, 4)  # sigma 4.5
-NOISE_VARIANCE = Fraction(81, 2)  # sigma 6.364 = 4.5 sqrt 2
 _DIGITS = 80  # of the decimals that thresholds are computed with; 2^128 has 39
 
 Thresholds = npt.NDArray[np.uint64]
@@ -106,9 +104,3 @@ def draw_gaussian(variance: Fraction, count: int, bits: SecureBits) -> npt.NDArr
     samples = np.empty(count, np.int32)
     _invert(high, low, signs, *gaussian_thresholds(variance), samples)
     return samples
-
-
-def warm_up() -> None:
-    """Compile the sampler or load it, and compute both tables, so that no round waits for it later."""
-    for variance in (KEY_VARIANCE, NOISE_VARIANCE):
-        draw_gaussian(variance, 1, SecureBits())

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import tenseal.sealapi as seal_api
 
+from privacy.ckks.multikey_params import VARIANCE
 from privacy.ckks.ring import Ring, ring_of
 from privacy.ckks.ring_tables import ntt_primes
-from privacy.ckks.sampling import KEY_VARIANCE, NOISE_VARIANCE, SecureBits, draw_gaussian
+from privacy.ckks.sampling import SecureBits, draw_gaussian
 from privacy.ckks.uniform import common_polynomial
 from tests.reference_ring import combine
 
@@ -82,7 +83,7 @@ def seal_two(message_bits):
     )
     total, keys, inside = np.zeros(RING.shape, np.uint32), np.zeros(DEGREE, np.int32), [0] * DEGREE
     for _ in range(2):
-        key, noise = (draw_gaussian(variance, DEGREE, bits) for variance in (KEY_VARIANCE, NOISE_VARIANCE))
+        key, noise = (draw_gaussian(VARIANCE, DEGREE, bits) for _ in range(2))
         message = [int.from_bytes(bits.take(10), "big") >> (80 - message_bits) for _ in range(DEGREE)]
         ciphertext = RING.mask(uniform, RING.multiplier(key), noise)
         RING.add(ciphertext, lift_integers([DELTA * m for m in message]))

@@ -3,7 +3,10 @@
 import subprocess
 import sys
 
-FORBIDDEN = ("torch", "opacus", "peft", "transformers", "tenseal", "privacy.dp", "privacy.ckks.group", "privacy.mail")
+FORBIDDEN = (
+    "torch", "opacus", "peft", "transformers", "tenseal", "privacy.dp", "privacy.mail",
+    "privacy.ckks.group", "privacy.ckks.multikey", "privacy.ckks.sampling", "privacy.ckks.shares",
+)  # fmt: skip
 PROGRAM = f"""
 import pkgutil, sys
 import aggregator

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from cloister.wire import JobPhase
+from cloister.wire import JobPhase, RoundPhase
 from sqlalchemy import text
 
 from aggregator import job as jobs
@@ -285,6 +285,16 @@ def test_joining_and_dealing_deadlines(office: Office) -> None:
     assert isinstance(office.live.state, jobs.Stopped)
 
 
+def test_another_dealer_is_news_to_those_who_follow(office: Office) -> None:
+    reading, sent = ReadingDesk(office.runner), {}
+    office.join(*NAMES)
+    first = office.live.state.dealer
+    assert [notice.job_phase for notice in reading.notices("a", sent)] == [JobPhase.DEALING]
+    office.late()
+    assert office.live.state.dealer != first
+    assert [notice.job_phase for notice in reading.notices("a", sent)] == [JobPhase.DEALING]
+
+
 def test_a_refusal_and_too_few(office: Office) -> None:
     office.join("a")
     office.refuse("b")
@@ -353,6 +363,19 @@ def test_whose_fingerprint_does_not_come_is_left_out_of_a_second_commit(running:
     for name in ("a", "b"):
         running.applied(name, b"1" * 32)
     assert running.live.number == 2
+
+
+def test_a_second_commit_is_news_to_those_who_follow(running: Office) -> None:
+    """Nothing else tells an agent that it has to answer once more: it looks at a job when it is told to."""
+    reading, sent = ReadingDesk(running.runner), {}
+    running.join_round(*NAMES)
+    running.submit(*NAMES)
+    running.fingerprint("a", "c")
+    assert [notice.round_phase for notice in reading.notices("a", sent)] == [RoundPhase.FINGERPRINTING]
+    assert reading.notices("a", sent) == ()
+    running.late()
+    assert [notice.round_phase for notice in reading.notices("a", sent)] == [RoundPhase.FINGERPRINTING]
+    assert reading.notices("a", sent) == ()
 
 
 def test_a_second_commit_costs_what_it_costs_beside_the_first(running: Office) -> None:

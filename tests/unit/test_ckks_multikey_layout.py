@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 
+from privacy.ckks.fingerprint import Challenge, Fingerprint, add_values
 from privacy.ckks.multikey_layout import CHUNK_LIMIT, MultikeyLayout, add_into, check_chunk, pack_block, sum_chunk
 from privacy.ckks.multikey_params import DEGREES, MultikeyParams
 from privacy.errors import InternalError, ProtocolError
@@ -158,6 +159,25 @@ def test_adding_what_does_not_fit_is_our_bug_and_changes_nothing():
         with pytest.raises(InternalError, match=r"residue sum: shapes differ|residues: are uint32 of shape"):
             add_into(total, bad, layout)
     assert not total.any()
+
+
+def test_fingerprints_take_in_chunk_after_chunk_and_what_a_truncated_block_lacks_as_zeros():
+    layout = MultikeyLayout(20 * 16_384 + 1000, SMALL)
+    challenge = Challenge.draw(b"a commit", layout.blocks, SMALL.degree)
+
+    def fingerprint_of(update):
+        fingerprint = Fingerprint(challenge, SMALL.primes)
+        for index, chunk in enumerate(chunks_of(layout, update)):
+            fingerprint.add(check_chunk(chunk, index, layout))
+        return fingerprint.value()
+
+    updates = [residues_of(layout, seed) for seed in range(3)]
+    total = layout.empty_sum()
+    for update in updates:
+        add_into(total, update, layout)
+    assert fingerprint_of(total) == add_values(map(fingerprint_of, updates), SMALL.primes)
+    total[20, 2, layout.width(20) - 1] ^= 1
+    assert fingerprint_of(total) != add_values(map(fingerprint_of, updates), SMALL.primes)
 
 
 def test_what_an_aggregator_needs_holds_no_keys_and_opens_nothing():

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from privacy.ckks.residues import add_fingerprints, add_into, fingerprint, unreduced
+from privacy.ckks.residues import add_into, unreduced
 from privacy.ckks.ring_tables import ntt_primes
 from privacy.errors import InternalError
 
@@ -21,12 +21,6 @@ def residues(blocks, width, seed=1):
 
 def tops(blocks, width):
     return np.broadcast_to(np.array(PRIMES, np.uint32)[:, None] - np.uint32(1), (blocks, 3, width)).copy()
-
-
-def exact_fingerprint(data, block_factors, place_factors):
-    """<rho, c> in Python's integers."""
-    inner = np.einsum("bkj,rkj->rkb", data.astype(object), place_factors.astype(object))
-    return (inner * block_factors.astype(object)).sum(axis=2) % MODULI
 
 
 def test_addition_is_modulo_each_prime():
@@ -56,54 +50,6 @@ def test_a_residue_that_is_not_reduced_is_found_and_not_added(place):
     with pytest.raises(InternalError, match="residue sum: shapes differ or a residue is not reduced"):
         add_into(total, bad, PRIMES)
     assert np.array_equal(total, before)
-
-
-@pytest.mark.parametrize("width", [1, 3, 40])
-@pytest.mark.parametrize("blocks", [1, 4])
-def test_a_fingerprint_is_the_inner_product(blocks, width):
-    for data, factors in ((residues(blocks, width), residues), (tops(blocks, width), lambda *a: tops(*a[:2]))):
-        block_factors, place_factors = factors(5, blocks, 3), factors(5, width, 4)
-        found = fingerprint(data, block_factors, place_factors, PRIMES)
-        assert found.dtype == np.uint32
-        assert (found == exact_fingerprint(data, block_factors, place_factors)).all()
-
-
-def test_fingerprints_of_parts_and_of_summands_add_up():
-    data, other = residues(5, 40), residues(5, 40, 7)
-    block_factors, place_factors = residues(5, 5, 3), residues(5, 40, 4)
-    whole = fingerprint(data, block_factors, place_factors, PRIMES)
-    parts = [
-        fingerprint(data[part].copy(), block_factors[:, :, part].copy(), place_factors, PRIMES)
-        for part in (slice(0, 2), slice(2, 5))
-    ]
-    assert np.array_equal(add_fingerprints(parts, PRIMES), whole)
-    total = data.copy()
-    add_into(total, other, PRIMES)
-    summands = [whole, fingerprint(other, block_factors, place_factors, PRIMES)]
-    assert np.array_equal(add_fingerprints(summands, PRIMES), fingerprint(total, block_factors, place_factors, PRIMES))
-
-
-def test_a_truncated_block_takes_the_first_factors():
-    data, block_factors, place_factors = residues(1, 40), residues(5, 1, 3), residues(5, 40, 4)
-    data[:, :, 25:] = 0
-    short = fingerprint(data[:, :, :25].copy(), block_factors, place_factors[:, :, :25].copy(), PRIMES)
-    assert np.array_equal(short, fingerprint(data, block_factors, place_factors, PRIMES))
-
-
-def test_one_changed_residue_changes_the_fingerprint():
-    data, block_factors, place_factors = residues(2, 40), residues(5, 2, 3), residues(5, 40, 4)
-    before = fingerprint(data, block_factors, place_factors, PRIMES)
-    data[1, 2, 30] ^= 1
-    after = fingerprint(data, block_factors, place_factors, PRIMES)
-    assert (before != after).tolist() == [[False, False, True]] * 5
-
-
-@pytest.mark.parametrize(
-    ("block_shape", "place_shape"), [((5, 3, 1), (5, 3, 40)), ((5, 3, 2), (5, 3, 39)), ((4, 3, 2), (5, 3, 40))]
-)
-def test_factors_that_do_not_fit_are_our_bug(block_shape, place_shape):
-    with pytest.raises(InternalError, match="factors do not fit the residues"):
-        fingerprint(residues(2, 40), np.zeros(block_shape, np.uint32), np.zeros(place_shape, np.uint32), PRIMES)
 
 
 @pytest.mark.parametrize(

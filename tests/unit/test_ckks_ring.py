@@ -293,19 +293,14 @@ def test_a_multiplier_says_nothing_of_itself():
 
 WARM_UP_ALONE = """
 import numpy as np
-from privacy.ckks import residues, ring, ring_kernels
+from privacy.ckks import ring, ring_kernels
 ring.warm_up(ring.Ring(16, ring.ntt_primes(16, 2)))
-residues.warm_up()
-kernels = [kernel for module in (ring_kernels, residues) for kernel in vars(module).values()
-           if getattr(kernel, "targetoptions", {}).get("nogil")]
+kernels = [kernel for kernel in vars(ring_kernels).values() if getattr(kernel, "targetoptions", {}).get("nogil")]
 compiled = [len(kernel.signatures) for kernel in kernels]
-assert len(compiled) == 12 and all(compiled), kernels
+assert len(compiled) == 9 and all(compiled), kernels
 large, ones = ring.ring_of(4096), np.ones(4096, np.int32)
 mask = large.mask(large.lift(ones), large.multiplier(ones), ones)
 large.add(mask, large.limbs(mask))
-received = np.frombuffer(mask.tobytes(), np.uint32).reshape(1, 3, 4096)
-residues.add_into(np.zeros((1, 3, 4096), np.uint32), received, large.primes)
-residues.fingerprint(received, np.ones((5, 3, 1), np.uint32), np.ones((5, 3, 4096), np.uint32), large.primes)
 assert compiled == [len(kernel.signatures) for kernel in kernels], kernels
 """
 

@@ -10,12 +10,13 @@ from math import sqrt
 import numpy as np
 import pytest
 
-from privacy.ckks.sampling import KEY_VARIANCE, NOISE_VARIANCE, SecureBits, draw_gaussian, gaussian_thresholds
+from privacy.ckks.multikey_params import VARIANCE
+from privacy.ckks.sampling import SecureBits, draw_gaussian, gaussian_thresholds
 from tests import reference_sampler as reference
 from tests.reference_ring import VECTORS as FOLDER
 
 VECTORS = json.loads((FOLDER / "sampler.json").read_text())
-VARIANCES = [KEY_VARIANCE, NOISE_VARIANCE]
+VARIANCES = [VARIANCE / 2, VARIANCE]
 MANY = 1 << 21
 
 
@@ -154,24 +155,3 @@ def test_the_share_of_samples_beyond_each_distance(variance):
     for beyond in range(int(5 * sqrt(variance))):
         expected = sum(probabilities[beyond:]) * MANY
         assert abs((samples >= beyond).sum() - expected) <= 4.5 * sqrt(expected) + 1
-
-
-def test_the_two_sets_are_the_designs():
-    assert Fraction("4.5") ** 2 == KEY_VARIANCE
-    assert 2 * KEY_VARIANCE == NOISE_VARIANCE
-
-
-WARM_UP_ALONE = """
-import numpy as np
-from privacy.ckks import sampling
-sampling.warm_up()
-before = len(sampling._invert.signatures)
-assert before == 1
-sampling.draw_gaussian(sampling.NOISE_VARIANCE, 5000, sampling.SecureBits())
-assert len(sampling._invert.signatures) == before
-"""
-
-
-def test_after_warming_up_nothing_is_left_to_compile():
-    done = subprocess.run([sys.executable, "-c", WARM_UP_ALONE], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr

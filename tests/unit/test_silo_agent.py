@@ -17,6 +17,7 @@ from privacy.errors import ConfigError, ProtocolError, Unavailable
 from silo_agent import agent, client
 from silo_agent.admission import ForeignJobError
 from silo_agent.agent import Agent, JobThread
+from silo_agent.asking import Unanswered
 from silo_agent.client import GrpcAggregator
 from silo_agent.daemon import ended_by_signals
 from silo_agent.jobs import JobState, set_job_state
@@ -217,7 +218,7 @@ def test_a_job_that_is_over_or_not_ours_makes_room_and_is_not_taken_up_again(tmp
 
     class Watched(JobThread):
         def __init__(self, make, name, ended):
-            super().__init__(make, name, lambda: (ended(), gone.put(name)))
+            super().__init__(make, name, lambda why: (ended(why), gone.put(name)))
             started.put(name)
 
     monkeypatch.setattr(agent, "JobThread", Watched)
@@ -231,6 +232,29 @@ def test_a_job_that_is_over_or_not_ours_makes_room_and_is_not_taken_up_again(tmp
         played.agent._noticed(notice(job=job))
     assert [started.get_nowait() for _ in range(started.qsize())] == [first.hex(), second.hex()]
     assert played.played[second].complaints, "the operator sees why"
+    played.stop()
+
+
+def test_a_job_that_nobody_answers_for_makes_room_until_it_is_named_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(agent, "MOST_OPEN_JOBS", 1)
+    silent = Unanswered("job 6a6a", "the aggregator did not answer for it 20 times", "Its place is free.")
+    plays, gone = [silent, JobState.FINISHED, JobState.FINISHED], Queue()
+
+    class Watched(JobThread):
+        def __init__(self, make, name, ended):
+            super().__init__(make, name, lambda why: (ended(why), gone.put((name, why))))
+
+    monkeypatch.setattr(agent, "JobThread", Watched)
+    played = Played(tmp_path, monkeypatch, [], lambda: PlayedJob(plays.pop(0)))
+    assert played.port.all_named.wait(PATIENCE_S)
+    first, second = digests(2)
+    seen = []
+    for job in (first, second, first):
+        played.agent._noticed(notice(job=job))
+        seen.append(gone.get(timeout=PATIENCE_S))
+        if not seen[1:]:
+            assert played.played.pop(first).complaints == [silent]
+    assert seen == [(first.hex(), silent), (second.hex(), None), (first.hex(), None)]
     played.stop()
 
 

@@ -8,11 +8,12 @@ import pytest
 from cloister import wire
 from cloister.wire import JobPhase
 
-from privacy.errors import ProtocolError
+from privacy.errors import ProtocolError, Unavailable
 from privacy.plan import JobPlan
 from silo_agent import apply, jobs
 from silo_agent.admission import ForeignJobError
 from silo_agent.apply import AdapterShelf
+from silo_agent.asking import MOST_UNANSWERED, Unanswered
 from silo_agent.jobs import JobState, add_job, all_jobs, find_job, set_job_state
 from silo_agent.participation import Participation
 from silo_agent.status import StatusBoard
@@ -84,6 +85,44 @@ def test_of_jobs_that_ended_undecided_the_newest_are_kept(silo, monkeypatch):
     assert known(silo) == {silo.job, *kept}
     with silo.home.store.reading() as connection:
         assert find_job(connection, last.digest()).state is JobState.CANCELLED
+
+
+REFUSAL = ProtocolError("job 6a6a", "is not known here", "Ask the coordinator.")
+AWAY = Unavailable("asking for the job", "cannot be reached", "Wait.")
+
+
+@pytest.mark.parametrize(
+    ("error", "recorded", "ends"),
+    [(REFUSAL, True, True), (REFUSAL, False, True), (AWAY, False, True), (AWAY, True, False)],
+)
+def test_a_job_that_the_aggregator_does_not_answer_for_is_given_up(silo, error, recorded, ends):
+    """One that is known here waits for an aggregator that is only away, however long."""
+    board = StatusBoard(silo.folder, OWN, lambda: NOW)
+    job = silo.job if recorded else b"j" * 32
+    participation = Participation(silo.home, silo.port, job, board, clock=lambda: NOW)
+    silo.port.refuses["get_job"] = error
+    for _ in range(MOST_UNANSWERED - 1):
+        with pytest.raises(type(error)) as caught:
+            participation.advance()
+        assert caught.value is error
+    with pytest.raises(Unanswered if ends else Unavailable) as caught:
+        participation.advance()
+    assert (f"did not answer for it 20 times; the last: {error.why}" in str(caught.value)) is ends
+    assert "Its place is free for other jobs" in str(caught.value) or caught.value is error
+    assert (known(silo), silo.job_state) == ({silo.job}, JobState.READY)
+
+
+def test_an_answer_begins_the_count_anew(silo):
+    silo.port.job = silo.job_view(JobPhase.DEALING)
+    participation = silo.take_part()
+    participation._preparation.charged = lambda _record: silo.charged  # the dataset is made up
+    for _ in range(3):
+        silo.port.refuses["get_job"] = REFUSAL
+        for _ in range(MOST_UNANSWERED - 1):
+            with pytest.raises(ProtocolError):
+                participation.advance()
+        silo.port.refuses.clear()
+        assert participation.advance() is JobState.READY
 
 
 def shelf_for(silo, artifact):

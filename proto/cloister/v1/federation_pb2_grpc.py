@@ -124,7 +124,8 @@ class FederationServiceServicer:
     """
 
     def Follow(self, request, context):
-        """A notice for every job of the caller's at once, then one whenever a job or its round changes phase.
+        """A notice for every job of the caller's at once, then one whenever a job or its round changes phase, and again when
+        its roll or the commit of its round is replaced.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -36,7 +36,9 @@ class FederationServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> FederationServiceAsyncStub: ...
     Follow: _grpc.UnaryStreamMultiCallable[_federation_pb2.FollowRequest, _federation_pb2.FollowResponse]
-    """A notice for every job of the caller's at once, then one whenever a job or its round changes phase."""
+    """A notice for every job of the caller's at once, then one whenever a job or its round changes phase, and again when
+    its roll or the commit of its round is replaced.
+    """
     GetJob: _grpc.UnaryUnaryMultiCallable[_federation_pb2.GetJobRequest, _federation_pb2.GetJobResponse]
     FetchArtifact: _grpc.UnaryStreamMultiCallable[_federation_pb2.FetchArtifactRequest, _federation_pb2.FetchArtifactResponse]
     """The starting adapter, whose digest the plan pins."""
@@ -70,7 +72,9 @@ class FederationServiceAsyncStub(FederationServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Follow: _aio.UnaryStreamMultiCallable[_federation_pb2.FollowRequest, _federation_pb2.FollowResponse]  # type: ignore[assignment]
-    """A notice for every job of the caller's at once, then one whenever a job or its round changes phase."""
+    """A notice for every job of the caller's at once, then one whenever a job or its round changes phase, and again when
+    its roll or the commit of its round is replaced.
+    """
     GetJob: _aio.UnaryUnaryMultiCallable[_federation_pb2.GetJobRequest, _federation_pb2.GetJobResponse]  # type: ignore[assignment]
     FetchArtifact: _aio.UnaryStreamMultiCallable[_federation_pb2.FetchArtifactRequest, _federation_pb2.FetchArtifactResponse]  # type: ignore[assignment]
     """The starting adapter, whose digest the plan pins."""
@@ -107,7 +111,9 @@ class FederationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _federation_pb2.FollowRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_federation_pb2.FollowResponse], _abc.AsyncIterator[_federation_pb2.FollowResponse]]:
-        """A notice for every job of the caller's at once, then one whenever a job or its round changes phase."""
+        """A notice for every job of the caller's at once, then one whenever a job or its round changes phase, and again when
+        its roll or the commit of its round is replaced.
+        """
 
     @_abc_1.abstractmethod
     def GetJob(

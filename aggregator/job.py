@@ -23,6 +23,7 @@ from aggregator.job_events import (
     RoundPublished,
     SiloJoined,
     SiloRefused,
+    SilosSilent,
 )
 from aggregator.round_events import DeadlinePassed, Restarted
 from privacy.errors import InternalError, ProtocolError
@@ -130,6 +131,7 @@ TABLE: Mapping[tuple[str, str], tuple[str, ...]] = {
     ("Gathering", "CoordinatorCancelled"): ("Cancelled",),
     ("Gathering", "Restarted"): ("Gathering",),
     ("Running", "PresenceChanged"): ("Running",),
+    ("Running", "SilosSilent"): ("Running",),
     ("Running", "RoundPublished"): ("Gathering", "Finished", "Stopped"),
     ("Running", "RoundAborted"): ("Gathering", "Stopped"),
     ("Running", "RoundBroken"): ("Stopped",),
@@ -259,19 +261,25 @@ def _announce(state: Gathering) -> Outcome:
 
 def _running(state: Running, event: JobEvent, now: datetime) -> Outcome:
     progress = state.progress
+    outcome: Outcome = state, ()
     match event:
         case PresenceChanged(back=back):
-            return replace(state, progress=replace(progress, absent=progress.absent - back)), ()
+            outcome = replace(state, progress=replace(progress, absent=progress.absent - back)), ()
+        case SilosSilent(silos=silos):
+            outcome = replace(state, progress=replace(progress, absent=progress.absent | silos)), ()
         case RoundPublished(adapter=adapter):
-            progress = replace(progress, adapter=adapter, published=progress.published + 1)
-            if progress.published == state.plan.rounds:
-                return Finished(state.plan), ()
-            return _next_round(state, progress, now, "")
+            outcome = _published(state, replace(progress, adapter=adapter, published=progress.published + 1), now)
         case RoundAborted(reason=reason, silent=silent):
-            return _next_round(state, replace(progress, absent=progress.absent | silent), now, reason)
+            outcome = _next_round(state, replace(progress, absent=progress.absent | silent), now, reason)
         case RoundBroken(reason=reason):
-            return Stopped(state.plan, reason), (CloseRound(reason),)
-    return state, ()
+            outcome = Stopped(state.plan, reason), (CloseRound(reason),)
+    return outcome
+
+
+def _published(state: Running, progress: Progress, now: datetime) -> Outcome:
+    if progress.published == state.plan.rounds:
+        return Finished(state.plan), ()
+    return _next_round(state, progress, now, "")
 
 
 def _next_round(state: Running, progress: Progress, now: datetime, trouble: str) -> Outcome:

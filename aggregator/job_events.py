@@ -39,6 +39,13 @@ class PresenceChanged:
 
 
 @dataclass(frozen=True)
+class SilosSilent:
+    """These let a step of the open round pass: the next round does not wait for them until they are heard of."""
+
+    silos: frozenset[str]
+
+
+@dataclass(frozen=True)
 class RoundPublished:
     """The open round gave the next global adapter."""
 
@@ -73,6 +80,7 @@ JobEvent = (
     | RoundPublished
     | RoundAborted
     | RoundBroken
+    | SilosSilent
     | CoordinatorCancelled
     | DeadlinePassed
     | Restarted

@@ -28,6 +28,7 @@ from aggregator.job_events import (
     RoundAborted,
     RoundBroken,
     RoundPublished,
+    SilosSilent,
 )
 from aggregator.rebuild import context_of, facts_of, job_phase, round_phase, round_state
 from aggregator.record import record_round
@@ -37,6 +38,7 @@ from aggregator.round_events import (
     JobClosed,
     ReportAborted,
     ReportBroken,
+    ReportLeftOut,
     ReportPublished,
     RoundAction,
     RoundEvent,
@@ -236,6 +238,10 @@ class Turn:
                 self._report(RoundAborted(reason, silent))
             case ReportBroken(reason=reason):
                 self._report(RoundBroken(reason))
+            case ReportLeftOut(silent=silent, wrong=wrong):
+                self._report(SilosSilent(silent))
+                why = f"no fingerprint of {_names(silent)}; a wrong one of {_names(wrong)}"
+                self._log("sum without", "FINGERPRINTING", number=number, why=why)
             case CloseSpool(keep_sum=keep_sum):
                 self._running_sum = None
                 record_round(self.tx, self.live.job, number, self._identity, self.now)
@@ -262,7 +268,7 @@ class Turn:
         self.tx.add_aggregation(job, number, running_sum.spent_ns)
         self._running_sum = None  # it is on disk
 
-    def _report(self, event: RoundPublished | RoundAborted | RoundBroken) -> None:
+    def _report(self, event: RoundPublished | RoundAborted | RoundBroken | SilosSilent) -> None:
         """Tell the job machine, unless the job ended already: then the round ends with it."""
         if isinstance(self.job, jobs.Running) or (
             isinstance(event, RoundBroken) and isinstance(self.job, jobs.Gathering)
@@ -274,3 +280,7 @@ class Turn:
         facts |= {"round": number or (self.round.terms.number if self.round else 0)}
         facts |= ({"why": why} if why else {}) | ({"participants": participants} if participants else {})
         self._afterwards.append(lambda: LOG.info("phase changed", action=what, **facts))
+
+
+def _names(silos: frozenset[str]) -> str:
+    return ", ".join(sorted(silos)) or "nobody"

@@ -32,6 +32,7 @@ def record_round(tx: Transaction, job: bytes, number: int, identity: Identity, n
     commit = _commit(tx, job, number)
     statement = None if commit is None else read(commit, RoundCommit)
     members = () if statement is None else tuple(member.silo for member in statement.members)
+    transcript = None if commit is None else _transcript(tx, job, number, commit, members)
     entry = RoundEntry(
         institution=identity.party.name,
         actor=identity.party.uri,
@@ -41,7 +42,7 @@ def record_round(tx: Transaction, job: bytes, number: int, identity: Identity, n
         round=number,
         outcome="published" if row.phase is RoundPhase.PUBLISHED else "aborted",
         members=members,
-        transcript_sha256=None if commit is None else _transcript(tx, job, number, commit, members).hex(),
+        transcript_sha256=None if transcript is None else transcript.hex(),
         sum_sha256=None if statement is None else statement.sum_root,
         adapter_before_sha256=row.adapter.hex(),
         adapter_after_sha256=None if row.result is None else row.result.hex(),
@@ -82,11 +83,13 @@ def _texts(tx: Transaction, job: bytes, number: int, kind: Kind) -> tuple[Signed
     return tuple(SignedText.of(signed) for signed in tx.statements(job, number, kind).values())
 
 
-def _transcript(tx: Transaction, job: bytes, number: int, commit: Signed, members: tuple[str, ...]) -> bytes:
-    """H(tau2), over as many fingerprints as came."""
-    headers = tx.statements(job, number, Kind.HEADER)
+def _transcript(tx: Transaction, job: bytes, number: int, commit: Signed, members: tuple[str, ...]) -> bytes | None:
+    """H(tau2); None before all members' fingerprints are there."""
+    headers, fingerprints = (tx.statements(job, number, kind) for kind in (Kind.HEADER, Kind.FINGERPRINT))
+    if tuple(fingerprints) != members:
+        return None
     committed = commit_digest(commit, [headers[silo] for silo in members])
-    return transcript_digest(committed, list(tx.statements(job, number, Kind.FINGERPRINT).values()))
+    return transcript_digest(committed, list(fingerprints.values()))
 
 
 def _commit(tx: Transaction, job: bytes, number: int) -> Signed | None:

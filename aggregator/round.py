@@ -17,6 +17,7 @@ from aggregator.round_events import (
     JobClosed,
     ReportAborted,
     ReportBroken,
+    ReportLeftOut,
     ReportPublished,
     Restarted,
     RoundAction,
@@ -179,7 +180,8 @@ def _commit(terms: Terms, members: tuple[str, ...], attempt: int, now: datetime)
 def _fingerprinting(state: Fingerprinting, event: RoundEvent, now: datetime) -> Outcome:
     match event:
         case SiloFingerprinted(silo=silo) if silo not in state.members:
-            raise _contradiction(state.terms, silo, "is not in the sum")
+            why = f"its sum is without the update of {silo}"
+            raise ProtocolError(f"round {state.terms.number}", why, "Ask for the round (GetRound).", sender=silo)
         case SiloFingerprinted(silo=silo, holds=True):
             return _settle_sum(replace(state, answered=state.answered | {silo}, wrong=state.wrong - {silo}), now)
         case SiloFingerprinted(silo=silo):
@@ -205,11 +207,13 @@ def _settle_sum(state: Fingerprinting, now: datetime) -> Outcome:
 def _commit_again(state: Fingerprinting, now: datetime) -> Outcome:
     """Step 4: without those whose fingerprint did not come or does not hold."""
     terms, members = state.terms, tuple(sorted(state.answered))
+    silent = frozenset(state.members) - state.answered - state.wrong
     if len(members) < terms.minimum:
         out = frozenset(state.members) - state.answered
         reason = f"{len(members)} fingerprints hold, fewer than the minimum of {terms.minimum}; none of {_names(out)}"
-        return _abort(terms, reason, silent=out)
-    return _commit(terms, members, state.attempt + 1, now)
+        return _abort(terms, reason, silent=silent)
+    following, actions = _commit(terms, members, state.attempt + 1, now)
+    return following, (*actions, ReportLeftOut(silent, state.wrong))
 
 
 def _committed(state: Committed, event: RoundEvent, now: datetime) -> Outcome:

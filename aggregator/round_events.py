@@ -114,10 +114,18 @@ class ReportBroken:
 
 
 @dataclass(frozen=True)
+class ReportLeftOut:
+    """Tell the job machine, and the log, whose update a new commit leaves out: no fingerprint came, or a wrong one."""
+
+    silent: frozenset[str]
+    wrong: frozenset[str]
+
+
+@dataclass(frozen=True)
 class CloseSpool:
     """Remove what was staged; with `keep_sum` the sum and its seeds stay for silos that catch up."""
 
     keep_sum: bool
 
 
-RoundAction = CommitSum | ReportPublished | ReportAborted | ReportBroken | CloseSpool
+RoundAction = CommitSum | ReportPublished | ReportAborted | ReportBroken | ReportLeftOut | CloseSpool

@@ -12,8 +12,8 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationError
 
 from privacy.canonical import canonical_json, parse_canonical
-from privacy.ckks.fingerprint import start_fingerprint
-from privacy.ckks.layout import Layout, check_chunk, chunk_leaf, chunks_root
+from privacy.ckks.fingerprint import root_and_fingerprint
+from privacy.ckks.layout import Layout
 from privacy.errors import ProtocolError, VerificationError
 from privacy.plan import Hex32, JobPlan, Name, RoundContext, Strict, first_complaint
 from privacy.roll import check_deal, check_roll, require_plan
@@ -124,16 +124,12 @@ def check_sum(verdict: RecordVerdict, chunks: Iterable[bytes]) -> None:
 
     `chunks` are its residue chunks in order (privacy.ckks.layout). Raises ProtocolError or VerificationError.
     """
-    layout, commit = Layout(verdict.plan.values), verdict.transcript.commit
-    leaves, fingerprint = [], start_fingerprint(layout, commit.digest)
-    for index, chunk in enumerate(chunks):
-        fingerprint.add(check_chunk(chunk, index, layout, sender="the sum"))
-        leaves.append(chunk_leaf(chunk))
-    if len(leaves) != layout.chunks or chunks_root(leaves).hex() != commit.commit.sum_root:
-        raise VerificationError(
-            f"sum of round {commit.commit.round}", "is not the committed one: H(C) differs", NEXT_STEP
-        )
-    require_sum(verdict.transcript, fingerprint.value())
+    commit = verdict.transcript.commit
+    root, value = root_and_fingerprint(Layout(verdict.plan.values), commit.digest, chunks)
+    if root.hex() != commit.commit.sum_root:
+        what = f"sum of round {commit.commit.round}"
+        raise VerificationError(what, "is not the committed one: H(C) differs", NEXT_STEP)
+    require_sum(verdict.transcript, value)
 
 
 def _adapters(plan: JobPlan, ctx: RoundContext, record: RoundRecord) -> dict[str, str]:

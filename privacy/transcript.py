@@ -77,7 +77,7 @@ class Fingerprint(RoundStatement):
 
 def fingerprint_under(commit: bytes) -> str:
     """What a party's fingerprint under this commit is stored by (`Statement.once`)."""
-    return f"cloister/v1/fingerprint/{commit.hex()[:16]}"
+    return f"cloister/v1/fingerprint/{commit.hex()}"
 
 
 class Consent(RoundStatement):

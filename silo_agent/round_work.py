@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import structlog
 
-from privacy.ckks.fingerprint import encode, fingerprint_of, warm_up
+from privacy.ckks.fingerprint import encode, root_and_fingerprint, warm_up
 from privacy.ckks.group import GroupKey, open_sum, seal
 from privacy.ckks.layout import Layout
 from privacy.ckks.params import GroupParams
@@ -150,14 +150,22 @@ class RoundWork:
         timing.seal_ns = time.thread_time_ns() - started - timing.quantise_ns
         return UpdateSealed(digests.residues_root, digests.seeds_sha256)
 
-    def fingerprint(self, number: int, commit: bytes) -> str:
-        """Step 3: that of the sealed update, under the commit's challenge. Raises ConfigError if it cannot be read."""
+    def fingerprint(self, number: int, commit: bytes, residues_root: str) -> str:
+        """Step 3: that of the sealed update, under the commit's challenge, once it was compared with its header.
+
+        Raises ConfigError if this machine's disk no longer has what was signed.
+        """
         chunks = self._home.outbox.residues(self._member.job, number, self.layout)
         try:
-            return encode(fingerprint_of(self.layout, commit, chunks))
-        except OSError as error:
-            why = f"cannot be read back: {error.strerror}"
-            raise ConfigError(f"sealed update of round {number}", why, "Check this machine's disk.") from error
+            root, value = root_and_fingerprint(self.layout, commit, chunks)
+        except (OSError, ProtocolError) as error:
+            root, value, why = b"", (), f"cannot be read back: {error}"
+        else:
+            why = "is not what was signed"
+        if root.hex() != residues_root:
+            step = "Check this machine's disk; the round goes on without this silo."
+            raise ConfigError(f"sealed update of round {number}", why, step)
+        return encode(value)
 
     def open(self, ctx: RoundContext, checked: CheckedCommit, timing: Timing) -> SumOpened | EvidenceRejected:
         """Open the fetched and compared sum and store the next adapter. Nothing of a sum that does not open is used.

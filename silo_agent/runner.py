@@ -221,7 +221,8 @@ class RoundRunner:
         answered = isinstance(state, Fingerprinted) and state.commit == checked.digest
         if answered or self._member.silo not in checked.members:
             return None
-        value = self._work.fingerprint(number, checked.digest)
+        (own,) = (header for header in checked.headers if header.silo == self._member.silo)
+        value = self._work.fingerprint(number, checked.digest, own.residues_root)
         return CommitFingerprinted(checked.digest, checked.commit.attempt, value)
 
     def _commit(self, number: int, state: State, view: wire.Round) -> Event:

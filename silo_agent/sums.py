@@ -18,8 +18,8 @@ import structlog
 from cloister import wire
 
 from certs.files import write_error
-from privacy.ckks.fingerprint import start_fingerprint
-from privacy.ckks.layout import Layout, check_chunk, chunk_leaf, chunks_root
+from privacy.ckks.fingerprint import root_and_fingerprint
+from privacy.ckks.layout import Layout
 from privacy.envelope import UpdateHeader
 from privacy.errors import CloisterError, ProtocolError
 from privacy.transcript import CheckedTranscript, require_sum
@@ -123,15 +123,12 @@ class FetchedSum:
         """Step 5: H(C) is the commit's, its fingerprint is the sum of the members', and every member's seeds are those
         of its header. Raises Rejected, OSError.
         """
-        commit, leaves = checked.commit, []
-        fingerprint = start_fingerprint(self._layout, commit.digest)
+        commit = checked.commit
         try:
-            for index, chunk in enumerate(self.chunks()):
-                leaves.append(chunk_leaf(chunk))
-                fingerprint.add(check_chunk(chunk, index, self._layout))
-            if chunks_root(leaves).hex() != commit.commit.sum_root:
+            root, value = root_and_fingerprint(self._layout, commit.digest, self.chunks())
+            if root.hex() != commit.commit.sum_root:
                 raise _wrong("is not the one that was committed to: H(C) differs")
-            require_sum(checked, fingerprint.value())
+            require_sum(checked, value)
         except ProtocolError as error:
             raise Rejected.of(error) from error
         for index, header in enumerate(commit.headers):

@@ -62,7 +62,7 @@ statements = Table(
     METADATA,
     Column("job", DIGEST, ForeignKey("jobs.job"), primary_key=True),
     Column("round", Integer, primary_key=True),  # 0: about the job
-    Column("type", String(40), primary_key=True),
+    Column("type", String(100), primary_key=True),
     Column("body", LargeBinary, nullable=False),
     Column("signature", LargeBinary(64), nullable=False),
     Column("delivered", Boolean, nullable=False),

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from privacy.ckks.layout import Layout
+from privacy.ckks.layout import Layout, check_chunk, chunk_leaf, chunks_root
 from privacy.ckks.params import DEGREE, PRIME
 from privacy.errors import InternalError, ProtocolError
 
@@ -90,6 +90,20 @@ def warm_up() -> None:
 def start_fingerprint(layout: Layout, commit: bytes) -> Fingerprint:
     """That of an update or a sum of this layout, before its first block."""
     return Fingerprint(Challenge.draw(commit, layout.blocks, DEGREE), MODULI)
+
+
+def root_and_fingerprint(layout: Layout, commit: bytes, chunks: Iterable[bytes]) -> tuple[bytes, Value]:
+    """H(C), the tree hash over all chunks, and the fingerprint, in one pass; every chunk is checked.
+
+    Raises ProtocolError on chunks that are missing, surplus, of a wrong size or not reduced.
+    """
+    leaves, fingerprint = [], start_fingerprint(layout, commit)
+    for index, chunk in enumerate(chunks):
+        fingerprint.add(check_chunk(chunk, index, layout))
+        leaves.append(chunk_leaf(chunk))
+    if len(leaves) != layout.chunks:
+        raise ProtocolError("residues", f"are {len(leaves)} chunks, expected {layout.chunks}", "Fetch them again.")
+    return chunks_root(leaves), fingerprint.value()
 
 
 def fingerprint_of(layout: Layout, commit: bytes, chunks: Iterable[bytes]) -> Value:

@@ -21,6 +21,7 @@ from aggregator.job_events import (
     RoundPublished,
     SiloJoined,
     SiloRefused,
+    SilosSilent,
 )
 from aggregator.round_events import (
     CloseSpool,
@@ -90,6 +91,7 @@ JOB_EVENTS = (
     RoundPublished(Y),
     RoundAborted("because"),
     RoundBroken("because"),
+    SilosSilent(frozenset({"a"})),
     CoordinatorCancelled(),
     DeadlinePassed(),
     Restarted(5.0),

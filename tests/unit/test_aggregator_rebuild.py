@@ -14,7 +14,8 @@ from sqlalchemy import text
 
 from aggregator import job as jobs
 from aggregator import round_states as states
-from aggregator.accumulate import Upload
+from aggregator import statements
+from aggregator.accumulate import Upload, read_chunks
 from aggregator.blobs import Blobs, storage_error
 from aggregator.job_events import CoordinatorCancelled
 from aggregator.live import LiveJob
@@ -356,8 +357,9 @@ def test_whose_fingerprint_does_not_come_is_left_out_of_a_second_commit(running:
     folder = running.runner.blobs.round(running.job, 1)
     assert [path.name for path in folder.glob("sum*")] == ["sum-2"]
     assert (folder / "sum-2").read_bytes() == total("a", "c")
-    with pytest.raises(ProtocolError, match="round 1: b is not in the sum"):
+    with pytest.raises(ProtocolError, match="round 1: its sum is without the update of b"):
         running.fingerprint("b")
+    assert running.live.state.progress.absent == {"b"}, "the next round does not wait for it"
     running.fingerprint("a", "c")
     running.consent("a", "b")
     for name in ("a", "b"):
@@ -396,6 +398,22 @@ def test_whose_fingerprint_is_wrong_is_left_out_at_once(running: Office) -> None
     running.fingerprint("b", wrong=True)
     running.fingerprint("a", "c")
     assert (running.live.round.members, running.live.round.attempt) == (("a", "c"), 2)
+    assert not running.live.state.progress.absent
+
+
+def test_a_silo_that_asks_again_and_again_costs_one_pass_over_its_update(
+    running: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes = []
+    monkeypatch.setattr(statements, "read_chunks", lambda path: passes.append(path) or read_chunks(path))
+    running.join_round(*NAMES)
+    running.submit(*NAMES)
+    for _ in range(3):
+        running.fingerprint("b", wrong=True)
+    assert len(passes) == 1
+    running.fingerprint("a", "c")  # the second commit draws another rho
+    running.fingerprint("a")
+    assert len(passes) == 4
 
 
 def test_a_wrong_fingerprint_may_be_corrected_while_others_are_waited_for(running: Office) -> None:

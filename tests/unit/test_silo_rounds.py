@@ -431,6 +431,21 @@ def test_it_answers_another_commit_that_leaves_out_the_silent(silo):
     assert silo.state == "Consented"
 
 
+@pytest.mark.parametrize("change", [lambda data: data[:-8], lambda data: data[:8] + b"x" + data[9:]])
+def test_it_signs_no_fingerprint_of_what_its_disk_changed(silo, change):
+    silo.to_submitted()
+    path = silo.folder / "outbox" / silo.job.hex() / "1" / "residues"
+    whole = path.read_bytes()
+    path.write_bytes(change(whole))
+    silo.port.make_commit(ask=False)
+    with pytest.raises(ConfigError, match="sealed update of round 1"):
+        silo.advance()
+    assert (silo.state, silo.port.fingerprints) == ("Submitted", [])
+    path.write_bytes(whole)
+    silo.advance()
+    assert silo.state == "Fingerprinted"
+
+
 def test_two_commits_with_one_number_are_refused(silo):
     answered(silo, members=("east", "north"))
     assert silo.state == "Refused"

@@ -75,7 +75,7 @@ def _create_rounds() -> None:
         "statements",
         sa.Column("job", sa.LargeBinary(32), sa.ForeignKey("jobs.job"), primary_key=True),
         sa.Column("round", sa.Integer, primary_key=True),
-        sa.Column("type", sa.String(40), primary_key=True),
+        sa.Column("type", sa.String(100), primary_key=True),
         sa.Column("body", sa.LargeBinary, nullable=False),
         sa.Column("signature", sa.LargeBinary(64), nullable=False),
         sa.Column("delivered", sa.Boolean, nullable=False),

@@ -4,3 +4,9 @@ are shared fairly by the programs that tests start."""
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import structlog
+
+_processors = structlog.get_config()["processors"]
+_plain = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+structlog.configure(processors=[*_processors[:-1], _plain])

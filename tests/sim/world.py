@@ -31,7 +31,7 @@ from certs.ca import CertificateAuthority
 from certs.identity import fingerprint
 from certs.names import PartyId, Role
 from certs.wallet import Wallet
-from privacy.errors import Unavailable
+from privacy.errors import CloisterError, Unavailable
 from privacy.flatten import adapter_digest
 from privacy.plan import Cohort, Deadlines, Grid, JobPlan, Rehearsal, RosterMember, Suite
 from runtime.ledger_store import Ledger
@@ -91,6 +91,8 @@ class SimSilo:
             self.participation.advance()
         except Unavailable:
             pass
+        except CloisterError as error:
+            self.world.complained(self.name, error)
         except PowerCut:
             stays_off, self.cut_at, self.off_after = self.off_after is not None, None, None
             if stays_off:
@@ -206,7 +208,11 @@ class World:
     def copy_to(self, folder: Path) -> "World":
         """The same federation elsewhere, as it is on disk: for many tests from one beginning."""
         shutil.copytree(self.folder, folder)
-        return World(folder, *self.silos)
+        return type(self)(folder, *self.silos)
+
+    def complained(self, _name: str, error: CloisterError) -> None:
+        """What a silo's agent would show its operator and try again later: nothing here, among honest parties."""
+        raise error
 
     def submit(self, plan: JobPlan) -> None:
         """Submit the plan and boot the silos."""

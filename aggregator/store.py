@@ -237,8 +237,11 @@ class Transaction:
     # -- parties -------------------------------------------------------------------------------------------------------
 
     def put_member(self, member: MemberRow, now: datetime) -> None:
-        """A party that enrolled, or enrolled again with a new identity."""
+        """A party that enrolled, or enrolled again; with a new identity begins a new ledger, without a checkpoint."""
         where = (MEMBERS.c.role == str(member.role)) & (MEMBERS.c.name == member.name)
+        known = self._db.execute(select(MEMBERS.c.identity_key).where(where)).scalar()
+        if member.role is Role.SILO and known not in (None, member.identity_key):
+            self._db.execute(delete(CHECKPOINTS).where(CHECKPOINTS.c.silo == member.name))
         values = {"identity_key": member.identity_key, "identity_pem": member.identity_pem, "enrolled_utc": _text(now)}
         if not self._db.execute(update(MEMBERS).where(where).values(**values)).rowcount:
             self._db.execute(insert(MEMBERS).values(role=str(member.role), name=member.name, **values))

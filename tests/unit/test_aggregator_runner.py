@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from cloister import wire
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import func, select
 
 from aggregator import job as jobs
@@ -305,3 +306,20 @@ def test_the_newest_checkpoint_of_a_silo_is_kept(office: Office) -> None:
     with office.runner.store.reading() as tx:
         assert (tx.checkpoint("a"), tx.checkpoint("b")) == (newest, None)
         assert tx.connection.execute(select(func.count()).select_from(CHECKPOINTS)).scalar() == 1
+
+
+def test_a_new_identity_begins_a_new_ledger(office: Office) -> None:
+    def enrol_and_publish(key: Ed25519PrivateKey, size: int, root: bytes) -> bytes | None:
+        public = key.public_key().public_bytes_raw()
+        with office.runner.store.transaction() as tx:
+            tx.put_member(MemberRow(Role.SILO, "a", public, b""), office.now)
+        note = sign_checkpoint(Checkpoint("cloister/test/a", size, root), public, key.sign).encode()
+        office.desk.checkpoint("a", note)
+        with office.runner.store.reading() as tx:
+            return note if tx.checkpoint("a") == note else None
+
+    first, second = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
+    assert enrol_and_publish(first, 3, b"3" * 32)
+    assert enrol_and_publish(second, 3, b"x" * 32), "another ledger, not a rewritten one"
+    assert enrol_and_publish(second, 4, b"y" * 32)
+    assert enrol_and_publish(first, 1, b"1" * 32)

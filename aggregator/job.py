@@ -195,9 +195,9 @@ def _settle(state: Joining, now: datetime) -> Outcome:
 
 
 def _fix_roll(plan: JobPlan, joins: Mapping[str, Signed], now: datetime, why: str = "") -> Outcome:
-    least = plan.cohort.minimum
+    least = plan.least_participants
     if len(joins) < least:
-        return Stopped(plan, f"{why}{len(joins)} silos are in, fewer than the minimum of {least}"), ()
+        return Stopped(plan, f"{why}{len(joins)} silos are in; of {len(plan.cohort.roster)} it takes {least}"), ()
     roll = check_roll(plan, joins.values())
     return Dealing(plan, _after(now, plan.deadlines.join_job_s), roll), (FixRoll(roll.members),)
 
@@ -244,7 +244,7 @@ def _gathering(state: Gathering, event: JobEvent, now: datetime) -> Outcome:
 
 def _announce(state: Gathering) -> Outcome:
     """Step 0: all members that are waited for, or after the deadline at least the minimum."""
-    least = state.plan.least_participants(len(state.members))
+    least = state.plan.least_participants
     here = state.connected & frozenset(state.members)
     chosen = here - state.progress.absent
     if len(chosen) < least:

@@ -18,7 +18,7 @@ def waits_for(live: LiveJob, connected: frozenset[str]) -> str:
             return f"waits for {dealing.dealer} to deal the cohort's key"
         case jobs.Gathering(plan=plan, members=members):
             away = frozenset(members) - connected
-            least = plan.least_participants(len(members))
+            least = plan.least_participants
             here = len(members) - len(away)
             if not away:
                 return f"waits for {_names(live.state.progress.absent)}, which let a round pass, to speak again"

@@ -18,7 +18,7 @@ def promises(plan: JobPlan) -> dict[str, str]:
                 "aggregator + 1 silo learn": f"EVERY update of the job (all {n} silos hold the cohort's key)",
                 "one silo alone learns": _one_silo(n),
                 "a lying aggregator": VERIFIED,
-                "drop-outs": _drop_outs(plan.cohort.minimum, plan.least_participants(n), n),
+                "drop-outs": _drop_outs(plan.cohort.minimum, plan.least_participants, n),
                 "consents to open a sum": f"{plan.threshold(n)} of {n} silos when all take part",
             }
 

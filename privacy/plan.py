@@ -220,13 +220,14 @@ class JobPlan(Strict):
         """Raw Ed25519 identity keys by silo name."""
         return {member.name: bytes.fromhex(member.identity_key) for member in self.cohort.roster}
 
-    def least_participants(self, roll: int) -> int:
-        """How few of the `roll` silos of a job may make up a round: the minimum, and over half with the colluders.
+    @property
+    def least_participants(self) -> int:
+        """How few silos may make up a roll or a round: the minimum, and over half of the roster with the colluders.
 
-        Two participant lists for one round number would then share an honest silo, which joins only one: the job
-        cannot be split into two cohorts that go on with different adapters.
+        Two cohorts that are told of each other's absence would then share an honest silo, which accepts one roll and
+        joins one list a round number: a job cannot be split into two that go on with different adapters.
         """
-        return max(self.cohort.minimum, threshold(roll, self.cohort.tolerated_colluders))
+        return max(self.cohort.minimum, threshold(len(self.cohort.roster), self.cohort.tolerated_colluders))
 
     def threshold(self, participants: int) -> int:
         """How many consents to one transcript make a certificate (privacy.thresholds says why)."""

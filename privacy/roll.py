@@ -80,10 +80,10 @@ def check_roll(plan: JobPlan, joins: Iterable[Signed]) -> Roll:
             raise ProtocolError("roll", f"{join.silo} joined twice", "The roll was not accepted.", step="join")
         keys[join.silo] = bytes.fromhex(join.mail_key)
         signed_by[join.silo] = signed
-    if len(keys) < plan.cohort.minimum:
+    if len(keys) < plan.least_participants:
         raise ProtocolError(
             "roll",
-            f"has {len(keys)} silos, fewer than the plan's minimum of {plan.cohort.minimum}",
+            f"has {len(keys)} silos; of {len(plan.cohort.roster)} in the roster it takes {plan.least_participants}",
             "The job waits for more silos.",
             step="join",
         )

@@ -108,9 +108,9 @@ def check_round(plan: JobPlan, roll: Roll, ctx: RoundContext) -> None:
         raise wrong(f"is outside 1-{plan.round_attempts}")
     if list(ctx.participants) != sorted(set(ctx.participants)) or not set(ctx.participants) <= set(roll.members):
         raise wrong("its participants are not members of the roll, sorted, each once")
-    least = plan.least_participants(len(roll.members))
+    least, roster = plan.least_participants, len(plan.cohort.roster)
     if len(ctx.participants) < least:
-        raise wrong(f"has {len(ctx.participants)} participants; with {len(roll.members)} in the job it takes {least}")
+        raise wrong(f"has {len(ctx.participants)} participants; of {roster} in the roster it takes {least}")
 
 
 def require_round(ctx: RoundContext, statement: RoundStatement | RoundCommit) -> None:

@@ -257,7 +257,7 @@ def test_all_decided_fixes_the_roll() -> None:
 def test_too_few_joins_stop_the_job() -> None:
     state, _ = join("a")
     after, _ = job.step(state, DeadlinePassed(), LATE)
-    assert after == job.Stopped(COHORT.plan, "1 silos are in, fewer than the minimum of 2")
+    assert after == job.Stopped(COHORT.plan, "1 silos are in; of 3 it takes 2")
 
 
 def test_joining_and_refusing_exclude_each_other() -> None:

@@ -300,7 +300,7 @@ def test_a_refusal_and_too_few(office: Office) -> None:
     office.join("a")
     office.refuse("b")
     office.refuse("c")
-    assert "1 silos are in, fewer than the minimum of 2" in office.live.state.reason
+    assert "1 silos are in; of 3 it takes 2" in office.live.state.reason
 
 
 def test_an_update_after_the_deadline_is_dropped_and_changes_nothing(running: Office) -> None:

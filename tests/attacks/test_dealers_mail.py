@@ -7,6 +7,7 @@ In OpenFL's secure aggregation the aggregator is sent the shares of all its coll
 every one of them before training begins, and so can take every mask off: who adds there also opens.
 """
 
+import hashlib
 import json
 
 import pytest
@@ -16,7 +17,7 @@ from aggregator.store import Kind
 from privacy.ckks.group import GroupKey
 from privacy.errors import ProtocolError
 from privacy.mail import MailKey, seal_mail
-from privacy.roll import KeyDeal, check_roll
+from privacy.roll import KeyDeal, MailDigest, check_roll
 from privacy.statement import read
 from silo_agent import deal
 from silo_agent.jobs import JobState
@@ -91,6 +92,28 @@ def test_a_mail_that_the_dealer_did_not_sign_is_not_opened(dealt, change):
     assert not has_key(dealt, victim)
     assert dealt.silos[victim].job_state is JobState.JOINED
     assert has_key(dealt, other)
+
+
+def test_a_deal_of_the_aggregators_own_is_not_taken(dealt):
+    """A whole deal in the dealer's name, of a key that the aggregator knows: all but the dealer's signature."""
+    dealer, *receivers = dealer_and_receivers(dealt)
+    roll, key = roll_of(dealt), GroupKey.generate()
+    mails = {
+        name: seal_mail(key.to_bytes(), roll.mail_keys[name], binding=roll.digest, sender=dealer, receiver=name)
+        for name in receivers
+    }
+    forged = dealt.sign(
+        KeyDeal(
+            plan=dealt.job.hex(), silo=dealer, roll=roll.digest.hex(), key_commitment=key.commitment(roll.digest).hex(),
+            mails=tuple(MailDigest(to=to, sha256=hashlib.sha256(mail).hexdigest()) for to, mail in mails.items()),
+        )
+    )  # fmt: skip
+    dealt.show_job(lambda silo, job: job.model_copy(update={"deal": forged, "mail": mails.get(silo, b"")}))
+    for _ in range(3):
+        dealt.turn()
+    for name in receivers:
+        assert dealt.complaints[name].why == f"the signature is not {dealer}'s"
+        assert not has_key(dealt, name)
 
 
 def test_a_dealer_that_mails_two_keys_is_named(world, monkeypatch):

@@ -65,10 +65,3 @@ def test_another_key_under_a_peers_name_is_refused(coordinator):
     coordinator.turn()
     assert {coordinator.silos[name].job_state for name in ("east", "west")} == {JobState.REFUSED}
     assert coordinator.said("east", JobJoin) + coordinator.said("west", JobJoin) == []
-
-
-def test_an_aggregator_under_a_silos_name_does_not_pass_for_it(coordinator):
-    """The aggregator lists its own identity key as the peer "north"."""
-    own = RosterMember(name="north", identity_key=coordinator.identity_key("aggregator").hex())
-    with pytest.raises(ValueError, match="aggregator must be a party of its own"):
-        JobPlan.model_validate_json(with_roster(coordinator, own, only=("east", "west")).encode())

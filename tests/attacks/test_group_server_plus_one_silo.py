@@ -2,7 +2,8 @@
 
 This attack succeeds, and must be documented as long as it does. It is why nothing calls the suite
 collusion-resistant, and why `ckks-multikey` is to be the default where it can be used. Without the key the same bytes
-give nothing.
+give nothing. It is so in NVIDIA FLARE, whose clients all get one file with one secret key, and in APPFL, whose clients
+derive every mask from one secret.
 """
 
 from pathlib import Path

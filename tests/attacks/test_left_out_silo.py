@@ -2,7 +2,7 @@
 
 What it gets is what a silo that drops out leaves: a sum of the others, never of fewer than the plan's minimum, and no
 second sum with the victim in it. A victim that was not asked, or whose answer was taken, refuses and has that on its
-ledger. What it cannot do is keep the others from a sum that the plan allows them.
+ledger; it cannot keep the others from opening what the plan allows them.
 """
 
 from cloister.wire import RoundPhase
@@ -37,7 +37,7 @@ def test_said_to_have_missed_a_commit_it_cannot_know_better_and_goes_on_with_the
     assert states == dict.fromkeys(("east", "north", "west"), "Applied")
 
 
-def test_everybody_left_out_but_two_is_as_far_as_it_goes(collected):
+def test_a_sum_of_fewer_than_the_minimum_is_refused_by_all(collected):
     states = opened_without_west(collected, Version(collected, ("west",), attempt=2))
     assert states == dict.fromkeys(("east", "north", "west"), "Refused")
     assert "sums 1 updates; the plan's minimum is 2" in collected.why("west")

@@ -26,7 +26,7 @@ def promises(plan: JobPlan) -> dict[str, str]:
 def _one_silo(silos: int) -> str:
     if silos == 2:
         return "the sum, so the other's update as well (clipped and noised): two silos cannot hide from each other"
-    return "the sum less its own update, and the adapters"
+    return "the sum less its own update, the adapters, and five numbers on each other update (its fingerprint)"
 
 
 def _drop_outs(least: int, to_open: int, silos: int) -> str:

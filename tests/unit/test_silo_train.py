@@ -29,7 +29,7 @@ def training(planned, folder):
     return Training(*planned, tiny_dataset(), folder)
 
 
-SAME = 1e-3  # torch's threaded sums may differ in their last bits from run to run; another draw of noise differs by 1
+SAME = 1e-3  # threaded sums may differ in their last bits; of 200 pairs of fresh draws the closest differed by 0.09
 
 
 def bits(seed=0):
@@ -65,7 +65,7 @@ def test_a_round_starts_from_the_global_adapter_alone(planned, training):
 
 def test_two_rounds_draw_other_noise(planned, training):
     start = initial_vector(*planned)
-    assert relative_gap(training.run_round(start).update, training.run_round(start).update) > 100 * SAME
+    assert relative_gap(training.run_round(start).update, training.run_round(start).update) > 10 * SAME
 
 
 def test_one_shot_and_prepared_agree_in_shape(planned, folder):

@@ -5,7 +5,6 @@ Memory is one sum, whatever the number of silos: updates pass through in chunks.
 """
 
 import contextlib
-import hashlib
 import os
 import secrets
 import threading
@@ -13,16 +12,19 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
+import numpy as np
+import numpy.typing as npt
+
+from aggregator.attachments import attachment_bytes, attachment_name, require_attachment
 from aggregator.blobs import storing, sync_folder
-from privacy.ckks import layout as ckks
-from privacy.ckks.layout import CHUNK_BYTES, Layout
-from privacy.envelope import UpdateHeader, header_digest
+from privacy.ckks.layout import chunk_leaf, chunks_root
+from privacy.ckks.layouts import UpdateLayout, layout_of
+from privacy.envelope import AnyHeader, header_digest
 from privacy.errors import InternalError, ProtocolError
+from privacy.plan import JobPlan
 from privacy.statement import Signed
-
-READ_BYTES = CHUNK_BYTES
 
 
 @dataclass(frozen=True)
@@ -31,37 +33,40 @@ class StagedUpdate:
 
     silo: str
     header: Signed
+    statement: AnyHeader  # what it says
     residues: Path
-    seeds: Path
+    attachment: Path
     bytes_received: int
     check_ns: int
 
 
-def update_paths(folder: Path, silo: str, header: Signed) -> tuple[Path, Path]:
-    """Where a silo's residues and seeds lie; the header's digest is in the name, so that none replaces another."""
+def update_paths(folder: Path, silo: str, header: Signed, plan: JobPlan) -> tuple[Path, Path]:
+    """Where residues and attachment lie; the header's digest is in the name, so that none replaces another."""
     stem = f"{silo}-{header_digest(header).hex()[:16]}"
-    return folder / f"{stem}.residues", folder / f"{stem}.seeds"
+    return folder / f"{stem}.residues", folder / f"{stem}.{'mails' if plan.suite.keyed else 'seeds'}"
 
 
 class Upload:
     """One update on its way to disk. Close it (`with`): what was not finished is removed.
 
-    `add_seeds` and `add_residues` take what came, in order; `finish` checks the whole against the header. All raise
+    `add_attached` and `add_residues` take what came, in order; `finish` checks the whole against the header. All raise
     ProtocolError naming the silo and what is wrong, and Unavailable when the disk is full.
     """
 
-    def __init__(self, folder: Path, header: UpdateHeader, signed: Signed) -> None:
+    def __init__(self, folder: Path, plan: JobPlan, participants: int, header: AnyHeader, signed: Signed) -> None:
         self._folder = folder
         self.header = header
         self._signed = signed
-        self._layout = Layout(header.values)
+        self._plan = plan
+        self._layout = layout_of(plan)
         self._leaves: list[bytes] = []
-        self._seeds_hash = hashlib.sha256()
-        self._seed_bytes = 0
+        self._attached = attachment_name(header)
+        self._attachment_bytes = attachment_bytes(self._layout, participants)
+        self._attached_bytes = 0
         self._residue_bytes = 0
         self._check_ns = 0
         token = secrets.token_hex(8)
-        self._parts = (folder / f"{token}.residues.part", folder / f"{token}.seeds.part")
+        self._parts = (folder / f"{token}.residues.part", folder / f"{token}.{self._attached}.part")
         self._files: tuple[BinaryIO, BinaryIO] | None = None
 
     def __enter__(self) -> "Upload":
@@ -80,52 +85,56 @@ class Upload:
         for part in self._parts:
             part.unlink(missing_ok=True)
 
-    def add_seeds(self, part: bytes) -> None:
-        """The next bytes of the seeds; they come before the residues."""
+    def add_attached(self, kind: str, part: bytes) -> None:
+        """The next bytes of the attachment, which this is (`attachment_name`); it comes before the residues."""
+        if kind != self._attached:
+            raise self._wrong(kind, f"came, and an update of this suite has {self._attached}")
         if self._leaves:
-            raise self._wrong("seeds", "came after residues")
-        self._seed_bytes += len(part)
-        if self._seed_bytes > self._layout.seed_bytes:
-            raise self._wrong("seeds", f"are oversized: more than {self._layout.seed_bytes} bytes")
-        self._seeds_hash.update(part)
+            raise self._wrong(kind, "came after residues")
+        self._attached_bytes += len(part)
+        if self._attached_bytes > self._attachment_bytes:
+            raise self._wrong(kind, f"are oversized: more than {self._attachment_bytes} bytes")
         self._write(1, part)
 
     def add_residues(self, chunk: bytes) -> None:
         """The next residue chunk, whole."""
-        self._check_seeds()
+        self._check_attachment()
         start = time.thread_time_ns()
-        ckks.check_chunk(chunk, len(self._leaves), self._layout, sender=self.header.silo)
-        self._leaves.append(ckks.chunk_leaf(chunk))
+        self._layout.check(chunk, len(self._leaves), sender=self.header.silo)
+        self._leaves.append(chunk_leaf(chunk))
         self._check_ns += time.thread_time_ns() - start
         self._residue_bytes += len(chunk)
         self._write(0, chunk)
 
     def finish(self) -> StagedUpdate:
         """The update, whole, on the disk and as its header says; it is not accepted yet."""
-        self._check_seeds()
+        self._check_attachment()
         if len(self._leaves) != self._layout.chunks:
             why = f"is truncated: {len(self._leaves)} of {self._layout.chunks} residue chunks came"
             raise self._wrong("update", why)
-        if ckks.chunks_root(self._leaves).hex() != self.header.residues_root:
+        if chunks_root(self._leaves).hex() != self.header.residues_root:
             why = "residue chunks are not those of the signed header (residues_root): altered, or out of order"
             raise self._wrong("update", why)
-        paths = update_paths(self._folder, self.header.silo, self._signed)
+        paths = update_paths(self._folder, self.header.silo, self._signed, self._plan)
         with storing(paths[0]):
             for file, part, path in zip(self._files or (), self._parts, paths, strict=True):
                 file.flush()
                 os.fsync(file.fileno())
                 part.rename(path)
             sync_folder(self._folder)
-        received = self._seed_bytes + self._residue_bytes + len(self._signed.body) + len(self._signed.signature)
-        return StagedUpdate(self.header.silo, self._signed, *paths, received, self._check_ns)
+        received = self._attached_bytes + self._residue_bytes + len(self._signed.body) + len(self._signed.signature)
+        return StagedUpdate(self.header.silo, self._signed, self.header, *paths, received, self._check_ns)
 
-    def _check_seeds(self) -> None:
+    def _check_attachment(self) -> None:
         if self._leaves:
             return
-        if self._seed_bytes != self._layout.seed_bytes:
-            raise self._wrong("seeds", f"are truncated: {self._seed_bytes} of {self._layout.seed_bytes} bytes came")
-        if self._seeds_hash.hexdigest() != self.header.seeds_sha256:
-            raise self._wrong("seeds", "are not those of the signed header (seeds_sha256)")
+        expected, came = self._attachment_bytes, self._attached_bytes
+        if came != expected:
+            raise self._wrong(self._attached, f"are truncated: {came} of {expected} bytes came")
+        if self._files is not None:
+            self._files[1].flush()
+        with self._parts[1].open("rb") as file:
+            require_attachment(self.header, self._layout, file)
 
     def _write(self, which: int, data: bytes) -> None:
         if self._files is None:
@@ -143,10 +152,10 @@ class Upload:
 class RunningSum:
     """The sum of a round's updates. Safe to use from several threads; adding is one at a time."""
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: UpdateLayout) -> None:
         self._layout = layout
         self._lock = threading.Lock()
-        self._total: ckks.Residues | None = None
+        self._total: npt.NDArray[np.unsignedinteger[Any]] | None = None
         self._included: dict[str, Path] = {}
         self.spent_ns = 0
 
@@ -181,9 +190,8 @@ class RunningSum:
         if self._total is None:
             self._total = self._layout.empty_sum()
         try:
-            for index, chunk in enumerate(read_chunks(path)):
-                residues = ckks.check_chunk(chunk, index, self._layout, sender=silo)
-                ckks.add_into(self._total[self._layout.chunk_span(index)], residues)
+            for index, chunk in enumerate(read_chunks(path, self._layout.chunk_bytes(0))):
+                self._layout.add(self._total, index, self._layout.check(chunk, index, sender=silo))
         except BaseException:
             self._total, self._included = None, {}  # half an update is in: sum up afresh next time
             raise
@@ -200,8 +208,8 @@ class RunningSum:
             with storing(path):
                 with part.open("wb") as file:
                     for index in range(self._layout.chunks):
-                        chunk = ckks.sum_chunk(self._total, index, self._layout)
-                        leaves.append(ckks.chunk_leaf(chunk))
+                        chunk = self._layout.encode(self._total, index)
+                        leaves.append(chunk_leaf(chunk))
                         file.write(chunk)
                     file.flush()
                     os.fsync(file.fileno())
@@ -211,10 +219,10 @@ class RunningSum:
             part.unlink(missing_ok=True)
             raise
         self.spent_ns += time.thread_time_ns() - start
-        return ckks.chunks_root(leaves)
+        return chunks_root(leaves)
 
 
-def read_chunks(path: Path, size: int = READ_BYTES) -> Iterator[bytes]:
+def read_chunks(path: Path, size: int) -> Iterator[bytes]:
     """A blob's bytes in chunks of `size`, the last shorter. Raises FileNotFoundError if it is gone."""
     with path.open("rb", buffering=0) as file:
         while chunk := file.read(size):

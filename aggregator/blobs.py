@@ -1,19 +1,23 @@
 """The blob folder: starting adapters, staged updates, sums. Nothing in it opens anything.
 
 <job>/artifact                     the job's starting adapter
-<job>/<round>/<silo>-<header>.residues, .seeds    an accepted update (header: start of its header's digest)
+<job>/<round>/<silo>-<header>.residues, and .seeds or .mails   an accepted update (start of its header's digest)
+<job>/<round>/<digest>.release   an accepted sum of shares, sealed: body, then mails (start of its digest)
 <job>/<round>/<token>.part         an update on its way; removed at the next start
 <job>/<round>/sum-<attempt>        the committed sum
 """
 
 import contextlib
 import errno
+import hashlib
 import os
+import secrets
 import shutil
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from privacy.errors import CloisterError, ConfigError, Unavailable
+from privacy.statement import Signed
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -48,13 +52,32 @@ class Blobs:
         """The sum of a round's commit with this attempt's number."""
         return self.job(job) / str(number) / f"sum-{attempt}"
 
+    def release(self, job: bytes, number: int, release: Signed) -> Path:
+        """What a Release is of; its digest is in the name, so that none replaces another."""
+        name = f"{hashlib.sha256(release.body).hexdigest()[:32]}.release"
+        return self.round(job, number) / name
+
+    def write(self, path: Path, data: bytes) -> None:
+        """Store a blob, whole and durably."""
+        part = path.with_name(f"{secrets.token_hex(8)}.part")
+        try:
+            with storing(path):
+                with part.open("wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                part.rename(path)
+                sync_folder(path.parent)
+        finally:
+            part.unlink(missing_ok=True)
+
     def drop_spool(self, job: bytes, number: int, *, keep_sum: bool) -> None:
-        """Remove a closed round's staged residues; with `keep_sum` its sum and seeds stay."""
+        """Remove a closed round's staged residues; with `keep_sum` what opens its sum stays: seeds, releases."""
         folder = self.job(job) / str(number)
         if not keep_sum:
             shutil.rmtree(folder, ignore_errors=True)
             return
-        for path in [*folder.glob("*.residues"), *folder.glob("*.part")]:
+        for path in [*folder.glob("*.residues"), *folder.glob("*.mails"), *folder.glob("*.part")]:
             path.unlink(missing_ok=True)
 
     def drop_parts(self, job: bytes) -> None:
@@ -64,7 +87,7 @@ class Blobs:
 
     def drop_except(self, folder: Path, accepted: set[Path]) -> None:
         """Remove every update of a round that is not among `accepted`."""
-        for path in [*folder.glob("*.residues"), *folder.glob("*.seeds")]:
+        for path in [*folder.glob("*.residues"), *folder.glob("*.seeds"), *folder.glob("*.mails")]:
             if path not in accepted:
                 path.unlink(missing_ok=True)
 

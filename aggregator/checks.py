@@ -5,16 +5,14 @@ from collections.abc import Iterable
 from aggregator.store import MemberRow
 from certs.identity import Identity
 from certs.names import Role
-from privacy.ckks.params import MAX_TOTAL_WEIGHT, GroupParams
 from privacy.errors import Refused
 from privacy.plan import Classification, JobPlan
 
-MAX_FIELD_BITS = 21  # what a slot's component holds beside its neighbour (round-protocol.md, suite ckks-group)
 _PLAN_AGAIN = "Plan the job again from the aggregator's present members (`cloister job plan`)."
 
 
 def check_plan(plan: JobPlan, identity: Identity, members: Iterable[MemberRow]) -> None:
-    """The plan is for this federation and aggregator, its silos are enrolled with these keys, its sums fit.
+    """The plan is for this federation and aggregator, its silos are enrolled with these keys.
 
     Raises Refused naming the first thing that is not so.
     """
@@ -26,7 +24,6 @@ def check_plan(plan: JobPlan, identity: Identity, members: Iterable[MemberRow]) 
         why = f"names the aggregator {plan.aggregator.name!r} with another identity key than this aggregator's"
         raise Refused(what, why, _PLAN_AGAIN)
     _check_roster(plan, {member.name: member for member in members if member.role is Role.SILO})
-    _check_sums(plan)
 
 
 def _check_roster(plan: JobPlan, silos: dict[str, MemberRow]) -> None:
@@ -39,17 +36,6 @@ def _check_roster(plan: JobPlan, silos: dict[str, MemberRow]) -> None:
         if enrolled.identity_key.hex() != member.identity_key:
             why = f"its roster has another identity key for {member.name} than the one that is enrolled"
             raise Refused(f"job {plan.name}", why, _PLAN_AGAIN)
-
-
-def _check_sums(plan: JobPlan) -> None:
-    silos = len(plan.cohort.roster)
-    if silos > MAX_TOTAL_WEIGHT:
-        why = f"has {silos} silos, and {plan.suite} sums at most {MAX_TOTAL_WEIGHT} updates"
-        raise Refused(f"job {plan.name}", why, "Leave some out.")
-    needed = GroupParams(plan.grid.bits, silos).field_bits
-    if needed > MAX_FIELD_BITS:
-        why = f"a sum of {silos} updates of {plan.grid.bits} bits needs {needed} bits, and {MAX_FIELD_BITS} fit"
-        raise Refused(f"job {plan.name}", why, "Choose a coarser grid (grid.bits) or fewer silos.")
 
 
 def check_artifact(plan: JobPlan, sha256: str, size: int) -> None:

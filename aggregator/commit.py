@@ -26,7 +26,7 @@ def commit_sum(
     The caller stores it in the same transaction as the round's phase, before anybody sees it; one an attempt, ever.
     """
     headers = tx.statements(ctx.plan_digest, ctx.round_number, Kind.HEADER)
-    residues = {silo: update_paths(path.parent, silo, headers[silo])[0] for silo in action.members}
+    residues = {silo: update_paths(path.parent, silo, headers[silo], plan)[0] for silo in action.members}
     commit = RoundCommit(
         plan=ctx.plan_digest.hex(),
         aggregator=plan.aggregator.name,

@@ -116,9 +116,9 @@ OPEN_JOB = (Joining, Dealing, Gathering, Running)
 Outcome = tuple[JobState, tuple[JobAction, ...]]
 
 TABLE: Mapping[tuple[str, str], tuple[str, ...]] = {
-    ("Joining", "SiloJoined"): ("Joining", "Dealing", "Stopped"),
-    ("Joining", "SiloRefused"): ("Joining", "Dealing", "Stopped"),
-    ("Joining", "DeadlinePassed"): ("Joining", "Dealing", "Stopped"),
+    ("Joining", "SiloJoined"): ("Joining", "Dealing", "Gathering", "Stopped"),
+    ("Joining", "SiloRefused"): ("Joining", "Dealing", "Gathering", "Stopped"),
+    ("Joining", "DeadlinePassed"): ("Joining", "Dealing", "Gathering", "Stopped"),
     ("Joining", "CoordinatorCancelled"): ("Cancelled",),
     ("Joining", "Restarted"): ("Joining",),
     ("Dealing", "KeyDealt"): ("Gathering",),
@@ -199,6 +199,9 @@ def _fix_roll(plan: JobPlan, joins: Mapping[str, Signed], now: datetime, why: st
     if len(joins) < least:
         return Stopped(plan, f"{why}{len(joins)} silos are in; of {len(plan.cohort.roster)} it takes {least}"), ()
     roll = check_roll(plan, joins.values())
+    if plan.suite.keyed:  # nobody deals: keys are made for each round
+        following, actions = gather(plan, roll.members, _beginning(plan), now)
+        return following, (FixRoll(roll.members), *actions)
     return Dealing(plan, _after(now, plan.deadlines.join_job_s), roll), (FixRoll(roll.members),)
 
 
@@ -210,7 +213,7 @@ def _dealing(state: Dealing, event: JobEvent, now: datetime) -> Outcome:
                 sender=dealer, step="deal",
             )  # fmt: skip
         case KeyDealt():
-            return gather(state.plan, state.roll.members, Progress(bytes.fromhex(state.plan.initial_adapter)), now)
+            return gather(state.plan, state.roll.members, _beginning(state.plan), now)
         case DeadlinePassed() if now >= state.deadline_utc:
             joins = dict(zip(state.roll.members, state.roll.joins, strict=True))
             dealer = state.dealer
@@ -219,6 +222,10 @@ def _dealing(state: Dealing, event: JobEvent, now: datetime) -> Outcome:
         case Restarted(grace_s=grace_s):
             return replace(state, deadline_utc=_extended(state.deadline_utc, now, grace_s)), ()
     return state, ()
+
+
+def _beginning(plan: JobPlan) -> Progress:
+    return Progress(bytes.fromhex(plan.initial_adapter))
 
 
 def gather(plan: JobPlan, members: tuple[str, ...], progress: Progress, now: datetime) -> Outcome:

@@ -45,7 +45,7 @@ from aggregator.round_events import (
 )
 from aggregator.store import Kind, RoundRow, Transaction
 from certs.identity import Identity
-from privacy.ckks.layout import Layout
+from privacy.ckks.layouts import layout_of
 from privacy.errors import InternalError, ProtocolError
 from privacy.plan import JobPlan, RoundContext
 
@@ -168,7 +168,7 @@ class Turn:
         self.ctx = RoundContext(self.live.job, number, adapter, participants)
         state = rounds.announce(self.live.plan, number, participants, self.now)
         self.round = state
-        self._running_sum = RunningSum(Layout(self.live.plan.values))
+        self._running_sum = RunningSum(layout_of(self.live.plan))
         phase = round_phase(state)
         row = RoundRow(
             number, phase, participants, adapter, None, False, "", state.deadline_utc, self.now, None, 0.0, 0
@@ -240,7 +240,7 @@ class Turn:
                 self._report(RoundBroken(reason))
             case ReportLeftOut(silent=silent, wrong=wrong):
                 self._report(SilosSilent(silent))
-                why = f"no fingerprint of {_names(silent)}; a wrong one of {_names(wrong)}"
+                why = f"no fingerprint of {_names(silent)}; a wrong one, or no shares of use, of {_names(wrong)}"
                 self._log("sum without", "FINGERPRINTING", number=number, why=why)
             case CloseSpool(keep_sum=keep_sum):
                 self._running_sum = None
@@ -254,7 +254,7 @@ class Turn:
         if self.ctx is None:
             raise InternalError("commit", "there is no round to commit", "Report this.")
         job, plan, number = self.live.job, self.live.plan, self.ctx.round_number
-        running_sum = self._running_sum or RunningSum(Layout(plan.values))
+        running_sum = self._running_sum or RunningSum(layout_of(plan))
         self._blobs.round(job, number)
         path = self._blobs.sum(job, number, action.attempt)
         commit = commit_sum(self.tx, plan, self.ctx, action, running_sum, path, self._identity)

@@ -3,16 +3,30 @@
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from cloister.wire import MAX_CHUNK_BYTES, Job, MemberSeeds, Notice, Round, RoundPhase, SumPart
+from cloister.wire import (
+    MAX_CHUNK_BYTES,
+    Job,
+    MemberSeeds,
+    Notice,
+    Round,
+    RoundPhase,
+    ShareMail,
+    ShownRelease,
+    SumPart,
+)
 
 from aggregator.accumulate import read_chunks, update_paths
+from aggregator.attachments import release_body_bytes, share_mail_bytes, slices
 from aggregator.job import Dealing
+from aggregator.keyed import receivers_in
 from aggregator.live import LiveJob
-from aggregator.rebuild import job_phase, round_phase
+from aggregator.rebuild import context_of, job_phase, round_phase
 from aggregator.round_states import Fingerprinting
 from aggregator.runner import Runner
 from aggregator.store import JobRow, Kind, RoundRow, Transaction
+from privacy.ckks.layouts import layout_of
 from privacy.errors import InternalError, ProtocolError, Refused
+from privacy.keyed import mail_digests
 from privacy.statement import Signed, read
 from privacy.transcript import RoundCommit
 
@@ -78,6 +92,7 @@ class ReadingDesk:
                 headers=tuple(headers[name] for name in (members_of(commit) if commit else headers)),
                 fingerprints=_all(tx, job, number, Kind.FINGERPRINT),
                 consents=_all(tx, job, number, Kind.CONSENT),
+                releases=_all(tx, job, number, Kind.RELEASE),
                 applied=_all(tx, job, number, Kind.APPLIED),
             )
         if number == live.number and silo not in row.participants:
@@ -85,7 +100,7 @@ class ReadingDesk:
         return found
 
     def sum(self, silo: str, job: bytes, number: int) -> Iterator[SumPart]:
-        """The committed sum: the members' seeds, then the residue chunks. For members of the roll.
+        """The committed sum: the members' seeds where there are such, then the residue chunks. For the roll's members.
 
         Not before all fingerprints are there: a commit may be replaced until then, and who holds the job's key and got
         the sums of both would have, as their difference, the update of a silo that was left out.
@@ -107,9 +122,40 @@ class ReadingDesk:
             raise ProtocolError(
                 f"sum of round {number}", "was removed when the job was over for long", "Take the adapter from a peer."
             )
-        return _sum_parts(
-            path, {name: update_paths(path.parent, name, headers[name])[1] for name in members_of(commit)}
-        )
+        members = () if live.plan.suite.keyed else members_of(commit)
+        seeds = {name: update_paths(path.parent, name, headers[name], live.plan)[1] for name in members}
+        return _sum_parts(path, seeds, layout_of(live.plan).chunk_bytes(0))
+
+    def mails(self, silo: str, job: bytes, number: int) -> Iterator[ShareMail]:
+        """The share mails to this silo, of the members of the sum. For participants, while updates are staged."""
+        live = roster_job(self._runner, silo, job)
+        with self._runner.store.reading() as tx:
+            row, commit = announced_row(tx, live, number), only(tx.statements(job, number, Kind.COMMIT))
+            headers = tx.statements(job, number, Kind.HEADER)
+        if silo not in row.participants:
+            raise Refused(f"share mails of round {number}", f"{silo} is no participant", "None is for it.")
+        if commit is None or row.phase >= RoundPhase.PUBLISHED or not live.plan.suite.keyed:
+            why = f"there are none (the round is {row.phase.name})"
+            raise ProtocolError(f"share mails of round {number}", why, "Ask for the round (GetRound).", sender=silo)
+        folder, size = self._runner.blobs.sum(job, number, 1).parent, share_mail_bytes(layout_of(live.plan))
+        paths = {name: update_paths(folder, name, headers[name], live.plan)[1] for name in members_of(commit)}
+        return _share_mails(paths, row.participants.index(silo), size)
+
+    def releases(self, silo: str, job: bytes, number: int) -> Iterator[ShownRelease]:
+        """What was released, once it is enough to open the sum, with this silo's mails. For the roll's members."""
+        live = roster_job(self._runner, silo, job)
+        with self._runner.store.reading() as tx:
+            row = announced_row(tx, live, number)
+            if not row.certified or not live.plan.suite.keyed or live.forgotten:
+                why = f"there are none (the round is {row.phase.name})"
+                raise ProtocolError(f"releases of round {number}", why, "Ask for the round (GetRound).", sender=silo)
+            receivers = list(receivers_in(tx, live, context_of(job, row)))
+            released = tx.statements(job, number, Kind.RELEASE)
+        if silo not in receivers:
+            raise Refused(f"releases of round {number}", f"{silo} is not in the job's roll", "None is sealed to it.")
+        paths = {name: self._runner.blobs.release(job, number, signed) for name, signed in released.items()}
+        place, count, split = receivers.index(silo), len(receivers), release_body_bytes(layout_of(live.plan))
+        return (_shown(released[name], path.read_bytes(), split, place, count) for name, path in paths.items())
 
 
 def notice_of(live: LiveJob) -> Notice:
@@ -162,10 +208,22 @@ def _all(tx: Transaction, job: bytes, number: int, kind: Kind) -> tuple[Signed, 
     return tuple(tx.statements(job, number, kind).values())
 
 
-def _sum_parts(path: Path, seeds: Mapping[str, Path]) -> Iterator[SumPart]:
+def _share_mails(paths: Mapping[str, Path], place: int, size: int) -> Iterator[ShareMail]:
+    for name, path in paths.items():
+        mails = tuple(read_chunks(path, size))
+        yield ShareMail(sender=name, digests=mail_digests(mails), sealed=mails[place])
+        del mails
+
+
+def _shown(release: Signed, data: bytes, split: int, place: int, receivers: int) -> ShownRelease:
+    mails = slices(data[split:], receivers)
+    return ShownRelease(release=release, body=data[:split], digests=mail_digests(mails), mail=mails[place])
+
+
+def _sum_parts(path: Path, seeds: Mapping[str, Path], chunk_bytes: int) -> Iterator[SumPart]:
     for name, seed_path in seeds.items():
         for part in read_chunks(seed_path, MAX_CHUNK_BYTES):
             yield SumPart(seeds=MemberSeeds(silo=name, part=part))
-    for chunk in read_chunks(path):
+    for chunk in read_chunks(path, chunk_bytes):
         yield SumPart(residues=chunk)
         del chunk

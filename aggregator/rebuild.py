@@ -17,7 +17,7 @@ from privacy.errors import InternalError
 from privacy.plan import JobPlan, RoundContext
 from privacy.roll import Roll, check_roll
 from privacy.statement import Signed, read
-from privacy.transcript import Applied, RoundCommit
+from privacy.transcript import Applied, Fingerprint, RoundCommit
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,8 @@ class RoundFacts:
     members: tuple[str, ...]
     attempt: int
     fingerprinted: frozenset[str]
+    unopened: Mapping[str, frozenset[str]]
+    released: frozenset[str]
 
 
 def job_phase(state: jobs.JobState) -> JobPhase:
@@ -101,6 +103,7 @@ def facts_of(tx: Transaction, job: bytes, number: int) -> RoundFacts:
     """The statements of a round."""
     signed = next(iter(tx.statements(job, number, Kind.COMMIT).values()), None)
     commit = None if signed is None else read(signed, RoundCommit)
+    fingerprints = tx.statements(job, number, Kind.FINGERPRINT)
     return RoundFacts(
         frozenset(tx.statements(job, number, Kind.ROUND_JOIN)),
         frozenset(tx.statements(job, number, Kind.HEADER)),
@@ -109,7 +112,9 @@ def facts_of(tx: Transaction, job: bytes, number: int) -> RoundFacts:
         {silo: _adapter(signed) for silo, signed in tx.statements(job, number, Kind.APPLIED).items()},
         () if commit is None else tuple(member.silo for member in commit.members),
         0 if commit is None else commit.attempt,
-        frozenset(tx.statements(job, number, Kind.FINGERPRINT)),
+        frozenset(fingerprints),
+        {silo: frozenset(read(each, Fingerprint).unopened) for silo, each in fingerprints.items()},
+        frozenset(tx.statements(job, number, Kind.RELEASE)),
     )
 
 
@@ -133,9 +138,13 @@ def _open_round(row: RoundRow, terms: states.Terms, facts: RoundFacts) -> states
         case RoundPhase.COLLECTING:
             return states.Collecting(terms, deadline_utc, facts.submitted, facts.withdrawn)
         case RoundPhase.FINGERPRINTING:
-            return states.Fingerprinting(terms, deadline_utc, facts.members, facts.attempt, facts.fingerprinted)
+            return states.Fingerprinting(
+                terms, deadline_utc, facts.members, facts.attempt, facts.fingerprinted, unopened=facts.unopened
+            )
         case RoundPhase.COMMITTED:
             return states.Committed(terms, deadline_utc, facts.members, facts.consented)
+        case RoundPhase.SHARING:
+            return states.Sharing(terms, deadline_utc, facts.members, facts.consented, facts.released)
         case RoundPhase.RELEASING:
             return states.Releasing(terms, deadline_utc, facts.members, facts.consented, facts.applied)
     raise InternalError(f"round {row.round}", f"is stored as {row.phase.name}", "Report this.")

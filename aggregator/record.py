@@ -57,7 +57,7 @@ def round_record(tx: Transaction, row: JobRow, plan: JobPlan, number: int) -> Ro
     """One round's whole transcript. Raises ProtocolError for a round that was never committed."""
     found, commit = tx.round(row.job, number), _commit(tx, row.job, number)
     deal = next(iter(tx.statements(row.job, 0, Kind.KEY_DEAL).values()), None)
-    if found is None or commit is None or deal is None:
+    if found is None or commit is None:
         raise ProtocolError(
             f"round {number} of job {row.name}", "has no commit, so there is no transcript", "See `aggregator rounds`."
         )
@@ -66,7 +66,7 @@ def round_record(tx: Transaction, row: JobRow, plan: JobPlan, number: int) -> Ro
     return RoundRecord(
         plan=row.plan.decode(),
         job_joins=tuple(SignedText.of(join) for join in roll_of(tx, row, plan).joins),
-        deal=SignedText.of(deal),
+        deal=None if deal is None else SignedText.of(deal),
         round=number,
         adapter_digest=ctx.adapter_digest.hex(),
         participants=ctx.participants,
@@ -75,6 +75,7 @@ def round_record(tx: Transaction, row: JobRow, plan: JobPlan, number: int) -> Ro
         headers=tuple(SignedText.of(headers[silo]) for silo in members),
         fingerprints=_texts(tx, row.job, number, Kind.FINGERPRINT),
         consents=_texts(tx, row.job, number, Kind.CONSENT),
+        releases=_texts(tx, row.job, number, Kind.RELEASE),
         applied=_texts(tx, row.job, number, Kind.APPLIED),
     )
 

@@ -10,7 +10,7 @@ from aggregator.blobs import Blobs
 from aggregator.live import LiveJob
 from aggregator.rebuild import context_of, facts_of, job_state, round_state
 from aggregator.store import JobRow, Kind, Store, Transaction
-from privacy.ckks.layout import Layout
+from privacy.ckks.layouts import layout_of
 from privacy.plan import JobPlan
 
 
@@ -24,7 +24,7 @@ def rebuilt(tx: Transaction, row: JobRow) -> LiveJob:
         live.ctx = context_of(row.job, past[-1])
         live.round = round_state(past[-1], plan, facts_of(tx, row.job, past[-1].round))
         if isinstance(live.round, states.OPEN_ROUND):
-            live.running_sum = RunningSum(Layout(plan.values))
+            live.running_sum = RunningSum(layout_of(plan))
     return live
 
 
@@ -48,5 +48,5 @@ def drop_leftovers(store: Store, blobs: Blobs, live: LiveJob) -> None:
         with store.reading() as tx:
             headers = tx.statements(live.job, number, Kind.HEADER)
         folder = blobs.round(live.job, number)
-        accepted = {path for silo, header in headers.items() for path in update_paths(folder, silo, header)}
+        accepted = {path for silo, header in headers.items() for path in update_paths(folder, silo, header, live.plan)}
         blobs.drop_except(folder, accepted)

@@ -26,10 +26,12 @@ from aggregator.round_events import (
     SiloApplied,
     SiloConsented,
     SiloFingerprinted,
+    SiloReleased,
     SiloWithdrew,
     UpdateStored,
 )
 from aggregator.round_states import (
+    OPEN_ROUND,
     Aborted,
     Announced,
     Collecting,
@@ -38,6 +40,7 @@ from aggregator.round_states import (
     Published,
     Releasing,
     RoundState,
+    Sharing,
     Terms,
 )
 from privacy.errors import ProtocolError
@@ -61,11 +64,18 @@ TABLE: Mapping[tuple[str, str], tuple[str, ...]] = {
     ("Fingerprinting", "JobClosed"): ("Aborted",),
     ("Fingerprinting", "Restarted"): ("Fingerprinting",),
     ("Committed", "SiloWithdrew"): ("Committed",),
-    ("Committed", "SiloConsented"): ("Committed", "Releasing"),
+    ("Committed", "SiloConsented"): ("Committed", "Sharing", "Releasing"),
     ("Committed", "DeadlinePassed"): ("Committed", "Aborted"),
     ("Committed", "JobClosed"): ("Aborted",),
     ("Committed", "Restarted"): ("Committed",),
+    ("Sharing", "SiloWithdrew"): ("Sharing",),
+    ("Sharing", "SiloConsented"): ("Sharing",),
+    ("Sharing", "SiloReleased"): ("Sharing", "Releasing"),
+    ("Sharing", "DeadlinePassed"): ("Sharing", "Aborted"),
+    ("Sharing", "JobClosed"): ("Aborted",),
+    ("Sharing", "Restarted"): ("Sharing",),
     ("Releasing", "SiloWithdrew"): ("Releasing",),
+    ("Releasing", "SiloReleased"): ("Releasing",),
     ("Releasing", "SiloConsented"): ("Releasing",),
     ("Releasing", "SiloApplied"): ("Releasing", "Published", "Aborted"),
     ("Releasing", "DeadlinePassed"): ("Releasing", "Published", "Aborted"),
@@ -73,15 +83,25 @@ TABLE: Mapping[tuple[str, str], tuple[str, ...]] = {
     ("Releasing", "Restarted"): ("Releasing",),
     ("Published", "SiloWithdrew"): ("Published",),
     ("Published", "SiloConsented"): ("Published",),
+    ("Published", "SiloReleased"): ("Published",),
     ("Published", "SiloApplied"): ("Published",),
     ("Aborted", "SiloWithdrew"): ("Aborted",),
     ("Aborted", "SiloApplied"): ("Aborted",),
 }
 
 
+OF_SILOS = (
+    RoundJoined, UpdateStored, SiloWithdrew, SiloFingerprinted, SiloConsented, SiloReleased, SiloApplied,
+)  # fmt: skip
+
+
 def terms_of(plan: JobPlan, number: int, participants: tuple[str, ...]) -> Terms:
     """The rules of a round with these participants."""
-    return Terms(number, participants, plan.cohort.minimum, plan.threshold(len(participants)), plan.deadlines)
+    cohort = plan.cohort
+    threshold = plan.threshold(len(participants))
+    return Terms(
+        number, participants, cohort.minimum, threshold, cohort.tolerated_colluders, plan.suite.keyed, plan.deadlines
+    )
 
 
 def announce(plan: JobPlan, number: int, participants: tuple[str, ...], now: datetime) -> Announced:
@@ -97,10 +117,19 @@ def step(state: RoundState, event: RoundEvent, now: datetime) -> Outcome:
     """
     if (type(state).__name__, type(event).__name__) not in TABLE:
         raise _untimely(state, event)
-    if isinstance(event, RoundJoined | UpdateStored | SiloWithdrew | SiloFingerprinted | SiloConsented | SiloApplied):
+    if isinstance(event, OF_SILOS):
         _require_participant(state.terms, event.silo)
     if isinstance(event, SiloApplied) and isinstance(state, Aborted) and not state.certified:
         raise _untimely(state, event)
+    if isinstance(state, OPEN_ROUND) and isinstance(event, JobClosed):
+        return _abort(state.terms, event.reason, certified=isinstance(state, Releasing))
+    if isinstance(state, OPEN_ROUND) and isinstance(event, Restarted):
+        return replace(state, deadline_utc=_extended(state.deadline_utc, now, event.grace_s)), ()
+    return _step(state, event, now)
+
+
+def _step(state: RoundState, event: RoundEvent, now: datetime) -> Outcome:
+    """What is left of `step`: events that mean another thing in each state."""
     match state:
         case Announced():
             outcome = _announced(state, event, now)
@@ -110,6 +139,8 @@ def step(state: RoundState, event: RoundEvent, now: datetime) -> Outcome:
             outcome = _fingerprinting(state, event, now)
         case Committed():
             outcome = _committed(state, event, now)
+        case Sharing():
+            outcome = _sharing(state, event, now)
         case Releasing():
             outcome = _releasing(state, event, now)
         case Published():
@@ -131,10 +162,6 @@ def _announced(state: Announced, event: RoundEvent, now: datetime) -> Outcome:
         case DeadlinePassed() if now >= state.deadline_utc:
             silent = frozenset(state.terms.participants) - state.joined
             return _abort(state.terms, f"{_names(silent)} did not join in time", silent=silent)
-        case JobClosed(reason=reason):
-            return _abort(state.terms, reason)
-        case Restarted(grace_s=grace_s):
-            return replace(state, deadline_utc=_extended(state.deadline_utc, now, grace_s)), ()
     return state, ()
 
 
@@ -150,10 +177,6 @@ def _collecting(state: Collecting, event: RoundEvent, now: datetime) -> Outcome:
             return _settle(replace(state, withdrawn=state.withdrawn | {silo}), now)
         case DeadlinePassed() if now >= state.deadline_utc:
             return _close_collection(state, now)
-        case JobClosed(reason=reason):
-            return _abort(state.terms, reason)
-        case Restarted(grace_s=grace_s):
-            return replace(state, deadline_utc=_extended(state.deadline_utc, now, grace_s)), ()
     return state, ()
 
 
@@ -182,22 +205,20 @@ def _fingerprinting(state: Fingerprinting, event: RoundEvent, now: datetime) -> 
         case SiloFingerprinted(silo=silo) if silo not in state.members:
             why = f"its sum is without the update of {silo}"
             raise ProtocolError(f"round {state.terms.number}", why, "Ask for the round (GetRound).", sender=silo)
-        case SiloFingerprinted(silo=silo, holds=True):
-            return _settle_sum(replace(state, answered=state.answered | {silo}, wrong=state.wrong - {silo}), now)
+        case SiloFingerprinted(silo=silo, holds=True, unopened=unopened):
+            answered, wrong = state.answered | {silo}, state.wrong - {silo}
+            told = {**state.unopened, silo: unopened}
+            return _settle_sum(replace(state, answered=answered, wrong=wrong, unopened=told), now)
         case SiloFingerprinted(silo=silo):
             return _settle_sum(replace(state, wrong=state.wrong | {silo}), now)
         case DeadlinePassed() if now >= state.deadline_utc:
             return _commit_again(state, now)
-        case JobClosed(reason=reason):
-            return _abort(state.terms, reason)
-        case Restarted(grace_s=grace_s):
-            return replace(state, deadline_utc=_extended(state.deadline_utc, now, grace_s)), ()
     return state, ()
 
 
 def _settle_sum(state: Fingerprinting, now: datetime) -> Outcome:
     """Go on once every member of the sum has answered, rightly or wrongly."""
-    if state.answered >= frozenset(state.members):
+    if state.answered >= frozenset(state.members) and not state.blamed:
         return Committed(state.terms, _after(now, state.terms.deadlines.consent_s), state.members), ()
     if state.answered | state.wrong == frozenset(state.members):
         return _commit_again(state, now)
@@ -205,15 +226,15 @@ def _settle_sum(state: Fingerprinting, now: datetime) -> Outcome:
 
 
 def _commit_again(state: Fingerprinting, now: datetime) -> Outcome:
-    """Step 4: without those whose fingerprint did not come or does not hold."""
-    terms, members = state.terms, tuple(sorted(state.answered))
+    """Step 4: without those whose fingerprint did not come or does not hold, or whose share mails many cannot open."""
+    terms, members = state.terms, tuple(sorted(state.answered - state.blamed))
     silent = frozenset(state.members) - state.answered - state.wrong
     if len(members) < terms.minimum:
-        out = frozenset(state.members) - state.answered
+        out = frozenset(state.members) - frozenset(members)
         reason = f"{len(members)} fingerprints hold, fewer than the minimum of {terms.minimum}; none of {_names(out)}"
         return _abort(terms, reason, silent=silent)
     following, actions = _commit(terms, members, state.attempt + 1, now)
-    return following, (*actions, ReportLeftOut(silent, state.wrong))
+    return following, (*actions, ReportLeftOut(silent, state.wrong | state.blamed))
 
 
 def _committed(state: Committed, event: RoundEvent, now: datetime) -> Outcome:
@@ -223,16 +244,35 @@ def _committed(state: Committed, event: RoundEvent, now: datetime) -> Outcome:
             consented = state.consented | {silo}
             if len(consented) < terms.threshold:
                 return replace(state, consented=consented), ()
-            deadline_utc = _after(now, terms.deadlines.apply_s)
-            return Releasing(terms, deadline_utc, state.members, consented, {}), ()
+            if terms.keyed:
+                return Sharing(terms, _after(now, terms.deadlines.consent_s), state.members, consented), ()
+            return _release(terms, state.members, consented, now), ()
         case DeadlinePassed() if now >= state.deadline_utc:
             silent = frozenset(terms.participants) - state.consented
             reason = f"{len(state.consented)} consents came of {terms.threshold}; none from {_names(silent)}"
             return _abort(terms, reason, silent=silent)
-        case JobClosed(reason=reason):
-            return _abort(terms, reason)
-        case Restarted(grace_s=grace_s):
-            return replace(state, deadline_utc=_extended(state.deadline_utc, now, grace_s)), ()
+    return state, ()
+
+
+def _release(terms: Terms, members: tuple[str, ...], consented: frozenset[str], now: datetime) -> Releasing:
+    return Releasing(terms, _after(now, terms.deadlines.apply_s), members, consented, {})
+
+
+def _sharing(state: Sharing, event: RoundEvent, now: datetime) -> Outcome:
+    """Until enough released: nobody can have opened the sum before, so that giving up leaves all where they were."""
+    terms = state.terms
+    match event:
+        case SiloConsented(silo=silo):
+            return replace(state, consented=state.consented | {silo}), ()
+        case SiloReleased(silo=silo):
+            released = state.released | {silo}
+            if len(released) < terms.threshold:
+                return replace(state, released=released), ()
+            return _release(terms, state.members, state.consented, now), ()
+        case DeadlinePassed() if now >= state.deadline_utc:
+            silent = state.consented - state.released
+            reason = f"{len(state.released)} sums of shares came of {terms.threshold}; none from {_names(silent)}"
+            return _abort(terms, reason, silent=silent)
     return state, ()
 
 
@@ -246,10 +286,6 @@ def _releasing(state: Releasing, event: RoundEvent, now: datetime) -> Outcome:
         case DeadlinePassed() if now >= state.deadline_utc:
             nobody = f"nobody applied the certified sum of round {terms.number}"
             return _publish(state) if state.applied else _broken(terms, nobody)
-        case JobClosed(reason=reason):
-            return _abort(terms, reason, certified=True)
-        case Restarted(grace_s=grace_s):
-            return replace(state, deadline_utc=_extended(state.deadline_utc, now, grace_s)), ()
     return state, ()
 
 
@@ -313,7 +349,8 @@ def _contradiction(terms: Terms, silo: str, before: str) -> ProtocolError:
 def _untimely(state: RoundState, event: RoundEvent) -> ProtocolError:
     said = {
         RoundJoined: "join", UpdateStored: "update", SiloWithdrew: "withdrawal",
-        SiloFingerprinted: "fingerprint", SiloConsented: "consent", SiloApplied: "report of an applied adapter",
+        SiloFingerprinted: "fingerprint", SiloConsented: "consent", SiloReleased: "release of shares",
+        SiloApplied: "report of an applied adapter",
     }.get(type(event), type(event).__name__)  # fmt: skip
     return ProtocolError(
         f"round {state.terms.number}",

@@ -32,11 +32,19 @@ class SiloFingerprinted:
 
     silo: str
     holds: bool
+    unopened: frozenset[str] = frozenset()  # members whose share mails to it are of no use
 
 
 @dataclass(frozen=True)
 class SiloConsented:
     """A participant's Consent to this round's transcript was verified."""
+
+    silo: str
+
+
+@dataclass(frozen=True)
+class SiloReleased:
+    """A participant's Release for this round's transcript was verified and is on disk."""
 
     silo: str
 
@@ -74,6 +82,7 @@ RoundEvent = (
     | SiloWithdrew
     | SiloFingerprinted
     | SiloConsented
+    | SiloReleased
     | SiloApplied
     | DeadlinePassed
     | JobClosed
@@ -115,7 +124,9 @@ class ReportBroken:
 
 @dataclass(frozen=True)
 class ReportLeftOut:
-    """Tell the job machine, and the log, whose update a new commit leaves out: no fingerprint came, or a wrong one."""
+    """Tell the job machine, and the log, whose update a new commit leaves out: no fingerprint came, or a wrong one,
+    or too many silos could not open their share mails.
+    """
 
     silent: frozenset[str]
     wrong: frozenset[str]

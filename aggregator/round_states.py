@@ -1,7 +1,8 @@
 """Where a round stands at the aggregator. Each state follows from its row in the database and the statements."""
 
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from privacy.plan import Deadlines
@@ -15,6 +16,8 @@ class Terms:
     participants: tuple[str, ...]
     minimum: int
     threshold: int
+    colluders: int
+    keyed: bool  # keys are made for the round: shares of them are released before its sum opens
     deadlines: Deadlines
 
 
@@ -47,6 +50,13 @@ class Fingerprinting:
     attempt: int = 1
     answered: frozenset[str] = frozenset()
     wrong: frozenset[str] = frozenset()
+    unopened: Mapping[str, frozenset[str]] = field(default_factory=dict)  # by member: whose mails it cannot open
+
+    @property
+    def blamed(self) -> frozenset[str]:
+        """Members whose share mails more silos could not open than may collude: one of them at least is honest."""
+        told = Counter(name for named in self.unopened.values() for name in named)
+        return frozenset(name for name, count in told.items() if count > self.terms.colluders)
 
 
 @dataclass(frozen=True)
@@ -60,8 +70,19 @@ class Committed:
 
 
 @dataclass(frozen=True)
+class Sharing:
+    """Step 6 with one-time keys: a certificate exists; participants release their sums of shares."""
+
+    terms: Terms
+    deadline_utc: datetime
+    members: tuple[str, ...]
+    consented: frozenset[str]
+    released: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
 class Releasing:
-    """Step 6: a certificate exists; silos open the sum and report the digest of what came of it."""
+    """Steps 6 to 8: the sum can be opened; silos do, and report the digest of what came of it."""
 
     terms: Terms
     deadline_utc: datetime
@@ -81,12 +102,12 @@ class Published:
 
 @dataclass(frozen=True)
 class Aborted:
-    """Burnt: this number is never used again. With a certificate the round counts as opened all the same."""
+    """Burnt: this number is never used again. `certified`: its sum could be opened, so it counts as opened."""
 
     terms: Terms
     reason: str
     certified: bool
 
 
-RoundState = Announced | Collecting | Fingerprinting | Committed | Releasing | Published | Aborted
-OPEN_ROUND = (Announced, Collecting, Fingerprinting, Committed, Releasing)
+RoundState = Announced | Collecting | Fingerprinting | Committed | Sharing | Releasing | Published | Aborted
+OPEN_ROUND = (Announced, Collecting, Fingerprinting, Committed, Sharing, Releasing)

@@ -32,7 +32,11 @@ from certs.enrolment import EnrolmentDesk, Issuing
 from certs.names import Role
 from certs.queue import RequestQueue
 from certs.wallet import Wallet
+from privacy.ckks import multikey_layout
 from privacy.ckks.fingerprint import warm_up
+from privacy.ckks.layout import Layout
+from privacy.ckks.multikey_layout import MultikeyLayout
+from privacy.ckks.multikey_params import MultikeyParams
 from privacy.errors import ConfigError
 from runtime.channels import RevocationFile, enrolment_credentials, new_server, server_credentials
 from runtime.files import StateLock, write_durably
@@ -235,6 +239,9 @@ def run_until_signalled(state: StateFolder) -> None:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    warm_up()
+    warm_up(Layout(1))
+    params = MultikeyParams("small", 3, 16)
+    multikey_layout.warm_up(params)
+    warm_up(MultikeyLayout(1, params))
     with running(state):
         stop.wait()

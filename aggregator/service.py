@@ -21,7 +21,8 @@ from runtime.interceptors import peer_of
 PREFIX = "/cloister.v1.FederationService/"
 METHODS = (
     "Follow", "GetJob", "FetchArtifact", "JoinJob", "RefuseJob", "DealKey", "GetRound", "JoinRound", "SubmitUpdate",
-    "WithdrawRound", "SendFingerprint", "FetchSum", "ConsentRound", "ReportApplied", "PublishCheckpoint",
+    "WithdrawRound", "SendFingerprint", "FetchSum", "FetchMails", "ConsentRound", "SendRelease", "FetchReleases",
+    "ReportApplied", "PublishCheckpoint",
 )  # fmt: skip
 ROLES = {f"{PREFIX}{method}": frozenset({Role.SILO}) for method in METHODS} | {
     f"{PREFIX}RenewCertificate": frozenset({Role.SILO, Role.COORDINATOR, Role.AUDITOR})
@@ -134,6 +135,24 @@ class FederationService(federation_pb2_grpc.FederationServiceServicer):
             yield part.encode()
             del part  # while gRPC waits for the silo to read, one copy is enough
 
+    def FetchMails(self, request: Any, context: Context) -> Iterator[Any]:  # noqa: N802, ANN401
+        """Steps 3 and 5: the caller's share mails."""
+        asked = wire.FetchMailsRequest.decode(request)
+        for mail in self._reading.mails(_silo(context), asked.job, asked.round):
+            yield mail.encode()
+
+    def SendRelease(self, request: Any, context: Context) -> Any:  # noqa: N802, ANN401
+        """Step 6."""
+        asked = wire.SendReleaseRequest.decode(request)
+        self._statements.release(_silo(context), asked.release, asked.body, asked.mails)
+        return wire.ReleaseTaken().encode()
+
+    def FetchReleases(self, request: Any, context: Context) -> Iterator[Any]:  # noqa: N802, ANN401
+        """Step 7: what opens the sum."""
+        asked = wire.FetchReleasesRequest.decode(request)
+        for release in self._reading.releases(_silo(context), asked.job, asked.round):
+            yield release.encode()
+
     def ConsentRound(self, request: Any, context: Context) -> Any:  # noqa: N802, ANN401
         """Step 5."""
         self._statements.consent(_silo(context), wire.ConsentRoundRequest.decode(request).consent)
@@ -167,13 +186,16 @@ def _parts(messages: Iterator[Any]) -> Iterator[wire.UpdatePart]:
 
 def _stage(upload: Upload, part: wire.UpdatePart) -> int:
     """Take a part; how many bytes it has."""
-    if part.seeds is not None:
-        upload.add_seeds(part.seeds)
-        return len(part.seeds)
+    for kind, attached in (("seeds", part.seeds), ("mails", part.mails)):
+        if attached is not None:
+            upload.add_attached(kind, attached)
+            return len(attached)
     if part.residues is not None:
         upload.add_residues(part.residues)
         return len(part.residues)
-    raise ProtocolError("update", "has two headers", "Send one header, then seeds, then residues.", step="submit")
+    raise ProtocolError(
+        "update", "has two headers", "Send one header, then seeds or mails, then residues.", step="submit"
+    )
 
 
 def _silo(context: Context) -> str:

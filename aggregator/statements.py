@@ -16,6 +16,7 @@ from cloister.wire import RoundPhase
 from aggregator import job as jobs
 from aggregator.accumulate import StagedUpdate, Upload, read_chunks, update_paths
 from aggregator.job_events import JobEvent, KeyDealt, SiloJoined, SiloRefused
+from aggregator.keyed import receivers_in, require_fresh_keys, require_release
 from aggregator.live import LiveJob, Turn
 from aggregator.reading import announced_row, members_of, only, roster_job
 from aggregator.rebuild import context_of
@@ -25,32 +26,38 @@ from aggregator.round_events import (
     SiloApplied,
     SiloConsented,
     SiloFingerprinted,
+    SiloReleased,
     SiloWithdrew,
     UpdateStored,
 )
 from aggregator.runner import Runner
 from aggregator.store import Kind, Transaction
-from privacy.ckks.fingerprint import MODULI, Value, decode, fingerprint_of
-from privacy.ckks.layout import Layout
-from privacy.envelope import UpdateHeader
+from privacy.ckks.fingerprint import Value, decode, fingerprint_of
+from privacy.ckks.layouts import layout_of
+from privacy.envelope import header_kind
 from privacy.errors import ProtocolError, VerificationError
+from privacy.keyed import KeyedRoundJoin, Release, RoundRoll, check_release, check_round_roll, keyed_headers
 from privacy.ledger.checkpoint import log_origin, open_checkpoint
+from privacy.plan import RoundContext
 from privacy.roll import JobJoin, JobRefusal, KeyDeal, check_deal, require_plan
-from privacy.statement import RoundStatement, Signed, SiloStatement, read, verify
+from privacy.statement import RoundStatement, Signed, SiloStatement, plan_named, read, verify
 from privacy.transcript import (
     Applied,
     Consent,
     Fingerprint,
+    HeaderCheck,
     RoundJoin,
     Withdrawal,
-    check_header,
     commit_digest,
+    group_headers,
     require_commit,
     require_round,
+    require_unopened,
     transcript_digest,
 )
 
 LOG = structlog.get_logger("aggregator")
+MOST_ROLLS = 8  # of rounds that collect, remembered
 S = TypeVar("S", bound=SiloStatement)
 R = TypeVar("R", bound=RoundStatement)
 
@@ -60,6 +67,7 @@ class StatementDesk:
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
+        self._rolls: dict[tuple[bytes, int], RoundRoll] = {}  # by job and round
         self._expected_values: dict[tuple[bytes, str], tuple[bytes, Value]] = {}  # by job and silo: commit, fingerprint
 
     # -- what a silo says about a job ----------------------------------------------------------------------------------
@@ -96,10 +104,14 @@ class StatementDesk:
     # -- what a silo says about a round --------------------------------------------------------------------------------
 
     def join_round(self, silo: str, signed: Signed) -> None:
-        """Step 0: a RoundJoin."""
-        live, join = self._round_statement(silo, signed, RoundJoin)
+        """Step 0: a RoundJoin, or with one-time keys a KeyedRoundJoin whose keys are nobody else's."""
+        live = self._job_of(silo, signed)
+        kind = KeyedRoundJoin if live.plan.suite.keyed else RoundJoin
+        _, join = self._round_statement(silo, signed, kind)
         self._runner.heard_of(silo, live.job)
         with self._runner.turn(live.job) as turn:
+            if isinstance(join, KeyedRoundJoin):
+                require_fresh_keys(join, turn.tx.statements(live.job, join.round, Kind.ROUND_JOIN))
             self._take(turn, join, signed, Kind.ROUND_JOIN, RoundJoined(silo))
 
     def withdraw(self, silo: str, signed: Signed) -> None:
@@ -118,11 +130,14 @@ class StatementDesk:
             if tx.statement(live.job, said.round, Kind.FINGERPRINT, silo) == signed:
                 return
         expected, spent_ns = self._expected(live, said)
-        holds = decode(said.value, MODULI, silo) == expected
+        holds = decode(said.value, layout_of(live.plan).moduli, silo) == expected
         with self._runner.turn(live.job) as turn:
             require_commit(_committed(turn.tx, said), said)
+            commit = only(turn.tx.statements(live.job, said.round, Kind.COMMIT))
+            require_unopened(live.plan, members_of(commit) if commit else (), said)
             if holds:
-                if self._take(turn, said, signed, Kind.FINGERPRINT, SiloFingerprinted(silo, holds=True)):
+                event = SiloFingerprinted(silo, holds=True, unopened=frozenset(said.unopened))
+                if self._take(turn, said, signed, Kind.FINGERPRINT, event):
                     turn.tx.add_aggregation(live.job, said.round, spent_ns)
             else:
                 turn.tell_round(SiloFingerprinted(silo, holds=False), said.round)
@@ -148,8 +163,9 @@ class StatementDesk:
         if known is not None and known[0] == committed:
             return known[1], 0  # whoever asks again costs no second pass over its update
         folder = self._runner.blobs.sum(live.job, said.round, 1).parent
-        residues, _ = update_paths(folder, said.silo, header)
-        value = fingerprint_of(Layout(live.plan.values), committed, read_chunks(residues))
+        residues, _ = update_paths(folder, said.silo, header, live.plan)
+        layout = layout_of(live.plan)
+        value = fingerprint_of(layout, committed, read_chunks(residues, layout.chunk_bytes(0)))
         self._expected_values[live.job, said.silo] = committed, value
         return value, time.thread_time_ns() - started
 
@@ -159,6 +175,33 @@ class StatementDesk:
         with self._runner.turn(live.job) as turn:
             self._check_transcript(turn, consent)
             self._take(turn, consent, signed, Kind.CONSENT, SiloConsented(silo))
+
+    def release(self, silo: str, signed: Signed, body: bytes, mails: bytes) -> None:
+        """Step 6 with one-time keys: a Release, and what it is of: on disk before it counts."""
+        live, release = self._round_statement(silo, signed, Release)
+        with self._runner.store.reading() as tx:
+            row = announced_row(tx, live, release.round)
+            transcript = self._transcript(tx, live, release)
+            receivers = receivers_in(tx, live, context_of(live.job, row))
+        check_release(live.plan, context_of(live.job, row), transcript, signed, body)
+        require_release(live.plan, release, body, mails, len(receivers))
+        path = self._runner.blobs.release(live.job, release.round, signed)
+        self._runner.blobs.write(path, body + mails)
+        try:
+            with self._runner.turn(live.job) as turn:
+                if self._take(turn, release, signed, Kind.RELEASE, SiloReleased(silo)):
+                    size = len(body) + len(mails) + len(signed.body) + len(signed.signature)
+                    turn.tx.add_upload(live.job, release.round, silo, size)
+        except BaseException:
+            with self._runner.store.reading() as tx:
+                if tx.statement(live.job, release.round, Kind.RELEASE, silo) != signed:
+                    path.unlink(missing_ok=True)
+            raise
+
+    def _transcript(self, tx: Transaction, live: LiveJob, said: RoundStatement) -> bytes:
+        """H(tau2) of a round as it stands."""
+        fingerprints = tuple(tx.statements(live.job, said.round, Kind.FINGERPRINT).values())
+        return transcript_digest(_committed(tx, said), fingerprints)
 
     def applied(self, silo: str, signed: Signed) -> None:
         """Step 8: the digest of the next global adapter."""
@@ -191,12 +234,14 @@ class StatementDesk:
 
     def open_upload(self, silo: str, signed: Signed) -> Upload | None:
         """Check an update's header before any of its bytes. None if this very update was accepted before."""
-        live, header = self._round_statement(silo, signed, UpdateHeader)
+        kind = header_kind(self._job_of(silo, signed).plan.suite)
+        live, header = self._round_statement(silo, signed, kind)
         with self._runner.store.reading() as tx:
             row = announced_row(tx, live, header.round)
             known = tx.statement(live.job, header.round, Kind.HEADER, silo)
-            deal = only(tx.statements(live.job, 0, Kind.KEY_DEAL))
             withdrawn = tx.statement(live.job, header.round, Kind.WITHDRAWAL, silo)
+            if known is None:
+                self._headers(tx, live, context_of(live.job, row), silo)(signed)
         if known == signed:
             return None
         if known is not None:
@@ -206,12 +251,27 @@ class StatementDesk:
                 "A silo submits once a round; the first stands and both are evidence. Send the stored bytes again.",
                 sender=silo, step="submit",
             )  # fmt: skip
-        commitment = b"" if deal is None else bytes.fromhex(read(deal, KeyDeal).key_commitment)
-        check_header(live.plan, context_of(live.job, row), commitment, signed)
         if not live.collects(header.round) or withdrawn is not None:
             why = "the silo withdrew" if withdrawn is not None else f"it is {row.phase.name} and takes no update"
             raise ProtocolError(f"round {header.round}", why, "Ask for the round (GetRound).", sender=silo)
-        return Upload(self._runner.blobs.round(live.job, header.round), header, signed)
+        folder = self._runner.blobs.round(live.job, header.round)
+        return Upload(folder, live.plan, len(row.participants), header, signed)
+
+    def _headers(self, tx: Transaction, live: LiveJob, ctx: RoundContext, silo: str) -> HeaderCheck:
+        """What a header of this round must fit."""
+        if not live.plan.suite.keyed:
+            deal = only(tx.statements(live.job, 0, Kind.KEY_DEAL))
+            commitment = b"" if deal is None else bytes.fromhex(read(deal, KeyDeal).key_commitment)
+            return group_headers(live.plan, ctx, commitment)
+        if not live.collects(ctx.round_number):
+            step = "Ask for the round (GetRound)."
+            raise ProtocolError(f"round {ctx.round_number}", "takes no update", step, sender=silo)
+        if (live.job, ctx.round_number) not in self._rolls:
+            joins = tx.statements(live.job, ctx.round_number, Kind.ROUND_JOIN).values()
+            self._rolls[live.job, ctx.round_number] = check_round_roll(live.plan, ctx, joins)
+            for old in list(self._rolls)[:-MOST_ROLLS]:
+                del self._rolls[old]
+        return keyed_headers(live.plan, ctx, self._rolls[live.job, ctx.round_number])
 
     def uploading(self, upload: Upload, cancel: Callable[[], object]) -> AbstractContextManager[None]:
         """While an update comes: `cancel` is called when its silo sends another, or the round goes on without it."""
@@ -220,7 +280,7 @@ class StatementDesk:
 
     def accept(self, update: StagedUpdate) -> None:
         """Add a whole, checked update to the sum, and let it count; if it cannot, its bytes are removed."""
-        header = read(update.header, UpdateHeader)
+        header = update.statement
         live = self._runner.live(bytes.fromhex(header.plan))
         running_sum = live.running_sum
         if running_sum is not None and live.number == header.round:
@@ -237,7 +297,7 @@ class StatementDesk:
         with self._runner.store.reading() as tx:
             accepted = tx.statement(live.job, number, Kind.HEADER, update.silo)
         if accepted != update.header:
-            for path in (update.residues, update.seeds):
+            for path in (update.residues, update.attachment):
                 path.unlink(missing_ok=True)
 
     # -- checkpoints ---------------------------------------------------------------------------------------------------
@@ -268,6 +328,10 @@ class StatementDesk:
                 tx.put_checkpoint(silo, note, self._runner.clock())
 
     # -- who and what --------------------------------------------------------------------------------------------------
+
+    def _job_of(self, silo: str, signed: Signed) -> LiveJob:
+        """The job that a statement of either suite is about."""
+        return roster_job(self._runner, silo, plan_named(signed))
 
     def _of_statement(self, silo: str, signed: Signed, kind: type[S]) -> LiveJob:
         return self._checked(silo, signed, kind)[0]

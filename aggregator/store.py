@@ -34,6 +34,7 @@ class Kind(StrEnum):
     COMMIT = "commit"
     FINGERPRINT = "fingerprint"
     CONSENT = "consent"
+    RELEASE = "release"
     APPLIED = "applied"
 
 
@@ -221,16 +222,19 @@ class Transaction:
         return tuple(self._db.execute(query).scalars())
 
     def add_upload(self, job: bytes, number: int, silo: str, bytes_received: int) -> None:
-        """How much came with an accepted update."""
-        self._db.execute(insert(UPLOADS).values(job=job, round=number, silo=silo, bytes_received=bytes_received))
+        """So much more came of a silo in a round: its accepted update, what it released."""
+        where = (UPLOADS.c.job == job) & (UPLOADS.c.round == number) & (UPLOADS.c.silo == silo)
+        total = UPLOADS.c.bytes_received + bytes_received
+        if not self._db.execute(update(UPLOADS).where(where).values(bytes_received=total)).rowcount:
+            self._db.execute(insert(UPLOADS).values(job=job, round=number, silo=silo, bytes_received=bytes_received))
 
     def bytes_by_silo(self, job: bytes) -> dict[str, int]:
-        """Bytes of accepted updates, by silo, over all rounds."""
+        """Bytes of accepted updates and releases, by silo, over all rounds."""
         query = select(UPLOADS.c.silo, func.sum(UPLOADS.c.bytes_received)).where(UPLOADS.c.job == job)
         return {name: int(total) for name, total in self._db.execute(query.group_by(UPLOADS.c.silo))}
 
     def bytes_by_round(self, job: bytes) -> dict[int, int]:
-        """Bytes of accepted updates, by round."""
+        """Bytes of accepted updates and releases, by round."""
         query = select(UPLOADS.c.round, func.sum(UPLOADS.c.bytes_received)).where(UPLOADS.c.job == job)
         return {number: int(total) for number, total in self._db.execute(query.group_by(UPLOADS.c.round))}
 

@@ -29,21 +29,24 @@ def waits_for(live: LiveJob, connected: frozenset[str]) -> str:
 
 
 def _in_round(state: states.RoundState | None) -> str:
+    what = ""
     match state:
         case states.Announced(terms=terms, joined=joined):
-            return f"waits for {_names(frozenset(terms.participants) - joined)} to join round {terms.number}"
+            what = f"waits for {_names(frozenset(terms.participants) - joined)} to join round {terms.number}"
         case states.Collecting(terms=terms, submitted=submitted, withdrawn=withdrawn):
             missing = frozenset(terms.participants) - submitted - withdrawn
-            return f"waits for the updates of {_names(missing)} in round {terms.number}"
+            what = f"waits for the updates of {_names(missing)} in round {terms.number}"
         case states.Fingerprinting(terms=terms, members=members, answered=answered):
-            return f"waits for the fingerprints of {_names(frozenset(members) - answered)} in round {terms.number}"
+            what = f"waits for the fingerprints of {_names(frozenset(members) - answered)} in round {terms.number}"
         case states.Committed(terms=terms, consented=consented):
-            missing = frozenset(terms.participants) - consented
-            needed = terms.threshold - len(consented)
-            return f"waits for {needed} more consents to round {terms.number}; not yet from {_names(missing)}"
+            missing, needed = frozenset(terms.participants) - consented, terms.threshold - len(consented)
+            what = f"waits for {needed} more consents to round {terms.number}; not yet from {_names(missing)}"
+        case states.Sharing(terms=terms, released=released):
+            missing, needed = frozenset(terms.participants) - released, terms.threshold - len(released)
+            what = f"waits for {needed} more sums of shares of round {terms.number}; not yet from {_names(missing)}"
         case states.Releasing(terms=terms, consented=consented, applied=applied):
-            return f"waits for {_names(consented - applied.keys())} to apply round {terms.number}"
-    return ""
+            what = f"waits for {_names(consented - applied.keys())} to apply round {terms.number}"
+    return what
 
 
 def _names(silos: Iterable[str]) -> str:

@@ -19,8 +19,9 @@ from federation.jobs import prepare
 from federation.local import LocalFederation, SiloSetting, latest_adapter, local_federation
 from federation.processes import require_command
 from privacy.errors import VerificationError
-from privacy.plan import JobPlan, Suite
+from privacy.plan import JobPlan
 from privacy.quantise import grid_step
+from privacy.suites import Suite
 from silo_agent.rehearsal import rehearsal_vector
 
 UPDATE_RANGE = 1.0

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from privacy.plan import Suite
+from privacy.suites import Suite
 
 app = typer.Typer(no_args_is_help=True)
 

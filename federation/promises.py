@@ -1,6 +1,7 @@
 """What a cipher suite promises for the job at hand, in the words of docs/explanation/threat-model.md."""
 
-from privacy.plan import JobPlan, Suite
+from privacy.plan import JobPlan
+from privacy.suites import Suite
 
 VERIFIED = (
     "is found before anything is opened, and the round refused: each silo checks that its own update is in the sum "

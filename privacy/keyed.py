@@ -11,18 +11,19 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from privacy.canonical import digest
+from privacy.canonical import DIGEST_BYTES, digest
+from privacy.envelope import KeyedUpdateHeader
 from privacy.errors import ProtocolError
 from privacy.mail_key import read_mail_key
 from privacy.plan import Hex32, JobPlan, RoundContext
-from privacy.roll import MailDigest, require_plan
+from privacy.roll import Roll, require_plan
 from privacy.statement import RoundStatement, Signed, verify
-from privacy.transcript import require_round
+from privacy.transcript import HeaderCheck, require_round
 
 ROUND_ROLL_LABEL = "cloister/v1/round-roll"
+MAILS_LABEL = "cloister/v1/mails"
 
 PublicKey = Annotated[str, Field(pattern=r"^[0-9a-f]{2432}$")]
-Mails = Annotated[tuple[MailDigest, ...], Field(strict=False, max_length=100)]
 
 
 class KeyedRoundJoin(RoundStatement):
@@ -41,29 +42,17 @@ class KeyedRoundJoin(RoundStatement):
         return self
 
 
-class KeyedUpdateHeader(RoundStatement):
-    """Step 1: everything about an update but its bytes, and who was sent which share of its one-time key.
-
-    `roll` is the digest of the joins whose keys the mails were sealed to: members of one sum used the same.
-    """
-
-    type: Literal["cloister/v1/keyed-update"] = "cloister/v1/keyed-update"
-    values: Annotated[int, Field(gt=0)]
-    roll: Hex32
-    residues_root: Hex32
-    mails: Mails
-
-
 class Release(RoundStatement):
     """Step 6: the sum of this silo's shares over the members of the certified sum, and its key in a mail for each.
 
-    `body_sha256` is of the sealed sum of shares, `mails` of the mails that carry its key.
+    `body_sha256` is of the sealed sum of shares, `mails` the `mails_digest` of the mails that carry its key, one for
+    each of `receivers_of`.
     """
 
     type: Literal["cloister/v1/release"] = "cloister/v1/release"
     transcript: Hex32
     body_sha256: Hex32
-    mails: Mails
+    mails: Hex32
 
 
 @dataclass(frozen=True)
@@ -78,6 +67,20 @@ class RoundRoll:
     def point(self, silo: str) -> int:
         """Where a silo's shares are taken: its place in the participant list, counted from 1."""
         return list(self.share_keys).index(silo) + 1
+
+    @property
+    def points(self) -> range:
+        """Everybody's, in order."""
+        return range(1, len(self.joins) + 1)
+
+
+def receivers_of(roll: Roll, round_roll: RoundRoll) -> dict[str, bytes]:
+    """Whom releases are sealed to, in order, by public key: the participants under the keys they made for it.
+
+    Then the other members of the job's roll, under their mail keys of the job: or they could not follow any more.
+    """
+    others = {name: key for name, key in roll.mail_keys.items() if name not in round_roll.open_keys}
+    return {**round_roll.open_keys, **others}
 
 
 def check_round_roll(plan: JobPlan, ctx: RoundContext, joins: Iterable[Signed]) -> RoundRoll:
@@ -107,7 +110,7 @@ def check_round_roll(plan: JobPlan, ctx: RoundContext, joins: Iterable[Signed]) 
 
 
 def check_keyed_header(plan: JobPlan, ctx: RoundContext, roll: RoundRoll, signed: Signed) -> KeyedUpdateHeader:
-    """Step 1: a header is its silo's, of this round, of the planned length, with one share mail for everybody."""
+    """Step 1: a header is its silo's, of this round, of the planned length, with shares for this round's joins."""
     header = verify(signed, KeyedUpdateHeader, plan.identity_keys)
     require_plan(plan, header)
     require_round(ctx, header)
@@ -116,25 +119,28 @@ def check_keyed_header(plan: JobPlan, ctx: RoundContext, roll: RoundRoll, signed
         why = f"covers {header.values} values; the plan has {plan.values}"
     elif header.roll != roll.digest.hex():
         why = "was made for other joins of this round"
-    elif tuple(mail.to for mail in header.mails) != ctx.participants:
-        why = "does not have exactly one share mail for every participant, in order"
     if why:
         raise ProtocolError("update header", why, "It was not accepted.", sender=header.silo, step="submit")
     return header
 
 
+def keyed_headers(plan: JobPlan, ctx: RoundContext, roll: RoundRoll) -> HeaderCheck:
+    """What `check_commit` checks headers with."""
+    return lambda signed: check_keyed_header(plan, ctx, roll, signed)
+
+
 def check_release(
-    plan: JobPlan, ctx: RoundContext, transcript: bytes, receivers: Iterable[str], signed: Signed
+    plan: JobPlan, ctx: RoundContext, transcript: bytes, signed: Signed, body: bytes | None = None
 ) -> Release:
-    """Step 6: a release is its silo's, for this very transcript, with its key in one mail for every receiver."""
+    """Step 6: a release is its silo's, a participant's, for this very transcript, and of this body if it is at hand."""
     release = verify(signed, Release, plan.identity_keys)
     require_plan(plan, release)
     require_round(ctx, release)
     why = ""
     if release.transcript != transcript.hex():
         why = f"is for another transcript of round {ctx.round_number} than the certified one"
-    elif tuple(mail.to for mail in release.mails) != tuple(receivers):
-        why = "does not have exactly one mail for every receiver, in order"
+    elif body is not None and hashlib.sha256(body).hexdigest() != release.body_sha256:
+        why = "comes with another body than was signed"
     if why:
         raise ProtocolError(
             "release", why, "It was not used; keep it as evidence.", sender=release.silo, step="release"
@@ -142,17 +148,31 @@ def check_release(
     return release
 
 
-def check_mail(mails: Iterable[MailDigest], to: str, sealed: bytes, *, sender: str, step: str) -> None:
-    """A mail is the one whose digest its sender signed. Raises ProtocolError."""
-    signed = {mail.to: mail.sha256 for mail in mails}
-    if signed.get(to) != hashlib.sha256(sealed).hexdigest():
-        raise ProtocolError(
-            f"mail from {sender} to {to}",
-            "is not the one that was signed",
-            "It was not opened.",
-            sender=sender,
-            step=step,
-        )
+def mail_digests(mails: Iterable[bytes]) -> bytes:
+    """SHA-256 of each mail, one after another."""
+    return b"".join(hashlib.sha256(mail).digest() for mail in mails)
+
+
+def mails_digest(digests: bytes) -> str:
+    """What a statement says of mails in the order of their receivers, given their digests: 32 bytes in hex."""
+    return digest(MAILS_LABEL, digests).hex()
+
+
+def require_mails(stated: str, digests: bytes, receivers: int, *, sender: str, step: str) -> None:
+    """There is one digest for each receiver, and they are those that the sender signed. Raises ProtocolError."""
+    if len(digests) != DIGEST_BYTES * receivers or mails_digest(digests) != stated:
+        why = f"are not the {receivers} that were signed"
+        raise ProtocolError(f"mails of {sender}", why, "None was opened.", sender=sender, step=step)
+
+
+def check_mail(
+    stated: str, digests: bytes, receivers: int, place: int, sealed: bytes, *, sender: str, step: str
+) -> None:
+    """A mail is the one at its receiver's place, counted from 0, among those that its sender signed."""
+    require_mails(stated, digests, receivers, sender=sender, step=step)
+    if digests[DIGEST_BYTES * place : DIGEST_BYTES * (place + 1)] != hashlib.sha256(sealed).digest():
+        why = "is not the one that was signed"
+        raise ProtocolError(f"mail from {sender}", why, "It was not opened.", sender=sender, step=step)
 
 
 def _wrong(plan: JobPlan, ctx: RoundContext, why: str) -> ProtocolError:

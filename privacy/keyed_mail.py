@@ -2,10 +2,10 @@
 
 A share goes to one participant by HPKE under its `share_key`. A sum of shares is sealed once, AES-256-GCM under a key
 made for it, and that key goes to each receiver by HPKE. Every mail and body is bound to the round's context, to what
-it belongs to, and to sender and receiver; whoever sealed what is said by the digests in signed statements.
+it belongs to, and to sender and receiver; that it is the sealed one is said by digests in signed statements, which are
+compared first (privacy.keyed.check_mail).
 """
 
-import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,10 +15,9 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from privacy.canonical import digest
 from privacy.errors import ProtocolError
-from privacy.keyed import RoundRoll, check_mail
+from privacy.keyed import RoundRoll
 from privacy.mail import MailKey, seal_mail
 from privacy.plan import RoundContext
-from privacy.roll import MailDigest
 
 SHARE_LABEL = "cloister/v1/share"
 RELEASE_LABEL = "cloister/v1/release-key"
@@ -27,51 +26,31 @@ KEY_BYTES = 32
 _NONCE = bytes(12)  # each key seals one body
 
 
-def share_binding(ctx: RoundContext, roll: RoundRoll) -> bytes:
+def _share_binding(ctx: RoundContext, roll: RoundRoll) -> bytes:
     """What share mails are bound to: the round, and the joins whose keys they are sealed to."""
     return digest(SHARE_LABEL, ctx.digest(), roll.digest)
 
 
-def seal_shares(ctx: RoundContext, roll: RoundRoll, sender: str, shares: Sequence[bytes]) -> dict[str, bytes]:
+def seal_shares(ctx: RoundContext, roll: RoundRoll, sender: str, shares: Sequence[bytes]) -> list[bytes]:
     """One mail for every participant, in order: `shares` are theirs, in the same order."""
-    binding = share_binding(ctx, roll)
-    return {
-        to: seal_mail(share, key, binding=binding, sender=sender, receiver=to)
+    binding = _share_binding(ctx, roll)
+    return [
+        seal_mail(share, key, binding=binding, sender=sender, receiver=to)
         for (to, key), share in zip(roll.share_keys.items(), shares, strict=True)
-    }
+    ]
 
 
-def open_share(
-    key: MailKey,
-    ctx: RoundContext,
-    roll: RoundRoll,
-    mails: Sequence[MailDigest],
-    sealed: bytes,
-    *,
-    sender: str,
-    to: str,
-) -> bytes:
-    """The encoded share in a mail whose digest its sender signed. Raises ProtocolError naming the sender."""
-    check_mail(mails, to, sealed, sender=sender, step="fingerprint")
-    return key.open(sealed, binding=share_binding(ctx, roll), sender=sender, receiver=to, step="fingerprint")
+def open_share(key: MailKey, ctx: RoundContext, roll: RoundRoll, sealed: bytes, *, sender: str, to: str) -> bytes:
+    """The encoded share in a mail. Raises ProtocolError naming the sender."""
+    return key.open(sealed, binding=_share_binding(ctx, roll), sender=sender, receiver=to, step="fingerprint")
 
 
 @dataclass(frozen=True)
 class SealedRelease:
-    """A sum of shares, sealed: the body, and the mails that carry its key."""
+    """A sum of shares, sealed: the body, and the mails that carry its key, in the order of their receivers."""
 
     body: bytes
-    mails: Mapping[str, bytes]
-
-    @property
-    def body_sha256(self) -> str:
-        """As a release states it."""
-        return hashlib.sha256(self.body).hexdigest()
-
-    @property
-    def digests(self) -> tuple[MailDigest, ...]:
-        """As a release states them."""
-        return tuple(MailDigest(to=to, sha256=hashlib.sha256(mail).hexdigest()) for to, mail in self.mails.items())
+    mails: tuple[bytes, ...]
 
 
 def seal_release(
@@ -81,10 +60,8 @@ def seal_release(
     key = os.urandom(KEY_BYTES)
     body = AESGCM(key).encrypt(_NONCE, shares, _bound(BODY_LABEL, ctx, transcript, sender))
     binding = _bound(RELEASE_LABEL, ctx, transcript, sender)
-    mails = {
-        to: seal_mail(key, public, binding=binding, sender=sender, receiver=to) for to, public in receivers.items()
-    }
-    return SealedRelease(body, mails)
+    mails = (seal_mail(key, public, binding=binding, sender=sender, receiver=to) for to, public in receivers.items())
+    return SealedRelease(body, tuple(mails))
 
 
 def open_release(

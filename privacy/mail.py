@@ -25,7 +25,6 @@ from privacy.mail_key import read_mail_key
 MAIL_LABEL = b"cloister/v1/mail"
 MLKEM_SEED_BYTES = 64
 PRIVATE_KEY_BYTES = MLKEM_SEED_BYTES + 32
-OVERHEAD_BYTES = 1120 + 16
 
 _SUITE = Suite(KEM.MLKEM768_X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
 

@@ -10,6 +10,7 @@ from privacy.errors import ProtocolError
 
 MLKEM_PUBLIC_BYTES = 1184
 PUBLIC_KEY_BYTES = MLKEM_PUBLIC_BYTES + 32
+OVERHEAD_BYTES = 1120 + 16  # of a sealed mail: the KEM's two ciphertexts and the AEAD's tag
 
 
 def read_mail_key(data: bytes, owner: str) -> tuple[MLKEM768PublicKey, X25519PublicKey]:

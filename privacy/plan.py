@@ -7,15 +7,15 @@ in the ledger. Nothing in a plan is derived from exact record counts or from the
 import math
 import re
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from privacy.canonical import canonical_json, digest, parse_canonical
-from privacy.errors import ProtocolError
-from privacy.thresholds import threshold
+from privacy.errors import ConfigError, ProtocolError
+from privacy.suites import Suite, check_suite
+from privacy.thresholds import MOST_PARTICIPANTS, threshold
 
 PLAN_LABEL = "cloister/v1/plan"
 ROUND_LABEL = "cloister/v1/round"
@@ -42,12 +42,6 @@ class Strict(BaseModel):
     """A frozen value that refuses unknown fields and silent conversions."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class Suite(StrEnum):
-    """How updates are sealed. One suite for a whole job."""
-
-    CKKS_GROUP = "ckks-group"
 
 
 class TensorSpec(Strict):
@@ -136,7 +130,7 @@ class RosterMember(Strict):
 class Cohort(Strict):
     """Who may take part, and how few may go on."""
 
-    roster: tuple[RosterMember, ...] = Field(strict=False, min_length=2, max_length=32)
+    roster: tuple[RosterMember, ...] = Field(strict=False, min_length=2, max_length=MOST_PARTICIPANTS)
     minimum: Annotated[int, Field(ge=2)]
     tolerated_colluders: Annotated[int, Field(ge=0)]
     minimum_dataset_size: Annotated[int, Field(ge=1)]  # fewer units of privacy: the silo refuses the job
@@ -164,6 +158,8 @@ class JobPlan(Strict):
     rounds: Annotated[int, Field(gt=0, le=10_000)]
     round_attempts: Annotated[int, Field(gt=0, le=20_000)]  # a failed round's number is burnt; this many in all
     suite: Suite = Field(strict=False)
+    parameters: str  # the suite's parameter set (privacy.suites)
+    open_to: Literal["silos", "silos+aggregator"]  # who gets the opened model: silos open sums in either case
     grid: Grid
     initial_adapter: Hex32  # privacy.flatten.adapter_digest of the starting values; of zeros for a rehearsal
     cohort: Cohort
@@ -185,6 +181,10 @@ class JobPlan(Strict):
             raise ValueError(
                 f"cohort.minimum is {least}; with {n} silos, {c} of them colluding, it must be {c + 2}-{n}"
             )
+        try:
+            check_suite(self.suite, self.parameters, n, c, least, self.grid.bits)
+        except ConfigError as error:
+            raise ValueError(f"suite: {error.what} {error.why}. {error.next_step}") from error
         if self.aggregator.name in names or self.aggregator.identity_key in keys:
             raise ValueError("aggregator must be a party of its own, not a silo of the roster")
         if self.values > MAX_VALUES:

@@ -5,7 +5,7 @@ commit against its headers, the fingerprints, the certificate. It holds digests,
 the committed root and the fingerprint that the members' add up to is checked by whoever has them.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -13,20 +13,23 @@ from pydantic import Field, ValidationError
 
 from privacy.canonical import canonical_json, parse_canonical
 from privacy.ckks.fingerprint import root_and_fingerprint
-from privacy.ckks.layout import Layout
+from privacy.ckks.layouts import layout_of
 from privacy.errors import ProtocolError, VerificationError
+from privacy.keyed import check_release, check_round_roll, keyed_headers
 from privacy.plan import Hex32, JobPlan, Name, RoundContext, Strict, first_complaint
-from privacy.roll import check_deal, check_roll, require_plan
+from privacy.roll import Roll, check_deal, check_roll, require_plan
 from privacy.statement import Signed, verify
 from privacy.transcript import (
     Applied,
     CheckedTranscript,
     Consent,
-    RoundJoin,
+    HeaderCheck,
     check_certificate,
     check_commit,
     check_fingerprints,
+    check_joins,
     check_round,
+    group_headers,
     require_round,
     require_sum,
 )
@@ -51,7 +54,7 @@ class SignedText(Strict):
         return Signed(self.body.encode(), bytes.fromhex(self.signature))
 
 
-Statements = Annotated[tuple[SignedText, ...], Field(strict=False, max_length=32)]
+Statements = Annotated[tuple[SignedText, ...], Field(strict=False, max_length=100)]
 
 
 class RoundRecord(Strict):
@@ -60,7 +63,7 @@ class RoundRecord(Strict):
     version: Literal["cloister/v1/round-record"] = "cloister/v1/round-record"
     plan: str
     job_joins: Statements
-    deal: SignedText
+    deal: SignedText | None  # of the suite ckks-group
     round: Annotated[int, Field(ge=1)]
     adapter_digest: Hex32
     participants: tuple[Name, ...] = Field(strict=False)
@@ -69,6 +72,7 @@ class RoundRecord(Strict):
     headers: Statements
     fingerprints: Statements
     consents: Statements
+    releases: Statements  # of the suite ckks-multikey
     applied: Statements
 
     def encode(self) -> bytes:
@@ -93,6 +97,7 @@ class RecordVerdict:
     participants: tuple[str, ...]
     transcript: CheckedTranscript
     consents: tuple[Consent, ...]
+    released: tuple[str, ...]  # whose sums of shares there are: threshold many open the sum
     adapters: dict[str, str]  # by silo: the digest of the next global adapter it signed
 
 
@@ -100,23 +105,32 @@ def check_record(record: RoundRecord) -> RecordVerdict:
     """Check a record from end to end. Raises ProtocolError or VerificationError naming the first thing wrong."""
     plan = JobPlan.decode(record.plan.encode())
     roll = check_roll(plan, [join.signed for join in record.job_joins])
-    deal = check_deal(plan, roll, record.deal.signed, {})
     ctx = RoundContext(plan.digest(), record.round, bytes.fromhex(record.adapter_digest), record.participants)
     check_round(plan, roll, ctx)
-    joined = set()
-    for text in record.round_joins:
-        join = verify(text.signed, RoundJoin, plan.identity_keys)
-        require_plan(plan, join)
-        require_round(ctx, join)
-        joined.add(join.silo)
-    if joined != set(ctx.participants):
-        missing = ", ".join(sorted(set(ctx.participants) - joined))
-        raise VerificationError(f"round {record.round}", f"no signed join of {missing} is in the record", NEXT_STEP)
-    headers = [header.signed for header in record.headers]
-    commit = check_commit(plan, ctx, bytes.fromhex(deal.key_commitment), record.commit.signed, headers)
-    transcript = check_fingerprints(plan, ctx, commit, [each.signed for each in record.fingerprints])
-    consents = check_certificate(plan, ctx, transcript.digest, [consent.signed for consent in record.consents])
-    return RecordVerdict(plan, ctx.participants, transcript, consents, _adapters(plan, ctx, record))
+    check = header_check(
+        plan, ctx, roll, _signed(record.round_joins), None if record.deal is None else record.deal.signed
+    )
+    commit = check_commit(plan, ctx, check, record.commit.signed, _signed(record.headers))
+    transcript = check_fingerprints(plan, ctx, commit, _signed(record.fingerprints))
+    consents = check_certificate(plan, ctx, transcript.digest, _signed(record.consents))
+    releases = [check_release(plan, ctx, transcript.digest, each) for each in _signed(record.releases)]
+    released = tuple(sorted({release.silo for release in releases}))
+    return RecordVerdict(plan, ctx.participants, transcript, consents, released, _adapters(plan, ctx, record))
+
+
+def header_check(
+    plan: JobPlan, ctx: RoundContext, roll: Roll, round_joins: Sequence[Signed], deal: Signed | None
+) -> HeaderCheck:
+    """Step 0, checked: what all participants joined with, and so what their headers must fit.
+
+    Raises ProtocolError or VerificationError unless everybody joined, and the suite's keys were made as it says.
+    """
+    if (deal is None) != plan.suite.keyed:
+        raise VerificationError(f"round {ctx.round_number}", f"has no key deal as {plan.suite} has it", NEXT_STEP)
+    if deal is None:
+        return keyed_headers(plan, ctx, check_round_roll(plan, ctx, round_joins))
+    check_joins(plan, ctx, round_joins)
+    return group_headers(plan, ctx, bytes.fromhex(check_deal(plan, roll, deal, {}).key_commitment))
 
 
 def check_sum(verdict: RecordVerdict, chunks: Iterable[bytes]) -> None:
@@ -125,11 +139,15 @@ def check_sum(verdict: RecordVerdict, chunks: Iterable[bytes]) -> None:
     `chunks` are its residue chunks in order (privacy.ckks.layout). Raises ProtocolError or VerificationError.
     """
     commit = verdict.transcript.commit
-    root, value = root_and_fingerprint(Layout(verdict.plan.values), commit.digest, chunks)
+    root, value = root_and_fingerprint(layout_of(verdict.plan), commit.digest, chunks)
     if root.hex() != commit.commit.sum_root:
         what = f"sum of round {commit.commit.round}"
         raise VerificationError(what, "is not the committed one: H(C) differs", NEXT_STEP)
-    require_sum(verdict.transcript, value)
+    require_sum(verdict.plan, verdict.transcript, value)
+
+
+def _signed(texts: Iterable[SignedText]) -> list[Signed]:
+    return [text.signed for text in texts]
 
 
 def _adapters(plan: JobPlan, ctx: RoundContext, record: RoundRecord) -> dict[str, str]:

@@ -5,6 +5,7 @@ A statement is a frozen value with a `type`; its body is canonical JSON (RFC 878
 stand for another.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Annotated, TypeVar
 
@@ -92,6 +93,18 @@ def read(signed: Signed, kind: type[S]) -> S:
     if statement.body() != signed.body:
         raise ProtocolError(what, "does not encode to the bytes that came", "Encode every field, each in one form.")
     return statement
+
+
+def plan_named(signed: Signed) -> bytes:
+    """Which job a statement of any type says that it is about, before anything of it is checked."""
+    what = "statement"
+    if len(signed.body) > MAX_BODY_BYTES:
+        raise ProtocolError(what, f"has {len(signed.body)} bytes, more than {MAX_BODY_BYTES}", "Send a smaller one.")
+    value = parse_canonical(signed.body, what)
+    plan = value.get("plan") if isinstance(value, dict) else None
+    if not isinstance(plan, str) or not re.fullmatch(r"[0-9a-f]{64}", plan):
+        raise ProtocolError(what, "names no job", "The sender must follow docs/reference/protocol.md.")
+    return bytes.fromhex(plan)
 
 
 def verify(signed: Signed, kind: type[S], keys: dict[str, bytes]) -> S:

@@ -32,11 +32,16 @@ def may_be_missing(participants: int, shares_needed: int) -> int:
     return participants - shares_needed
 
 
+def usual_colluders(participants: int) -> int:
+    """What a job file that names none gets: a third of the others, floor((n - 1) / 3), and at least one."""
+    return max(1, (participants - 1) // 3)
+
+
 def check_multikey_cohort(participants: int, colluders: int, minimum_cohort: int) -> None:
     """Raises ConfigError, with what would work, unless `ckks-multikey` can keep its promises in such a round.
 
-    From 4 to 100 participants with 0 <= c <= n - 2; 3 with c = 1, where t = 3 and nobody may be missing. From
-    c <= n - 2 follow t <= n and that U may have enough members.
+    From 4 to 100 participants with 1 <= c <= n - 2; 3 with c = 1, where t = 3 and nobody may be missing. From
+    c <= n - 2 follow t <= n and that U may have enough members; from c >= 1 that U has three or more.
     """
     what = f"ckks-multikey with {participants} silos, {colluders} of them colluding"
     if participants > MOST_PARTICIPANTS:
@@ -47,7 +52,10 @@ def check_multikey_cohort(participants: int, colluders: int, minimum_cohort: int
     if participants == 3 and colluders != 1:
         next_step = "Set tolerated_colluders = 1, which takes all three silos at every step, or list 4 silos or more."
         raise ConfigError(what, "is defined for 3 silos only with one colluder, where t = 3", next_step)
-    if not 0 <= colluders <= participants - 2:
+    if colluders < 1:
+        next_step = f"Set tolerated_colluders to 1 or more ({usual_colluders(participants)} is usual here)."
+        raise ConfigError(what, "is for jobs in which somebody may collude with the aggregator", next_step)
+    if colluders > participants - 2:
         next_step = f"Set tolerated_colluders to at most {participants - 2}, or list more silos."
         raise ConfigError(what, "leaves fewer than two honest silos to hide in their sum", next_step)
     if minimum_cohort > participants:

@@ -5,19 +5,22 @@ none returns False. The aggregator is a party like any other here: its commit is
 attempt at a round are evidence.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from privacy.canonical import digest
-from privacy.ckks.fingerprint import MODULI, Value, add_values, decode
-from privacy.envelope import UpdateHeader, header_digest
+from privacy.ckks.fingerprint import Value, add_values, decode
+from privacy.ckks.layouts import layout_of
+from privacy.envelope import AnyHeader, UpdateHeader, header_digest
 from privacy.errors import ProtocolError
 from privacy.plan import Hex32, JobPlan, Name, RoundContext, Strict
 from privacy.roll import Roll, require_plan
 from privacy.statement import RoundNumber, RoundStatement, Signed, Statement, verify
+
+HeaderCheck = Callable[[Signed], AnyHeader]  # step 1 for one header; raises ProtocolError
 
 COMMIT_LABEL = "cloister/v1/committed"
 TRANSCRIPT_LABEL = "cloister/v1/transcript"
@@ -67,6 +70,7 @@ class Fingerprint(RoundStatement):
 
     type: Literal["cloister/v1/fingerprint"] = "cloister/v1/fingerprint"
     commit: Hex32  # H(tau1): `CheckedCommit.digest`
+    unopened: Annotated[tuple[Name, ...], Field(strict=False, max_length=100)] = ()  # members of no use to it: multikey
     value: Annotated[str, Field(pattern=r"^([0-9a-f]{16}){1,200}$")]
 
     @property
@@ -113,6 +117,25 @@ def check_round(plan: JobPlan, roll: Roll, ctx: RoundContext) -> None:
         raise wrong(f"has {len(ctx.participants)} participants; of {roster} in the roster it takes {least}")
 
 
+def check_joins(plan: JobPlan, ctx: RoundContext, joins: Iterable[Signed]) -> None:
+    """Step 0, its end, of `ckks-group`: exactly one RoundJoin of every participant, to this context."""
+    joined = []
+    for signed in joins:
+        join = verify(signed, RoundJoin, plan.identity_keys)
+        require_plan(plan, join)
+        require_round(ctx, join)
+        joined.append(join.silo)
+    if sorted(joined) != list(ctx.participants):
+        raise ProtocolError(
+            f"round {ctx.round_number}",
+            f"goes on with joins of {', '.join(sorted(joined)) or 'nobody'}; its participants are "
+            + ", ".join(ctx.participants),
+            "Nothing was trained or opened on it.",
+            sender=plan.aggregator.name,
+            step="announce",
+        )
+
+
 def require_round(ctx: RoundContext, statement: RoundStatement | RoundCommit) -> None:
     """The statement must be about exactly this round and context. Raises ProtocolError."""
     if statement.round != ctx.round_number or statement.ctx != ctx.digest().hex():
@@ -129,6 +152,11 @@ def require_round(ctx: RoundContext, statement: RoundStatement | RoundCommit) ->
             "It was not accepted.",
             sender=statement.silo,
         )
+
+
+def group_headers(plan: JobPlan, ctx: RoundContext, key_commitment: bytes) -> HeaderCheck:
+    """What `check_commit` checks headers of the suite `ckks-group` with."""
+    return lambda signed: check_header(plan, ctx, key_commitment, signed)
 
 
 def check_header(plan: JobPlan, ctx: RoundContext, key_commitment: bytes, signed: Signed) -> UpdateHeader:
@@ -168,7 +196,7 @@ class CheckedCommit:
     """A commit whose every header was verified. `digest` is H(tau1)."""
 
     commit: RoundCommit
-    headers: tuple[UpdateHeader, ...]
+    headers: tuple[AnyHeader, ...]
     digest: bytes
 
     @property
@@ -180,11 +208,11 @@ class CheckedCommit:
 def check_commit(
     plan: JobPlan,
     ctx: RoundContext,
-    key_commitment: bytes,
+    check: HeaderCheck,
     commit: Signed,
     headers: Sequence[Signed],
 ) -> CheckedCommit:
-    """Steps 3 and 5: the aggregator's signature, every header's, the rules on U.
+    """Steps 3 and 5: the aggregator's signature, every header's (`check`), the rules on U.
 
     Does not look at the sum itself: `sum_root` must be compared with the residues that came (layout.chunks_root), and
     their fingerprint with the members' (`require_sum`).
@@ -202,7 +230,7 @@ def check_commit(
             step="commit",
         )
 
-    checked = [check_header(plan, ctx, key_commitment, signed) for signed in headers]
+    checked = [check(signed) for signed in headers]
     names = [header.silo for header in checked]
     if names != sorted(set(names)):
         raise wrong("its headers are not sorted by silo, each silo exactly once")
@@ -246,6 +274,7 @@ def check_fingerprints(
         require_plan(plan, statement)
         require_round(ctx, statement)
         require_commit(commit.digest, statement)
+        require_unopened(plan, commit.members, statement)
         found.append(statement)
     if tuple(statement.silo for statement in found) != commit.members:
         raise ProtocolError(
@@ -267,13 +296,24 @@ def require_commit(commit: bytes, fingerprint: Fingerprint) -> None:
         )  # fmt: skip
 
 
-def require_sum(checked: CheckedTranscript, sum_value: Value) -> None:
+def require_unopened(plan: JobPlan, members: Sequence[str], fingerprint: Fingerprint) -> None:
+    """Whose share mails did not open: members of the sum, sorted, each once; none where there are no shares."""
+    named = fingerprint.unopened
+    if list(named) != sorted(set(named)) or not set(named) <= set(members) or (named and not plan.suite.keyed):
+        raise ProtocolError(
+            "fingerprint", "names mails that there are none of", "It was not accepted.",
+            sender=fingerprint.silo, step="fingerprint",
+        )  # fmt: skip
+
+
+def require_sum(plan: JobPlan, checked: CheckedTranscript, sum_value: Value) -> None:
     """Step 5: the sum's fingerprint is the sum of the members'. Raises ProtocolError.
 
     Then the sum is that of the ciphertexts which the members signed for, but for 2^-144 (privacy.ckks.fingerprint).
     """
-    values = [decode(statement.value, MODULI, statement.silo) for statement in checked.fingerprints]
-    if add_values(values, MODULI) != sum_value:
+    moduli = layout_of(plan).moduli
+    values = [decode(statement.value, moduli, statement.silo) for statement in checked.fingerprints]
+    if add_values(values, moduli) != sum_value:
         commit = checked.commit.commit
         raise ProtocolError(
             f"sum of round {commit.round}",

@@ -67,6 +67,18 @@ class AggregatorPort(Protocol):
         """Step 1. `parts` gives the stored bytes, afresh for every attempt."""
         ...
 
+    def fetch_mails(self, job: bytes, round_number: int) -> Iterator[wire.ShareMail]:
+        """Steps 3 and 5: the share mails to this silo, of the members of the sum."""
+        ...
+
+    def send_release(self, release: Signed, body: bytes, mails: bytes) -> None:
+        """Step 6."""
+        ...
+
+    def fetch_releases(self, job: bytes, round_number: int) -> Iterator[wire.ShownRelease]:
+        """Step 7: what was released."""
+        ...
+
     def withdraw_round(self, withdrawal: Signed) -> None:
         """Send a Withdrawal."""
         ...
@@ -96,7 +108,7 @@ class AggregatorPort(Protocol):
         ...
 
 
-UpdateParts = tuple[Iterable[bytes], Iterable[bytes]]  # seeds cut anywhere, residue chunks whole
+UpdateParts = Iterable[wire.UpdatePart]  # what follows the header, in order
 
 
 class GrpcAggregator:
@@ -175,12 +187,10 @@ class GrpcAggregator:
         """See AggregatorPort."""
 
         def requests() -> Iterator[Any]:
-            seeds, residues = parts()
             yield wire.UpdatePart(header=header).encode()
-            for part in seeds:
-                yield wire.UpdatePart(seeds=part).encode()
-            for chunk in residues:
-                yield wire.UpdatePart(residues=chunk).encode()
+            for part in parts():
+                yield part.encode()
+                del part  # while gRPC waits for the aggregator to read, one copy is enough
 
         def send() -> None:
             with peer_call("sending the update"):
@@ -203,6 +213,25 @@ class GrpcAggregator:
         with peer_call("fetching the sum"):
             for part in self._stub().FetchSum(request, timeout=STREAM_S):
                 yield wire.SumPart.decode(part)
+
+    def fetch_mails(self, job: bytes, round_number: int) -> Iterator[wire.ShareMail]:
+        """See AggregatorPort."""
+        request = wire.FetchMailsRequest(job=job, round=round_number).encode()
+        with peer_call("fetching share mails"):
+            for mail in self._stub().FetchMails(request, timeout=STREAM_S):
+                yield wire.ShareMail.decode(mail)
+
+    def send_release(self, release: Signed, body: bytes, mails: bytes) -> None:
+        """See AggregatorPort."""
+        request = wire.SendReleaseRequest(release=release, body=body, mails=mails)
+        self._call("sending the release", "SendRelease", request)
+
+    def fetch_releases(self, job: bytes, round_number: int) -> Iterator[wire.ShownRelease]:
+        """See AggregatorPort."""
+        request = wire.FetchReleasesRequest(job=job, round=round_number).encode()
+        with peer_call("fetching releases"):
+            for release in self._stub().FetchReleases(request, timeout=STREAM_S):
+                yield wire.ShownRelease.decode(release)
 
     def consent_round(self, consent: Signed) -> None:
         """See AggregatorPort."""

@@ -4,31 +4,28 @@ Steps 0, 3, 5 and 6 of docs/reference/protocol.md. Every check raises; what come
 that anything later depends on.
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from cloister import wire
 
-from privacy.errors import ProtocolError, VerificationError
+from privacy.errors import ProtocolError
 from privacy.plan import RoundContext
 from privacy.record import RoundRecord, SignedText
-from privacy.roll import require_plan
-from privacy.statement import Signed, verify
+from privacy.statement import Signed
 from privacy.transcript import (
     CheckedCommit,
     CheckedTranscript,
-    RoundJoin,
+    HeaderCheck,
     check_certificate,
     check_commit,
     check_fingerprints,
     check_round,
     require_own_header,
-    require_round,
 )
 from silo_agent.membership import Membership
 from silo_agent.round_states import Fingerprinted, State, Submitted
-from silo_agent.sums import FetchedSum, Rejected
+from silo_agent.sums import FetchedSum, judged
 
 
 def check_announcement(membership: Membership, number: int, view: wire.Round, own_adapter: bytes) -> RoundContext:
@@ -46,21 +43,13 @@ def check_announcement(membership: Membership, number: int, view: wire.Round, ow
     return ctx
 
 
-@contextmanager
-def judged() -> Iterator[None]:
-    """What a check in this block raises about the aggregator's evidence comes out as Rejected."""
-    try:
-        yield
-    except (ProtocolError, VerificationError) as error:
-        raise Rejected.of(error) from error
-
-
 @dataclass(frozen=True)
 class CommitCheck:
     """Steps 3 and 5: checks a commit, its headers, fingerprints and sum, from where this silo stands in the round."""
 
     membership: Membership
     ctx: RoundContext
+    headers: HeaderCheck
     own_header: Signed | None
     state: State
 
@@ -87,7 +76,7 @@ class CommitCheck:
                 f"round {self.ctx.round_number}", "is committed, and no commit is shown", "Nothing was consented to."
             )
         member = self.membership
-        checked = check_commit(member.plan, self.ctx, member.key_commitment, view.commit, view.headers)
+        checked = check_commit(member.plan, self.ctx, self.headers, view.commit, view.headers)
         self._require_later(checked)
         self._require_own(checked)
         return checked
@@ -129,36 +118,16 @@ class CommitCheck:
         return False
 
 
-def check_joins(membership: Membership, ctx: RoundContext, joins: Iterable[Signed]) -> None:
-    """Step 0, its end: exactly one RoundJoin of every participant, to this context. Raises ProtocolError."""
-    joined = []
-    for signed in joins:
-        join = verify(signed, RoundJoin, membership.plan.identity_keys)
-        require_plan(membership.plan, join)
-        require_round(ctx, join)
-        joined.append(join.silo)
-    if sorted(joined) != list(ctx.participants):
-        raise ProtocolError(
-            f"round {ctx.round_number}",
-            f"goes on with joins of {', '.join(sorted(joined)) or 'nobody'}; its participants are "
-            + ", ".join(ctx.participants),
-            "Nothing was trained or opened on it.",
-            sender=membership.plan.aggregator.name,
-            step="announce",
-        )
-
-
 def check_certified(membership: Membership, ctx: RoundContext, view: wire.Round, checked: CheckedTranscript) -> bytes:
-    """Step 6: joins and certificate; returns the round's record, to be kept as evidence. Raises Rejected."""
+    """Step 6: the certificate; returns the round's record, to be kept as evidence. Raises Rejected."""
     with judged():
-        check_joins(membership, ctx, view.joins)
         check_certificate(membership.plan, ctx, checked.digest, view.consents)
         if view.commit is None:
             raise ProtocolError(f"round {ctx.round_number}", "shows no commit", "Nothing was opened.")
     record = RoundRecord(
         plan=membership.plan.encode().decode(),
         job_joins=_texts(membership.roll.joins),
-        deal=SignedText.of(membership.deal),
+        deal=None if membership.deal is None else SignedText.of(membership.deal),
         round=ctx.round_number,
         adapter_digest=ctx.adapter_digest.hex(),
         participants=ctx.participants,
@@ -167,6 +136,7 @@ def check_certified(membership: Membership, ctx: RoundContext, view: wire.Round,
         headers=_texts(view.headers),
         fingerprints=_texts(view.fingerprints),
         consents=_texts(view.consents),
+        releases=(),
         applied=(),
     )
     return record.encode()

@@ -25,8 +25,8 @@ class JobState(StrEnum):
     APPROVED = "approved"
     REFUSED = "refused"
     JOINED = "joined"  # the signed JobJoin is on its way or there
-    READY = "ready"  # the cohort's key is in the vault
-    OUT = "out"  # the cohort was dealt its key without this silo
+    READY = "ready"  # the roll is accepted, and where there is one the cohort's key is in the vault
+    OUT = "out"  # the cohort's roll was fixed without this silo
     FINISHED = "finished"
     STOPPED = "stopped"
     CANCELLED = "cancelled"
@@ -68,10 +68,10 @@ class JobRecord:
 
 @dataclass(frozen=True)
 class AcceptedRoll:
-    """The joins and the deal this silo acts on, verified when they were accepted."""
+    """The joins and the deal this silo acts on, verified when they were accepted. No deal with one-time keys."""
 
     joins: tuple[Signed, ...]
-    deal: Signed
+    deal: Signed | None
     key_commitment: bytes
 
 
@@ -169,14 +169,14 @@ def set_adapter(connection: Connection, job: bytes, round_number: int, adapter_d
 
 
 def accept_roll(
-    connection: Connection, job: bytes, joins: Sequence[Signed], deal: Signed, key_commitment: bytes
+    connection: Connection, job: bytes, joins: Sequence[Signed], deal: Signed | None, key_commitment: bytes
 ) -> None:
     """Take down the one roll and deal this silo acts on in this job. A second one violates the primary key."""
     connection.execute(
         insert(rolls).values(
             job=job,
             joins=json.dumps([_pair(join) for join in joins]),
-            deal=json.dumps(_pair(deal)),
+            deal=json.dumps(None if deal is None else _pair(deal)),
             key_commitment=key_commitment,
         )
     )
@@ -188,7 +188,8 @@ def accepted_roll(connection: Connection, job: bytes) -> AcceptedRoll | None:
     if row is None:
         return None
     joins = tuple(_signed(pair) for pair in json.loads(row.joins))
-    return AcceptedRoll(joins, _signed(json.loads(row.deal)), row.key_commitment)
+    deal = json.loads(row.deal)
+    return AcceptedRoll(joins, None if deal is None else _signed(deal), row.key_commitment)
 
 
 def _record(row: Any) -> JobRecord:  # noqa: ANN401 - a row of `jobs`

@@ -22,6 +22,8 @@ _STATES: dict[str, type[Any]] = {
         machine.Withdrawn,
         machine.Consented,
         machine.Certified,
+        machine.Released,
+        machine.Unlocked,
         machine.Opened,
         machine.Applied,
         machine.Refused,

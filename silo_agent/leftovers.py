@@ -23,6 +23,7 @@ def sweep(home: Home) -> None:
         for number, state in journal.items():
             if isinstance(state, ENDS):
                 home.outbox.erase(job, number)
+                home.vault.erase_round(job, number)
                 _erase_sums(home, job, f"sum-{number}")
 
 

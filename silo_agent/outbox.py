@@ -1,7 +1,7 @@
 """The sealed update on disk: written whole before it is sent, so that a retry sends the same bytes.
 
-    outbox/<job>/<round>/seeds      the seeds of all blocks
-    outbox/<job>/<round>/residues   the residue chunks, one after another
+    outbox/<job>/<round>/attachment   the seeds of all blocks, or the share mails: what travels before the residues
+    outbox/<job>/<round>/residues     the residue chunks, one after another
 
 The folder appears by one rename after everything in it was fsynced: an update is whole or absent. The signed header is
 kept by the store.
@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from certs.files import private_folder, sync_folder, write_error
-from privacy.ckks.layout import Layout, chunk_leaf, chunks_root
+from privacy.ckks.layout import chunk_leaf, chunks_root
+from privacy.ckks.layouts import UpdateLayout
 from privacy.errors import InternalError
 
 SEND_BYTES = 512 << 10
@@ -27,7 +28,7 @@ class SealedDigests:
     """What a header says of a sealed update."""
 
     residues_root: bytes
-    seeds_sha256: bytes
+    attachment_sha256: bytes
 
 
 class Outbox:
@@ -38,9 +39,9 @@ class Outbox:
         private_folder(folder)
 
     def write(
-        self, job: bytes, round_number: int, blocks: Iterable[tuple[bytes, bytes]], layout: Layout
+        self, job: bytes, round_number: int, parts: Iterable[tuple[bytes, bytes]], layout: UpdateLayout
     ) -> SealedDigests:
-        """Store the blocks (residues, seed), in order, as they are made; memory holds one chunk.
+        """Store parts (residues, attachment; either may be empty), in order, as they are made. Memory holds one chunk.
 
         Raises ConfigError naming the folder when the disk is full or may not be written: nothing is left behind. An
         earlier update of the same round (of a process that died before it recorded it) is replaced.
@@ -51,7 +52,7 @@ class Outbox:
         try:
             try:
                 temporary.mkdir(mode=0o700)
-                digests = _write_blocks(temporary, blocks, layout)
+                digests = _write_parts(temporary, parts, layout)
                 shutil.rmtree(final, ignore_errors=True)
                 temporary.rename(final)
                 sync_folder(final.parent)
@@ -63,11 +64,11 @@ class Outbox:
             raise write_error(final, error) from error
         return digests
 
-    def seeds(self, job: bytes, round_number: int) -> Iterator[bytes]:
-        """The stored seeds in parts to send."""
-        yield from _parts(self._path(job, round_number) / "seeds", SEND_BYTES)
+    def attachment(self, job: bytes, round_number: int) -> Iterator[bytes]:
+        """The stored seeds or share mails in parts to send."""
+        yield from _parts(self._path(job, round_number) / "attachment", SEND_BYTES)
 
-    def residues(self, job: bytes, round_number: int, layout: Layout) -> Iterator[bytes]:
+    def residues(self, job: bytes, round_number: int, layout: UpdateLayout) -> Iterator[bytes]:
         """The stored residue chunks, each whole."""
         with (self._path(job, round_number) / "residues").open("rb") as file:
             for index in range(layout.chunks):
@@ -91,28 +92,26 @@ class Outbox:
         return self._folder / job.hex() / str(round_number)
 
 
-def _write_blocks(folder: Path, blocks: Iterable[tuple[bytes, bytes]], layout: Layout) -> SealedDigests:
+def _write_parts(folder: Path, parts: Iterable[tuple[bytes, bytes]], layout: UpdateLayout) -> SealedDigests:
     leaves: list[bytes] = []
-    seeds_hash = hashlib.sha256()
+    attached_hash = hashlib.sha256()
     chunk = bytearray()
-    seed_bytes = 0
-    with (folder / "seeds").open("xb") as seeds, (folder / "residues").open("xb") as residues:
-        for block, seed in blocks:
-            seeds.write(seed)
-            seeds_hash.update(seed)
-            seed_bytes += len(seed)
-            chunk += block
+    with (folder / "attachment").open("xb") as attachment, (folder / "residues").open("xb") as residues:
+        for sealed, attached in parts:
+            attachment.write(attached)
+            attached_hash.update(attached)
+            chunk += sealed
             if len(leaves) < layout.chunks and len(chunk) == layout.chunk_bytes(len(leaves)):
                 leaves.append(chunk_leaf(bytes(chunk)))
                 residues.write(chunk)
                 chunk.clear()
-        if len(leaves) != layout.chunks or chunk or seed_bytes != layout.seed_bytes:
+        if len(leaves) != layout.chunks or chunk:
             raise InternalError("sealing", "made another number of blocks than the plan has", "Report this.")
-        for file in (seeds, residues):
+        for file in (attachment, residues):
             file.flush()
             os.fsync(file.fileno())
     sync_folder(folder)
-    return SealedDigests(chunks_root(leaves), seeds_hash.digest())
+    return SealedDigests(chunks_root(leaves), attached_hash.digest())
 
 
 def _parts(path: Path, size: int) -> Iterator[bytes]:

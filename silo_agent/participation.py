@@ -235,14 +235,18 @@ class Participation:
         LOG.warning("job refused", job=self._job.hex()[:12], exc_info=error)
         approval.refuse(self._home, record.plan, reason, error, self._author(), expected={record.state})
 
-    # -- the cohort's key ----------------------------------------------------------------------------------------------
+    # -- the roll and the cohort's key ---------------------------------------------------------------------------------
 
     def _deal(self, record: JobRecord, view: wire.Job) -> None:
         if view.phase not in (JobPhase.DEALING, JobPhase.RUNNING):
             return
         roll = check_roll(record.plan, view.joins)
+        if record.plan.suite.keyed and view.phase is not JobPhase.RUNNING:
+            return
         if self._home.name not in roll.members:
             self._leave(record, "the cohort went on without this silo")
+        elif record.plan.suite.keyed:
+            self._accept(roll, None, b"")
         elif view.deal is None and dealer_of(self._job, roll) == self._home.name:
             self._make_deal(record, roll)
         elif view.deal is not None:
@@ -262,12 +266,12 @@ class Participation:
             self._accept_in(tx.connection, roll, deal, bytes.fromhex(statement.key_commitment))
         self._durably("Ready")
 
-    def _accept(self, roll: Roll, deal: Signed, key_commitment: bytes) -> None:
+    def _accept(self, roll: Roll, deal: Signed | None, key_commitment: bytes) -> None:
         with self._home.store.writing() as tx:
             self._accept_in(tx.connection, roll, deal, key_commitment)
         self._durably("Ready")
 
-    def _accept_in(self, connection: Connection, roll: Roll, deal: Signed, key_commitment: bytes) -> None:
+    def _accept_in(self, connection: Connection, roll: Roll, deal: Signed | None, key_commitment: bytes) -> None:
         accept_roll(connection, self._job, roll.joins, deal, key_commitment)
         why = require_job_record(connection, self._job).why  # a steward may have refused further rounds
         set_job_state(connection, self._job, JobState.READY, self._clock(), why, expected={JobState.JOINED})

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import assert_never
 
 from privacy.errors import InternalError
+from privacy.plan import RoundContext
 from silo_agent.round_events import (
     Action,
     CertificateChecked,
@@ -23,9 +24,12 @@ from silo_agent.round_events import (
     Event,
     EvidenceRejected,
     FingerprintAccepted,
+    NothingToRelease,
     OpenSum,
     PreparationFailed,
     RefundBudget,
+    ReleaseSealed,
+    ReleasesShown,
     ReportAccepted,
     ReservationDenied,
     ReserveBudget,
@@ -34,10 +38,12 @@ from silo_agent.round_events import (
     RoundAnnounced,
     Seal,
     SealingFailed,
+    SealRelease,
     SendApplied,
     SendConsent,
     SendFingerprint,
     SendJoin,
+    SendRelease,
     SendUpdate,
     SendWithdrawal,
     SumOpened,
@@ -58,11 +64,13 @@ from silo_agent.round_states import (
     Joined,
     Opened,
     Refused,
+    Released,
     Reserved,
     Sealed,
     State,
     Submitted,
     Trained,
+    Unlocked,
     Withdrawn,
 )
 
@@ -112,8 +120,17 @@ TABLE: Mapping[tuple[str, str], tuple[str, ...]] = {
     ("Consented", "RoundAborted"): ("Burnt",),
     ("Consented", "Restarted"): ("Consented",),
     ("Certified", "SumOpened"): ("Opened",),
+    ("Certified", "ReleaseSealed"): ("Released",),
+    ("Certified", "NothingToRelease"): ("Released",),
+    ("Certified", "RoundAborted"): ("Burnt",),
     ("Certified", "EvidenceRejected"): ("Refused",),
     ("Certified", "Restarted"): ("Certified",),
+    ("Released", "ReleasesShown"): ("Unlocked",),
+    ("Released", "RoundAborted"): ("Burnt",),
+    ("Released", "Restarted"): ("Released",),
+    ("Unlocked", "SumOpened"): ("Opened",),
+    ("Unlocked", "EvidenceRejected"): ("Refused",),
+    ("Unlocked", "Restarted"): ("Unlocked",),
     ("Opened", "ReportAccepted"): ("Applied",),
     ("Opened", "Restarted"): ("Opened",),
 }
@@ -138,8 +155,8 @@ def step(state: State, event: Event, now: datetime) -> Step:
             found = _from_waiting(state, event, now)
         case Consented():
             found = _from_consented(state, event, now)
-        case Certified():
-            found = _from_certified(state, event, now)
+        case Certified() | Released() | Unlocked():
+            found = _from_certificate(state, event, now)
         case Opened():
             found = _from_opened(state, event, now)
         case Applied() | Refused() | Burnt():
@@ -156,8 +173,8 @@ def _from_idle(event: Event, now: datetime) -> Step | None:
     match event:
         case RoundAnnounced(ctx=ctx):
             return Joined(ctx, now), (SendJoin(),)
-        case CertificateChecked(ctx=ctx, transcript=transcript):
-            return Certified(ctx, now, transcript), (OpenSum(),)
+        case CertificateChecked(ctx=ctx):
+            return _certified(ctx, event, now)
         case EvidenceRejected(why=why):
             return Refused(now, why), (EraseUpdate(),)
     return None
@@ -172,7 +189,7 @@ def _from_joined(state: Joined, event: Event, now: datetime) -> Step | None:
         case CollectingClosed():
             return Withdrawn(state.ctx, now, "the silo was not there while updates were collected"), ()
         case RoundAborted():
-            return Burnt(now), ()
+            return Burnt(now), (EraseUpdate(),)
         case Restarted():
             return state, (SendJoin(),)
     return None
@@ -235,8 +252,8 @@ def _from_checking(state: Submitted | Fingerprinted | Withdrawn, event: Event, n
     match event:
         case CommitChecked(transcript=transcript):
             return Consented(state.ctx, now, transcript), (SendConsent(),)
-        case CertificateChecked(transcript=transcript):
-            return Certified(state.ctx, now, transcript), (OpenSum(),)
+        case CertificateChecked():
+            return _certified(state.ctx, event, now)
         case EvidenceRejected(why=why):
             return Refused(now, why), (EraseUpdate(),)
         case RoundAborted():
@@ -249,7 +266,7 @@ def _from_checking(state: Submitted | Fingerprinted | Withdrawn, event: Event, n
 def _from_consented(state: Consented, event: Event, now: datetime) -> Step | None:
     match event:
         case CertificateChecked(transcript=transcript) if transcript == state.transcript:
-            return Certified(state.ctx, now, transcript), (OpenSum(),)
+            return _certified(state.ctx, event, now)
         case CertificateChecked():
             why = "the certificate is for another transcript than the one this silo consented to"
             return Refused(now, why), (EraseUpdate(),)
@@ -262,7 +279,45 @@ def _from_consented(state: Consented, event: Event, now: datetime) -> Step | Non
     return None
 
 
-def _from_certified(state: Certified, event: Event, now: datetime) -> Step | None:
+def _certified(ctx: RoundContext, event: CertificateChecked, now: datetime) -> Step:
+    action = SealRelease() if event.keyed else OpenSum()
+    return Certified(ctx, now, event.transcript, event.keyed), (action,)
+
+
+def _from_certificate(state: Certified | Released | Unlocked, event: Event, now: datetime) -> Step | None:
+    match state:
+        case Certified(keyed=True):
+            return _to_be_released(state, event, now)
+        case Released():
+            return _from_released(state, event, now)
+    return _to_be_opened(state, event, now)
+
+
+def _to_be_released(state: Certified, event: Event, now: datetime) -> Step | None:
+    match event:
+        case ReleaseSealed():
+            return Released(state.ctx, now, state.transcript), (SendRelease(),)
+        case NothingToRelease():
+            return Released(state.ctx, now, state.transcript), ()
+        case RoundAborted():
+            return Burnt(now), (EraseUpdate(),)
+        case Restarted():
+            return state, (SealRelease(),)
+    return None
+
+
+def _from_released(state: Released, event: Event, now: datetime) -> Step | None:
+    match event:
+        case ReleasesShown():
+            return Unlocked(state.ctx, now, state.transcript), (OpenSum(),)
+        case RoundAborted():  # too few released: nobody can have opened the sum
+            return Burnt(now), (EraseUpdate(),)
+        case Restarted():
+            return state, (SendRelease(),)
+    return None
+
+
+def _to_be_opened(state: Certified | Unlocked, event: Event, now: datetime) -> Step | None:
     match event:
         case SumOpened(adapter_digest=adapter):
             return Opened(state.ctx, now, adapter), (SendApplied(),)

@@ -1,5 +1,6 @@
 """What happens in a silo's round (events, past tense) and what to do about it (records and actions, imperatives)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from privacy.plan import RoundContext
@@ -57,10 +58,9 @@ class TrainingFailed:
 
 @dataclass(frozen=True)
 class UpdateSealed:
-    """The sealed update with these digests is in the outbox, durably."""
+    """The sealed update is in the outbox, durably; `parts` is what its header says of it, by field."""
 
-    residues_root: bytes
-    seeds_sha256: bytes
+    parts: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -84,11 +84,15 @@ class UpdateRejected:
 
 @dataclass(frozen=True)
 class CommitFingerprinted:
-    """A commit and its headers hold, with this silo's update in it; `value` is the fingerprint that it draws."""
+    """A commit and its headers hold, with this silo's update in it; `value` is the fingerprint that it draws.
+
+    `unopened` are members of the sum whose share mail to this silo is of no use.
+    """
 
     commit: bytes
     attempt: int
     value: str
+    unopened: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -105,10 +109,31 @@ class CommitChecked:
 
 @dataclass(frozen=True)
 class CertificateChecked:
-    """Enough participants consented to this transcript, whose commit, headers and sum hold."""
+    """Enough participants consented to this transcript, whose commit, headers and sum hold.
+
+    `keyed`: it opens once enough of them released their sums of shares.
+    """
 
     ctx: RoundContext
     transcript: bytes
+    keyed: bool = False
+
+
+@dataclass(frozen=True)
+class ReleaseSealed:
+    """The sealed sum of this silo's shares is in the vault, durably; `parts` is what its Release says of it."""
+
+    parts: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class NothingToRelease:
+    """This silo holds no shares, or not of every member: the others open the sum, and it opens theirs."""
+
+
+@dataclass(frozen=True)
+class ReleasesShown:
+    """Enough participants released theirs."""
 
 
 @dataclass(frozen=True)
@@ -156,6 +181,9 @@ Event = (
     | FingerprintAccepted
     | CommitChecked
     | CertificateChecked
+    | ReleaseSealed
+    | NothingToRelease
+    | ReleasesShown
     | EvidenceRejected
     | SumOpened
     | ReportAccepted
@@ -221,6 +249,16 @@ class SendConsent:
 
 
 @dataclass(frozen=True)
+class SealRelease:
+    """Seal the sum of this silo's shares to the silos of the job."""
+
+
+@dataclass(frozen=True)
+class SendRelease:
+    """Send the stored Release and what it is of."""
+
+
+@dataclass(frozen=True)
 class OpenSum:
     """Open the sum, compute the next adapter, store it."""
 
@@ -245,6 +283,8 @@ Action = (
     | SendWithdrawal
     | SendFingerprint
     | SendConsent
+    | SealRelease
+    | SendRelease
     | OpenSum
     | SendApplied
     | EraseUpdate

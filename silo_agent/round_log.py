@@ -6,10 +6,11 @@ from datetime import datetime
 
 from privacy.accounting import dp_sgd_event, rdp_vector
 from privacy.budget import BudgetRefusal, RoundKey, check_terms, commit, refund, reserve
-from privacy.envelope import UpdateHeader, header_digest
+from privacy.envelope import header_digest, header_kind
 from privacy.errors import InternalError
+from privacy.keyed import KeyedRoundJoin, Release
 from privacy.plan import RoundContext
-from privacy.record import RoundRecord
+from privacy.record import RoundRecord, header_check
 from privacy.statement import RoundStatement, Signed, Statement
 from privacy.transcript import Applied as AppliedStatement
 from privacy.transcript import (
@@ -26,6 +27,7 @@ from silo_agent import entries
 from silo_agent.accounts import change_budget, require_budget
 from silo_agent.home import Home
 from silo_agent.jobs import set_adapter
+from silo_agent.keyed_rounds import KeyedRounds
 from silo_agent.membership import Membership
 from silo_agent.round_events import (
     Action,
@@ -33,26 +35,27 @@ from silo_agent.round_events import (
     CommitFingerprinted,
     Event,
     RefundBudget,
+    ReleaseSealed,
     ReserveBudget,
     SendApplied,
     SendConsent,
     SendFingerprint,
     SendJoin,
+    SendRelease,
     SendUpdate,
     SendWithdrawal,
     UpdateSealed,
 )
-from silo_agent.round_states import Burnt, Certified, Consented, Idle, Opened, State
+from silo_agent.round_states import Burnt, Certified, Consented, Idle, Opened, Released, State, Unlocked
 from silo_agent.round_states import Refused as RefusedRound
 from silo_agent.statements import put_record, put_round_state, round_records, said, say, undelivered
 from silo_agent.store import Transaction
 
 STATEMENTS: dict[type[Action], type[RoundStatement]] = {
-    SendJoin: RoundJoin,
-    SendUpdate: UpdateHeader,
     SendWithdrawal: Withdrawal,
     SendFingerprint: Fingerprint,
     SendConsent: ConsentStatement,
+    SendRelease: Release,
     SendApplied: AppliedStatement,
 }
 
@@ -60,14 +63,6 @@ STATEMENTS: dict[type[Action], type[RoundStatement]] = {
 def kind_of(statement: type[RoundStatement]) -> str:
     """The `type` that statements of this class carry."""
     return str(statement.model_fields["type"].default)
-
-
-def sent_by(action: Action) -> str | None:
-    """Under which name (`Statement.once`) what an action sends is stored; None for one that sends no statement."""
-    statement = STATEMENTS.get(type(action))
-    if statement is None:
-        return None
-    return fingerprint_under(action.commit) if isinstance(action, SendFingerprint) else kind_of(statement)
 
 
 @dataclass(frozen=True)
@@ -80,10 +75,30 @@ class Denied:
 class RoundLog:
     """Writes transitions of one job's rounds."""
 
-    def __init__(self, home: Home, membership: Membership, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self, home: Home, membership: Membership, clock: Callable[[], datetime], keyed: KeyedRounds | None
+    ) -> None:
         self._home = home
         self._member = membership
         self._clock = clock
+        self._keyed = keyed
+        suite = membership.plan.suite
+        self._kinds = {
+            **STATEMENTS,
+            SendJoin: KeyedRoundJoin if suite.keyed else RoundJoin,
+            SendUpdate: header_kind(suite),
+        }
+
+    def sent_by(self, action: Action) -> str | None:
+        """Under which name (`Statement.once`) what an action sends is stored; None for one that sends no statement."""
+        statement = self._kinds.get(type(action))
+        if statement is None:
+            return None
+        return fingerprint_under(action.commit) if isinstance(action, SendFingerprint) else kind_of(statement)
+
+    def header(self, number: int) -> Signed | None:
+        """The header of the update that this silo sealed, if it did."""
+        return self.said(number, kind_of(self._kinds[SendUpdate]))
 
     def write(
         self, number: int, before: State, event: Event, state: State, actions: Iterable[Action], record: bytes | None
@@ -113,7 +128,7 @@ class RoundLog:
 
     def undelivered(self, number: int, action: Action) -> bool:
         """Whether `action` is still to be done: what it sends was not confirmed, or its end moves the round on."""
-        name = sent_by(action)
+        name = self.sent_by(action)
         if name is None or isinstance(action, SendUpdate | SendApplied):
             return True
         with self._home.store.reading() as connection:
@@ -121,14 +136,23 @@ class RoundLog:
 
     def certified(self, number: int, ctx: RoundContext) -> CheckedTranscript:
         """The certified transcript as it was stored, checked again. Raises InternalError when there is none."""
+        record, member = self._record(number), self._member
+        joins = [join.signed for join in record.round_joins]
+        check = header_check(member.plan, ctx, member.roll, joins, member.deal)
+        headers = [header.signed for header in record.headers]
+        commit = check_commit(member.plan, ctx, check, record.commit.signed, headers)
+        return check_fingerprints(member.plan, ctx, commit, [each.signed for each in record.fingerprints])
+
+    def joins(self, number: int) -> tuple[Signed, ...]:
+        """The joins of a certified round, as they were stored. Raises InternalError as `certified` does."""
+        return tuple(join.signed for join in self._record(number).round_joins)
+
+    def _record(self, number: int) -> RoundRecord:
         with self._home.store.reading() as connection:
             stored = round_records(connection, self._member.job).get(number)
         if stored is None:
             raise InternalError(f"round {number}", "is certified, and its record is missing", "Restore silo.db.")
-        record = RoundRecord.decode(stored)
-        headers = [header.signed for header in record.headers]
-        commit = check_commit(self._member.plan, ctx, self._member.key_commitment, record.commit.signed, headers)
-        return check_fingerprints(self._member.plan, ctx, commit, [each.signed for each in record.fingerprints])
+        return RoundRecord.decode(stored)
 
     def _apply(self, tx: Transaction, number: int, event: Event, state: State, action: Action) -> None:
         match action:
@@ -140,7 +164,9 @@ class RoundLog:
                 return  # a resend: header and bytes are stored
             case SendFingerprint() if not isinstance(event, CommitFingerprinted):
                 return  # likewise
-            case SendJoin() | SendUpdate() | SendWithdrawal() | SendFingerprint() | SendConsent() | SendApplied():
+            case SendRelease() if not isinstance(event, ReleaseSealed):
+                return  # likewise
+            case action if type(action) in self._kinds:
                 statement = self._statement(event, state, action)
                 if statement is not None:
                     signed = say(tx.connection, number, statement, self._home.identity.sign)
@@ -157,23 +183,23 @@ class RoundLog:
             "round": ctx.round_number,
             "ctx": ctx.digest().hex(),
         }
+        more: dict[str, object]
         match action, event, state:
-            case SendUpdate(), UpdateSealed(residues_root=root, seeds_sha256=seeds), _:
-                more = {
-                    "values": self._member.plan.values,
-                    "key_commitment": self._member.key_commitment.hex(),
-                    "residues_root": root.hex(),
-                    "seeds_sha256": seeds.hex(),
-                }
-            case SendFingerprint(), CommitFingerprinted(commit=commit, value=value), _:
-                more = {"commit": commit.hex(), "value": value}
+            case SendJoin(), _, _ if self._keyed is not None:
+                more = {**self._keyed.public_keys(ctx.round_number)}
+            case SendUpdate(), UpdateSealed(parts=parts), _:
+                more = {"values": self._member.plan.values, **parts}
+            case SendFingerprint(), CommitFingerprinted(commit=commit, value=value, unopened=unopened), _:
+                more = {"commit": commit.hex(), "value": value, "unopened": unopened}
+            case SendRelease(), ReleaseSealed(parts=parts), Released(transcript=transcript):
+                more = {"transcript": transcript.hex(), **parts}
             case SendConsent(), _, Consented(transcript=transcript):
                 more = {"transcript": transcript.hex()}
             case SendApplied(), _, Opened(adapter_digest=adapter):
                 more = {"adapter": adapter.hex()}
             case _:
                 more = {}
-        return STATEMENTS[type(action)].model_validate({**bound, **more})
+        return self._kinds[type(action)].model_validate({**bound, **more})
 
     def _reserve(self, tx: Transaction, state: State) -> BudgetRefusal | None:
         charged, ctx = self._charged(), context_of(state)
@@ -218,7 +244,7 @@ class RoundLog:
 
     def _note_end(self, tx: Transaction, number: int, before: State, state: State) -> None:
         match state:
-            case Opened(ctx=ctx, adapter_digest=adapter) if isinstance(before, Certified):
+            case Opened(ctx=ctx, adapter_digest=adapter) if isinstance(before, Certified | Unlocked):
                 commit = self.certified(number, ctx).commit
                 set_adapter(tx.connection, self._member.job, number, adapter)
                 tx.record(

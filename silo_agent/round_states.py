@@ -83,7 +83,26 @@ class Consented:
 
 @dataclass(frozen=True)
 class Certified:
-    """Step 6: the certificate was checked and stored; the sum may be opened."""
+    """Step 6: the certificate was checked and stored; the sum may be opened, or if `keyed` its keys released."""
+
+    ctx: RoundContext
+    since_utc: datetime
+    transcript: bytes
+    keyed: bool = False
+
+
+@dataclass(frozen=True)
+class Released:
+    """Step 6 with one-time keys: the silo sealed the sum of its shares, if it has one, and will no other."""
+
+    ctx: RoundContext
+    since_utc: datetime
+    transcript: bytes
+
+
+@dataclass(frozen=True)
+class Unlocked:
+    """Step 7: enough silos released theirs; the sum may be opened."""
 
     ctx: RoundContext
     since_utc: datetime
@@ -134,6 +153,8 @@ State = (
     | Withdrawn
     | Consented
     | Certified
+    | Released
+    | Unlocked
     | Opened
     | Applied
     | Refused

@@ -4,16 +4,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 import structlog
 
 from privacy.ckks.fingerprint import encode, root_and_fingerprint, warm_up
-from privacy.ckks.group import GroupKey, open_sum, seal
-from privacy.ckks.layout import Layout
-from privacy.ckks.params import GroupParams
+from privacy.ckks.layouts import layout_of
 from privacy.errors import (
     CloisterError,
     ConfigError,
@@ -28,6 +25,7 @@ from privacy.plan import RoundContext
 from privacy.quantise import quantise_blocks
 from privacy.transcript import CheckedCommit
 from silo_agent.apply import AdapterShelf, next_adapter
+from silo_agent.ciphers import cipher_of
 from silo_agent.home import Home
 from silo_agent.jobs import require_job_record
 from silo_agent.membership import Membership
@@ -43,12 +41,14 @@ from silo_agent.round_events import (
 from silo_agent.source import UpdateSource
 from silo_agent.status import JobBoard, Timing
 from silo_agent.sums import FetchedSum
-from silo_agent.vault import Secret
 
 LOG = structlog.get_logger("silo.round")
 NS = 1e-9
 WAIT_S = 0.5  # so often a job that waits for another's training looks whether it should still
 _TRAINING = threading.Lock()  # one job trains at a time: they would share the same cores and memory
+
+
+Opener = Callable[[FetchedSum], Iterator[npt.NDArray[np.uint32]]]
 
 
 class _Interrupted(Exception):  # noqa: N818 - a decision, not a failure
@@ -72,8 +72,9 @@ class RoundWork:
         self._board = board
         self._interrupted = interrupted
         self._updates: dict[int, npt.NDArray[np.float32]] = {}
-        self.layout = Layout(membership.plan.values)
-        warm_up()
+        self.layout = layout_of(membership.plan)
+        self.cipher = cipher_of(home, membership, self.layout)
+        warm_up(self.layout)
         self.shelf = AdapterShelf(home.artifacts(membership.job), membership.plan)
 
     def prepare(self) -> PreparationFailed | None:
@@ -104,6 +105,7 @@ class RoundWork:
 
         try:
             with self._training_alone(number):
+                self.cipher.begin(ctx)
                 made = self._source.update(ctx, self.adapter(), on_step)
         except _Interrupted as stop:
             return TrainingFailed(steps, str(stop))
@@ -139,16 +141,15 @@ class RoundWork:
         """Quantise and encrypt block by block into the outbox."""
         number, plan, started = ctx.round_number, self._member.plan, time.thread_time_ns()
         try:
-            vector = self._updates.pop(number)
-            blocks = _timed(quantise_blocks(vector, coordinate_ranges(plan.tensors), plan.grid.bits), timing)
-            params = GroupParams(plan.grid.bits, len(ctx.participants))
-            sealed = seal(self._key, params, blocks)
-            digests = self._home.outbox.write(self._member.job, number, sealed, self.layout)
+            vector, ranges = self._updates.pop(number), coordinate_ranges(plan.tensors)
+            blocks = quantise_blocks(vector, ranges, plan.grid.bits, self.layout.values_per_block)
+            sealed = self.cipher.seal(ctx, _timed(blocks, timing), timing)
+            digests = self._home.outbox.write(self._member.job, number, sealed.parts, self.layout)
         except CloisterError as error:
             LOG.warning("sealing failed", round=number, exc_info=error)
             return SealingFailed(f"{error.what}: {error.why}")
         timing.seal_ns = time.thread_time_ns() - started - timing.quantise_ns
-        return UpdateSealed(digests.residues_root, digests.seeds_sha256)
+        return UpdateSealed(sealed.header(digests))
 
     def fingerprint(self, number: int, commit: bytes, residues_root: str) -> str:
         """Step 3: that of the sealed update, under the commit's challenge, once it was compared with its header.
@@ -167,18 +168,17 @@ class RoundWork:
             raise ConfigError(f"sealed update of round {number}", why, step)
         return encode(value)
 
-    def open(self, ctx: RoundContext, checked: CheckedCommit, timing: Timing) -> SumOpened | EvidenceRejected:
+    def open(
+        self, ctx: RoundContext, checked: CheckedCommit, opener: Opener, timing: Timing
+    ) -> SumOpened | EvidenceRejected:
         """Open the fetched and compared sum and store the next adapter. Nothing of a sum that does not open is used.
 
         Raises ConfigError or VerificationError when this silo's own key or adapter is not on disk as it must be.
         """
         number, plan, started = ctx.round_number, self._member.plan, time.thread_time_ns()
-        fetched = self.fetched(number)
-        params = GroupParams(plan.grid.bits, len(ctx.participants))
-        key, adapter = self._key, self.adapter()
-        seeds = fetched.seeds(len(checked.members))
+        fetched, adapter = self.fetched(number), self.adapter()
         try:
-            sums = open_sum(key, params, self.layout, fetched.chunks(), seeds)
+            sums = opener(fetched)
             following = next_adapter(plan, adapter, sums, len(checked.members))
         except (ProtocolError, VerificationError, InternalError) as error:
             LOG.warning("the sum does not open", round=number, exc_info=error)
@@ -196,25 +196,21 @@ class RoundWork:
             LOG.exception("evaluation failed", round=number)
 
     def erase(self, number: int) -> None:
-        """Take the round's sealed update and fetched sum off the disk."""
+        """Take the round's sealed update and fetched sum off the disk, and what was made to seal it with."""
         self._updates.pop(number, None)
+        self.cipher.drop(number)
         self._home.outbox.erase(self._member.job, number)
         self.fetched(number).erase()
 
     def fetched(self, number: int) -> FetchedSum:
         """The round's sum on disk."""
-        return FetchedSum(self._home.artifacts(self._member.job) / f"sum-{number}", self.layout)
+        return FetchedSum(self._home.artifacts(self._member.job) / f"sum-{number}", self._member.plan)
 
     def adapter(self) -> npt.NDArray[np.float32]:
         """The current global adapter, from disk."""
         with self._home.store.reading() as connection:
             record = require_job_record(connection, self._member.job)
         return self.shelf.load(record.adapter_round, record.adapter_digest)
-
-    @cached_property
-    def _key(self) -> GroupKey:
-        """The cohort's key; loading it into SEAL costs as much as sealing 80,000 values, so once a job."""
-        return GroupKey.from_bytes(self._home.vault.get(self._member.job, Secret.COHORT_KEY))
 
 
 def _timed(blocks: Iterator[npt.NDArray[np.uint16]], timing: Timing) -> Iterator[npt.NDArray[np.uint16]]:

@@ -123,6 +123,7 @@ class Timing:
     values: int
     train_s: float = 0.0
     quantise_ns: int = 0
+    pad_ns: int = 0  # of seal_ns' work, what was done beside training
     seal_ns: int = 0
     submit_s: float = 0.0
     open_ns: int = 0

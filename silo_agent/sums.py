@@ -1,7 +1,7 @@
 """The committed sum on this silo's disk: fetched, compared with the signed commit and headers, then opened from there.
 
     artifacts/<job>/sum-<round>/residues   the sum's residue chunks
-    artifacts/<job>/sum-<round>/seeds-<n>  the seeds of the n-th member, in the commit's order
+    artifacts/<job>/sum-<round>/seeds-<n>  with ckks-group: the seeds of the n-th member, in the commit's order
 
 Nothing of a sum reaches SEAL before every byte of it has been compared with what the transcript names. The folder
 appears by one rename after everything in it was fsynced. What this machine's disk lost all the same is fetched again:
@@ -12,6 +12,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import structlog
@@ -20,8 +21,10 @@ from cloister import wire
 from certs.files import write_error
 from privacy.ckks.fingerprint import root_and_fingerprint
 from privacy.ckks.layout import Layout
+from privacy.ckks.layouts import layout_of
 from privacy.envelope import UpdateHeader
-from privacy.errors import CloisterError, ProtocolError
+from privacy.errors import CloisterError, ProtocolError, VerificationError
+from privacy.plan import JobPlan
 from privacy.transcript import CheckedTranscript, require_sum
 from runtime.files import private_folder, sync_folder
 
@@ -37,12 +40,23 @@ class Rejected(ProtocolError):  # noqa: N818 - a verdict
         return cls(error.what, error.why, error.next_step, sender=getattr(error, "sender", ""))
 
 
+@contextmanager
+def judged() -> Iterator[None]:
+    """What a check in this block raises about the aggregator's evidence comes out as Rejected."""
+    try:
+        yield
+    except (ProtocolError, VerificationError) as error:
+        raise Rejected.of(error) from error
+
+
 class FetchedSum:
     """One round's sum in one folder."""
 
-    def __init__(self, folder: Path, layout: Layout) -> None:
+    def __init__(self, folder: Path, plan: JobPlan) -> None:
         self._folder = folder
-        self._layout = layout
+        self._plan = plan
+        self._layout = layout_of(plan)
+        self._seed_bytes = self._layout.seed_bytes if isinstance(self._layout, Layout) else 0
 
     @property
     def here(self) -> bool:
@@ -102,12 +116,12 @@ class FetchedSum:
             for part in parts:
                 if part.seeds is not None:
                     name, data = part.seeds.silo, part.seeds.part
-                    while waiting and received[waiting[0]] == self._layout.seed_bytes:
+                    while waiting and received[waiting[0]] == self._seed_bytes:
                         waiting.pop(0)
                     if total or not waiting or waiting[0] != name:
                         raise _wrong(f"seeds of {name[:63]!r} came out of order")
                     received[name] += len(data)
-                    if received[name] > self._layout.seed_bytes:
+                    if received[name] > self._seed_bytes:
                         raise _wrong(f"has more seeds of {name} than an update")
                     with _seeds(folder, members.index(name)).open("ab") as seeds:
                         seeds.write(data)
@@ -116,7 +130,7 @@ class FetchedSum:
                     if total > self._layout.residue_bytes:
                         raise _wrong("is longer than an update")
                     residues.write(part.residues)
-        if total != self._layout.residue_bytes or any(n != self._layout.seed_bytes for n in received.values()):
+        if total != self._layout.residue_bytes or any(n != self._seed_bytes for n in received.values()):
             raise _wrong("is shorter than the job's updates")
 
     def check(self, checked: CheckedTranscript) -> None:
@@ -128,11 +142,12 @@ class FetchedSum:
             root, value = root_and_fingerprint(self._layout, commit.digest, self.chunks())
             if root.hex() != commit.commit.sum_root:
                 raise _wrong("is not the one that was committed to: H(C) differs")
-            require_sum(checked, value)
+            require_sum(self._plan, checked, value)
         except ProtocolError as error:
             raise Rejected.of(error) from error
         for index, header in enumerate(commit.headers):
-            self._check_seeds(index, header)
+            if isinstance(header, UpdateHeader):
+                self._check_seeds(index, header)
 
     def _check_seeds(self, index: int, header: UpdateHeader) -> None:
         with _seeds(self._folder, index).open("rb") as file:

@@ -43,7 +43,7 @@ rolls = Table(
     METADATA,
     Column("job", DIGEST, ForeignKey("jobs.job"), primary_key=True),  # one accepted roll and deal a job, ever
     Column("joins", Text, nullable=False),  # JSON list of [body, signature]
-    Column("deal", Text, nullable=False),  # JSON [body, signature]
+    Column("deal", Text, nullable=False),  # JSON [body, signature]; null with one-time keys
     Column("key_commitment", DIGEST, nullable=False),
 )
 

@@ -15,7 +15,7 @@ from itertools import product
 from math import ceil, e, exp, floor, inf, lgamma, log, log2, pi, sqrt, tanh
 
 from privacy.ckks.multikey_params import DEGREES, VARIANCE
-from privacy.ckks.ring_tables import PRIME_COUNTS, WORD_BITS
+from privacy.ckks.ring_primes import PRIME_COUNTS, WORD_BITS
 
 PROGRESSIVE = 5.46  # a BKZ or sieve that works its way up, over its last step (Kyber, round 3, section 5.2)
 

@@ -121,7 +121,7 @@ def rehearsal_plan(wallets: dict[str, Wallet], aggregator: Wallet, **changes: An
     fields: dict[str, Any] = {
         "version": "cloister/v1", "name": "rehearsal", "federation": FEDERATION, "purpose": "to try the machinery",
         "task": {"kind": "rehearsal", "values": 20_000, "update_range": 1.0}, "dp": None, "rounds": 1,
-        "round_attempts": 3, "suite": "ckks-group", "grid": {"bits": 16}, "initial_adapter": "0" * 64,
+        "round_attempts": 3, "suite": "ckks-group", "parameters": "group", "open_to": "silos", "grid": {"bits": 16}, "initial_adapter": "0" * 64,
         "aggregator": member("aggregator", aggregator),
         "created_utc": "2026-01-01T00:00:00Z", "nonce": "1" * 64,
     }  # fmt: skip

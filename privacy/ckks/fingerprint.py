@@ -17,11 +17,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from privacy.ckks.layout import Layout, check_chunk, chunk_leaf, chunks_root
-from privacy.ckks.params import DEGREE, PRIME
+from privacy.ckks.layout import Layout, chunk_leaf, chunks_root
+from privacy.ckks.multikey_layout import MultikeyLayout
 from privacy.errors import InternalError, ProtocolError
 
-MODULI = (PRIME,)
 REPETITIONS = 5
 VALUE_BYTES = 8
 LABEL = b"cloister/v1/fingerprint"
@@ -81,36 +80,39 @@ class Fingerprint:
         return tuple(value for repetition in self._total for value in repetition)
 
 
-def warm_up() -> None:
+def warm_up(layout: Layout | MultikeyLayout) -> None:
     """Compile the loop, or load what an earlier process compiled, so that no round waits for it."""
-    block = np.frombuffer(bytes(8 * DEGREE), np.uint64)  # read-only, as what comes: another type to numba
-    Fingerprint(Challenge.draw(b"", 1, DEGREE), MODULI).add(block)
+    chunk = bytes(layout.chunk_bytes(layout.chunks - 1))
+    blocks = layout.check(chunk, layout.chunks - 1).reshape(-1, len(layout.moduli), layout.degree)
+    Fingerprint(Challenge.draw(b"", len(blocks), layout.degree), layout.moduli).add(blocks)
 
 
-def start_fingerprint(layout: Layout, commit: bytes) -> Fingerprint:
+def start_fingerprint(layout: Layout | MultikeyLayout, commit: bytes) -> Fingerprint:
     """That of an update or a sum of this layout, before its first block."""
-    return Fingerprint(Challenge.draw(commit, layout.blocks, DEGREE), MODULI)
+    return Fingerprint(Challenge.draw(commit, layout.blocks, layout.degree), layout.moduli)
 
 
-def root_and_fingerprint(layout: Layout, commit: bytes, chunks: Iterable[bytes]) -> tuple[bytes, Value]:
+def root_and_fingerprint(
+    layout: Layout | MultikeyLayout, commit: bytes, chunks: Iterable[bytes]
+) -> tuple[bytes, Value]:
     """H(C), the tree hash over all chunks, and the fingerprint, in one pass; every chunk is checked.
 
     Raises ProtocolError on chunks that are missing, surplus, of a wrong size or not reduced.
     """
     leaves, fingerprint = [], start_fingerprint(layout, commit)
     for index, chunk in enumerate(chunks):
-        fingerprint.add(check_chunk(chunk, index, layout))
+        fingerprint.add(layout.check(chunk, index))
         leaves.append(chunk_leaf(chunk))
     if len(leaves) != layout.chunks:
         raise ProtocolError("residues", f"are {len(leaves)} chunks, expected {layout.chunks}", "Fetch them again.")
     return chunks_root(leaves), fingerprint.value()
 
 
-def fingerprint_of(layout: Layout, commit: bytes, chunks: Iterable[bytes]) -> Value:
-    """The fingerprint of a whole update or sum, given as its residue chunks, which were checked before."""
+def fingerprint_of(layout: Layout | MultikeyLayout, commit: bytes, chunks: Iterable[bytes]) -> Value:
+    """The fingerprint of a whole update or sum, given as its residue chunks. Raises as `root_and_fingerprint`."""
     fingerprint = start_fingerprint(layout, commit)
-    for chunk in chunks:
-        fingerprint.add(np.frombuffer(chunk, "<u8").astype(np.uint64, copy=False))
+    for index, chunk in enumerate(chunks):
+        fingerprint.add(layout.check(chunk, index))
     return fingerprint.value()
 
 

@@ -8,6 +8,7 @@ the plan fixes V, so every chunk has one right size. Needs numpy alone.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -71,6 +72,33 @@ class Layout:
         """Where chunk `index` lies among the residues of an update (elements, not bytes)."""
         start = index * CHUNK_BLOCKS * DEGREE
         return slice(start, start + self.chunk_bytes(index) // 8)
+
+    @property
+    def values_per_block(self) -> int:
+        """Grid values in a whole block."""
+        return VALUES_PER_BLOCK
+
+    @property
+    def degree(self) -> int:
+        """Residues in a block."""
+        return DEGREE
+
+    @property
+    def moduli(self) -> tuple[int, ...]:
+        """Of the residues."""
+        return (PRIME,)
+
+    def check(self, data: bytes, index: int, *, sender: str = "") -> Residues:
+        """See `check_chunk`."""
+        return check_chunk(data, index, self, sender=sender)
+
+    def add(self, total: npt.NDArray[Any], index: int, residues: npt.NDArray[Any]) -> None:
+        """Add the residues of chunk `index` to a sum (`add_into`)."""
+        add_into(total[self.chunk_span(index)], residues)
+
+    def encode(self, total: npt.NDArray[Any], index: int) -> bytes:
+        """See `sum_chunk`."""
+        return sum_chunk(total, index, self)
 
     def empty_sum(self) -> Residues:
         """Zeros to which updates are added, shape (blocks * 4096,)."""

@@ -11,16 +11,16 @@ chunk shorter. There is no header, no length and nothing to parse: the plan fixe
 has one right size, and any bytes of that size whose residues are below their primes are an update's. Chunks are hashed
 as those of `ckks-group` (`layout.chunk_leaf`, `layout.chunks_root`).
 
-In memory residues are uint32 of shape (blocks, primes, N); what a truncated block lacks is 0 there.
+In memory residues are uint32 of shape (blocks, primes, N); what a truncated block lacks is 0 there. The loops need
+numba, and are imported when the first of them runs: sizes can be told without.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from privacy.ckks import residues as arithmetic
-from privacy.ckks.compiled import kernel
 from privacy.ckks.multikey_params import MultikeyParams
 from privacy.errors import InternalError, ProtocolError
 
@@ -95,40 +95,43 @@ class MultikeyLayout:
         """Zeros to which updates are added, shape (blocks, primes, N)."""
         return np.zeros((self.blocks, len(self.params.primes), self.params.degree), np.uint32)
 
+    @property
+    def values_per_block(self) -> int:
+        """Grid values in a whole block."""
+        return self.params.values_per_block
+
+    @property
+    def degree(self) -> int:
+        """Residues in a row of a block."""
+        return self.params.degree
+
+    @property
+    def moduli(self) -> tuple[int, ...]:
+        """The moduli of a block's rows."""
+        return self.params.primes
+
+    def check(self, data: bytes, index: int, *, sender: str = "") -> Words:
+        """See `check_chunk`."""
+        return check_chunk(data, index, self, sender=sender)
+
+    def add(self, total: npt.NDArray[Any], index: int, residues: npt.NDArray[Any]) -> None:
+        """Add the residues of chunk `index` to a sum (`add_into`)."""
+        add_into(total[self.chunk_span(index)], residues, self)
+
+    def encode(self, total: npt.NDArray[Any], index: int) -> bytes:
+        """See `sum_chunk`."""
+        return sum_chunk(total, index, self)
+
     def _bytes_of(self, width: int) -> int:
         return len(self.params.primes) * width // GROUP * GROUP_WORDS * _WORD_BYTES
 
 
-@kernel
-def _pack(rows: Words, width: int, words: Words) -> None:
-    """The first `width` residues of each row, 31 bits each."""
-    for r in range(rows.shape[0]):
-        for group in range(width // GROUP):
-            residues = rows[r, group * GROUP : (group + 1) * GROUP]
-            start = (r * (width // GROUP) + group) * GROUP_WORDS
-            for i in range(GROUP_WORDS):
-                words[start + i] = (residues[i] >> np.uint32(i)) | (residues[i + 1] << np.uint32(GROUP_WORDS - i))
-
-
-@kernel
-def _unpack(words: Words, width: int, rows: Words) -> None:
-    """The inverse of `_pack`, into the first `width` residues of each row."""
-    mask = np.uint32((1 << 31) - 1)
-    for r in range(rows.shape[0]):
-        for group in range(width // GROUP):
-            residues = rows[r, group * GROUP : (group + 1) * GROUP]
-            start = (r * (width // GROUP) + group) * GROUP_WORDS
-            residues[0] = words[start] & mask
-            for i in range(1, GROUP_WORDS):
-                low, high = words[start + i - 1] >> np.uint32(GROUP - i), words[start + i] << np.uint32(i)
-                residues[i] = (low | high) & mask
-            residues[GROUP_WORDS] = words[start + GROUP_WORDS - 1] >> np.uint32(1)
-
-
 def pack_block(residues: Words, width: int) -> bytes:
     """The bytes of one block, of which `residues` has shape (primes, N)."""
+    from privacy.ckks.multikey_packing import pack
+
     words = np.empty(len(residues) * width // GROUP * GROUP_WORDS, np.uint32)
-    _pack(residues, width, words)
+    pack(residues, width, words)
     return words.astype("<u4", copy=False).tobytes()
 
 
@@ -138,13 +141,15 @@ def check_chunk(data: bytes, index: int, layout: MultikeyLayout, *, sender: str 
     Raises ProtocolError, naming the sender, for a chunk that is not in the layout, truncated, oversized, or holds a
     residue that is not reduced (an unreduced residue would break the bounds of `add_into`).
     """
+    from privacy.ckks.residues import unreduced
+
     expected = layout.chunk_bytes(index)
     if len(data) != expected:
         kind = "truncated" if len(data) < expected else "oversized"
         why = f"is {kind}: {len(data)} bytes, expected {expected}"
         raise ProtocolError(f"residue chunk {index}", why, _NEXT, sender=sender, step="submit")
     residues = _unpacked(data, index, layout)
-    if arithmetic.unreduced(residues, layout.params.primes):
+    if unreduced(residues, layout.params.primes):
         block, row, place = np.argwhere(residues >= np.array(layout.params.primes)[:, None])[0]
         why = f"residue {place} in row {row} of its block {block} is not reduced"
         raise ProtocolError(f"residue chunk {index}", why, _NEXT, sender=sender, step="submit")
@@ -152,13 +157,15 @@ def check_chunk(data: bytes, index: int, layout: MultikeyLayout, *, sender: str 
 
 
 def _unpacked(data: bytes, index: int, layout: MultikeyLayout) -> Words:
+    from privacy.ckks.multikey_packing import unpack
+
     words = np.frombuffer(data, "<u4").astype(np.uint32, copy=False)
     span, start = layout.chunk_span(index), 0
     residues = np.empty((span.stop - span.start, len(layout.params.primes), layout.params.degree), np.uint32)
     for rows, block in zip(residues, range(span.start, span.stop), strict=True):
         width = layout.width(block)
         end = start + len(rows) * width // GROUP * GROUP_WORDS
-        _unpack(words[start:end], width, rows)
+        unpack(words[start:end], width, rows)
         rows[:, width:] = 0
         start = end
     return residues
@@ -169,6 +176,8 @@ def add_into(total: Words, residues: Words, layout: MultikeyLayout) -> None:
 
     Raises InternalError, and changes nothing, on shapes that differ and residues that are not reduced.
     """
+    from privacy.ckks import residues as arithmetic
+
     arithmetic.add_into(total, residues, layout.params.primes)
 
 

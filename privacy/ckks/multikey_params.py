@@ -10,7 +10,7 @@ from fractions import Fraction
 from functools import cached_property
 from math import isqrt, prod
 
-from privacy.ckks.ring_tables import PRIME_COUNTS, ntt_primes
+from privacy.ckks.ring_primes import PRIME_COUNTS, ntt_primes
 from privacy.errors import ConfigError
 from privacy.thresholds import MOST_PARTICIPANTS
 
@@ -55,8 +55,12 @@ class MultikeyParams:
     @classmethod
     def for_update(cls, values: int, participants: int, grid_bits: int) -> "MultikeyParams":
         """With the set for updates of that many values. Raises ConfigError as the class does."""
-        name = "small" if values < _DEFAULT_FROM else "default" if values < _LARGE_FROM else "large"
-        return cls(name, participants, grid_bits)
+        return cls(cls.usual_set(values), participants, grid_bits)
+
+    @staticmethod
+    def usual_set(values: int) -> str:
+        """The set with the fewest bytes for updates of that many values."""
+        return "small" if values < _DEFAULT_FROM else "default" if values < _LARGE_FROM else "large"
 
     @property
     def degree(self) -> int:

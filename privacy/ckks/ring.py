@@ -22,7 +22,8 @@ import numpy as np
 
 from privacy.ckks import ring_kernels as kernels
 from privacy.ckks.ring_kernels import SmallIntegers, Words
-from privacy.ckks.ring_tables import PRIME_COUNTS, WORD_BITS, is_prime, ntt_primes, pair_inverses, root_tables
+from privacy.ckks.ring_primes import PRIME_COUNTS, WORD_BITS, is_prime, ntt_primes
+from privacy.ckks.ring_tables import pair_inverses, root_tables
 from privacy.errors import InternalError
 
 SMALL_LIMIT = 1 << (WORD_BITS - 1)  # magnitudes below this lift to residues of every prime

@@ -14,7 +14,7 @@ import tenseal.sealapi as seal_api
 
 from privacy.ckks.multikey_params import VARIANCE
 from privacy.ckks.ring import Ring, ring_of
-from privacy.ckks.ring_tables import ntt_primes
+from privacy.ckks.ring_primes import ntt_primes
 from privacy.ckks.sampling import SecureBits, draw_gaussian
 from privacy.ckks.uniform import common_polynomial
 from tests.reference_ring import combine

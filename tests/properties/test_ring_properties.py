@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from privacy.ckks.ring import Ring
-from privacy.ckks.ring_tables import ntt_primes
+from privacy.ckks.ring_primes import ntt_primes
 from tests import reference_ring as reference
 
 RINGS = [Ring(degree, ntt_primes(degree, count)) for degree in (16, 32, 64) for count in (1, 2, 5)]

@@ -33,7 +33,8 @@ from certs.names import PartyId, Role
 from certs.wallet import Wallet
 from privacy.errors import CloisterError, Unavailable
 from privacy.flatten import adapter_digest
-from privacy.plan import Cohort, Deadlines, Grid, JobPlan, Rehearsal, RosterMember, Suite
+from privacy.plan import Cohort, Deadlines, Grid, JobPlan, Rehearsal, RosterMember
+from privacy.suites import Suite, usual_parameters
 from runtime.ledger_store import Ledger
 from silo_agent.client import GrpcAggregator
 from silo_agent.home import Home
@@ -179,15 +180,19 @@ class World:
     def member(self, name: str) -> RosterMember:
         return RosterMember(name=name, identity_key=self.identity_key(name).hex())
 
-    def plan(self, *, rounds: int = 1, minimum: int = 2, attempts: int | None = None) -> JobPlan:
+    def plan(
+        self, *, rounds: int = 1, minimum: int = 2, attempts: int | None = None, colluders: int = 0,
+        suite: Suite = Suite.CKKS_GROUP,
+    ) -> JobPlan:  # fmt: skip
         """A rehearsal of all silos."""
         return JobPlan(
             version="cloister/v1", name="sim", federation=self.federation, purpose="simulation",
             task=Rehearsal(kind="rehearsal", values=VALUES, update_range=UPDATE_RANGE), dp=None,
-            rounds=rounds, round_attempts=attempts or 3 * rounds, suite=Suite.CKKS_GROUP, grid=Grid(bits=16),
+            rounds=rounds, round_attempts=attempts or 3 * rounds, suite=suite, grid=Grid(bits=16),
+            parameters=usual_parameters(suite, VALUES), open_to="silos",
             initial_adapter=adapter_digest(np.zeros(VALUES, np.float32)).hex(),
             cohort=Cohort(
-                roster=tuple(self.member(name) for name in self.silos), minimum=minimum, tolerated_colluders=0,
+                roster=tuple(self.member(name) for name in self.silos), minimum=minimum, tolerated_colluders=colluders,
                 minimum_dataset_size=1,
             ),
             aggregator=self.member("aggregator"),

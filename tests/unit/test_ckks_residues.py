@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from privacy.ckks.residues import add_into, unreduced
-from privacy.ckks.ring_tables import ntt_primes
+from privacy.ckks.ring_primes import ntt_primes
 from privacy.errors import InternalError
 
 PRIMES = ntt_primes(4096, 3)

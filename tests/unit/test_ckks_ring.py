@@ -14,7 +14,8 @@ from numba import njit
 from privacy.ckks import ring_kernels
 from privacy.ckks.compiled import kernel
 from privacy.ckks.ring import PRIME_COUNTS, Ring, ring_of
-from privacy.ckks.ring_tables import is_prime, ntt_primes, smallest_root
+from privacy.ckks.ring_primes import is_prime, ntt_primes
+from privacy.ckks.ring_tables import smallest_root
 from privacy.errors import InternalError
 from tests import reference_ring as reference
 

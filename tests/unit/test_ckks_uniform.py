@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from privacy.ckks.ring import PRIME_COUNTS
-from privacy.ckks.ring_tables import ntt_primes
+from privacy.ckks.ring_primes import ntt_primes
 from privacy.ckks.uniform import common_polynomial, public_seed, uniform_residues
 from tests import reference_sampler as reference
 from tests.reference_ring import VECTORS as FOLDER

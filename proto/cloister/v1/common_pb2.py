@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x63loister/v1/common.proto\x12\x0b\x63loister.v1\"2\n\x0fSignedStatement\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c*\xb2\x01\n\x08JobPhase\x12\x19\n\x15JOB_PHASE_UNSPECIFIED\x10\x00\x12\x15\n\x11JOB_PHASE_JOINING\x10\x01\x12\x15\n\x11JOB_PHASE_DEALING\x10\x02\x12\x15\n\x11JOB_PHASE_RUNNING\x10\x03\x12\x16\n\x12JOB_PHASE_FINISHED\x10\x04\x12\x15\n\x11JOB_PHASE_STOPPED\x10\x05\x12\x17\n\x13JOB_PHASE_CANCELLED\x10\x06*\xf6\x01\n\nRoundPhase\x12\x1b\n\x17ROUND_PHASE_UNSPECIFIED\x10\x00\x12\x19\n\x15ROUND_PHASE_ANNOUNCED\x10\x01\x12\x1a\n\x16ROUND_PHASE_COLLECTING\x10\x02\x12\x1e\n\x1aROUND_PHASE_FINGERPRINTING\x10\x03\x12\x19\n\x15ROUND_PHASE_COMMITTED\x10\x06\x12\x19\n\x15ROUND_PHASE_RELEASING\x10\x07\x12\x19\n\x15ROUND_PHASE_PUBLISHED\x10\x08\x12\x17\n\x13ROUND_PHASE_ABORTED\x10\t\"\x04\x08\x04\x10\x04\"\x04\x08\x05\x10\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x63loister/v1/common.proto\x12\x0b\x63loister.v1\"2\n\x0fSignedStatement\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c*\xb2\x01\n\x08JobPhase\x12\x19\n\x15JOB_PHASE_UNSPECIFIED\x10\x00\x12\x15\n\x11JOB_PHASE_JOINING\x10\x01\x12\x15\n\x11JOB_PHASE_DEALING\x10\x02\x12\x15\n\x11JOB_PHASE_RUNNING\x10\x03\x12\x16\n\x12JOB_PHASE_FINISHED\x10\x04\x12\x15\n\x11JOB_PHASE_STOPPED\x10\x05\x12\x17\n\x13JOB_PHASE_CANCELLED\x10\x06*\x89\x02\n\nRoundPhase\x12\x1b\n\x17ROUND_PHASE_UNSPECIFIED\x10\x00\x12\x19\n\x15ROUND_PHASE_ANNOUNCED\x10\x01\x12\x1a\n\x16ROUND_PHASE_COLLECTING\x10\x02\x12\x1e\n\x1aROUND_PHASE_FINGERPRINTING\x10\x03\x12\x19\n\x15ROUND_PHASE_COMMITTED\x10\x04\x12\x17\n\x13ROUND_PHASE_SHARING\x10\x05\x12\x19\n\x15ROUND_PHASE_RELEASING\x10\x07\x12\x19\n\x15ROUND_PHASE_PUBLISHED\x10\x08\x12\x17\n\x13ROUND_PHASE_ABORTED\x10\t\"\x04\x08\x06\x10\x06\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,7 +34,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_JOBPHASE']._serialized_start=94
   _globals['_JOBPHASE']._serialized_end=272
   _globals['_ROUNDPHASE']._serialized_start=275
-  _globals['_ROUNDPHASE']._serialized_end=521
+  _globals['_ROUNDPHASE']._serialized_end=540
   _globals['_SIGNEDSTATEMENT']._serialized_start=41
   _globals['_SIGNEDSTATEMENT']._serialized_end=91
 # @@protoc_insertion_point(module_scope)

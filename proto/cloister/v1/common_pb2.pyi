@@ -64,16 +64,18 @@ class _RoundPhaseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RoundPhase
     """Updates come in."""
     ROUND_PHASE_FINGERPRINTING: _RoundPhase.ValueType  # 3
     """The sum is fixed; its members show the fingerprints of their ciphertexts."""
-    ROUND_PHASE_COMMITTED: _RoundPhase.ValueType  # 6
+    ROUND_PHASE_COMMITTED: _RoundPhase.ValueType  # 4
     """All fingerprints are there; silos check them and the sum, and consent."""
+    ROUND_PHASE_SHARING: _RoundPhase.ValueType  # 5
+    """Suite ckks-multikey: a certificate of consents exists; silos release their sums of shares of the keys."""
     ROUND_PHASE_RELEASING: _RoundPhase.ValueType  # 7
-    """A certificate of consents exists; silos open the sum and apply it."""
+    """The sum can be opened; silos open the sum and apply it."""
     ROUND_PHASE_PUBLISHED: _RoundPhase.ValueType  # 8
     ROUND_PHASE_ABORTED: _RoundPhase.ValueType  # 9
     """Burnt: this number is never used again."""
 
 class RoundPhase(_RoundPhase, metaclass=_RoundPhaseEnumTypeWrapper):
-    """Where a round stands. The numbers 4 and 5 are kept for the release steps of ckks-multikey."""
+    """Where a round stands. Later phases have higher numbers."""
 
 ROUND_PHASE_UNSPECIFIED: RoundPhase.ValueType  # 0
 ROUND_PHASE_ANNOUNCED: RoundPhase.ValueType  # 1
@@ -82,10 +84,12 @@ ROUND_PHASE_COLLECTING: RoundPhase.ValueType  # 2
 """Updates come in."""
 ROUND_PHASE_FINGERPRINTING: RoundPhase.ValueType  # 3
 """The sum is fixed; its members show the fingerprints of their ciphertexts."""
-ROUND_PHASE_COMMITTED: RoundPhase.ValueType  # 6
+ROUND_PHASE_COMMITTED: RoundPhase.ValueType  # 4
 """All fingerprints are there; silos check them and the sum, and consent."""
+ROUND_PHASE_SHARING: RoundPhase.ValueType  # 5
+"""Suite ckks-multikey: a certificate of consents exists; silos release their sums of shares of the keys."""
 ROUND_PHASE_RELEASING: RoundPhase.ValueType  # 7
-"""A certificate of consents exists; silos open the sum and apply it."""
+"""The sum can be opened; silos open the sum and apply it."""
 ROUND_PHASE_PUBLISHED: RoundPhase.ValueType  # 8
 ROUND_PHASE_ABORTED: RoundPhase.ValueType  # 9
 """Burnt: this number is never used again."""

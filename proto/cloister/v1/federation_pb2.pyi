@@ -335,6 +335,7 @@ class GetRoundResponse(_message.Message):
     CONSENTS_FIELD_NUMBER: _builtins.int
     APPLIED_FIELD_NUMBER: _builtins.int
     FINGERPRINTS_FIELD_NUMBER: _builtins.int
+    RELEASES_FIELD_NUMBER: _builtins.int
     phase: _common_pb2.RoundPhase.ValueType
     adapter_digest: _builtins.bytes
     """The digest of the global adapter this round starts from."""
@@ -354,6 +355,10 @@ class GetRoundResponse(_message.Message):
     def applied(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.SignedStatement]: ...
     @_builtins.property
     def fingerprints(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.SignedStatement]: ...
+    @_builtins.property
+    def releases(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.SignedStatement]:
+        """Suite ckks-multikey."""
+
     def __init__(
         self,
         *,
@@ -366,10 +371,11 @@ class GetRoundResponse(_message.Message):
         consents: _abc.Iterable[_common_pb2.SignedStatement] | None = ...,
         applied: _abc.Iterable[_common_pb2.SignedStatement] | None = ...,
         fingerprints: _abc.Iterable[_common_pb2.SignedStatement] | None = ...,
+        releases: _abc.Iterable[_common_pb2.SignedStatement] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["commit", b"commit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_digest", b"adapter_digest", "applied", b"applied", "commit", b"commit", "consents", b"consents", "fingerprints", b"fingerprints", "headers", b"headers", "joins", b"joins", "participants", b"participants", "phase", b"phase"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_digest", b"adapter_digest", "applied", b"applied", "commit", b"commit", "consents", b"consents", "fingerprints", b"fingerprints", "headers", b"headers", "joins", b"joins", "participants", b"participants", "phase", b"phase", "releases", b"releases"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -417,10 +423,13 @@ class SubmitUpdateRequest(_message.Message):
     HEADER_FIELD_NUMBER: _builtins.int
     SEEDS_FIELD_NUMBER: _builtins.int
     RESIDUES_FIELD_NUMBER: _builtins.int
+    MAILS_FIELD_NUMBER: _builtins.int
     seeds: _builtins.bytes
-    """Then the seeds, cut anywhere, in order."""
+    """Suite ckks-group: then the seeds, cut anywhere, in order."""
     residues: _builtins.bytes
     """Then the residue chunks, each whole, in order."""
+    mails: _builtins.bytes
+    """Suite ckks-multikey: after the header the share mails in the order of the participants, cut anywhere."""
     @_builtins.property
     def header(self) -> _common_pb2.SignedStatement:
         """First, once."""
@@ -431,12 +440,13 @@ class SubmitUpdateRequest(_message.Message):
         header: _common_pb2.SignedStatement | None = ...,
         seeds: _builtins.bytes = ...,
         residues: _builtins.bytes = ...,
+        mails: _builtins.bytes = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "part", b"part", "residues", b"residues", "seeds", b"seeds"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "mails", b"mails", "part", b"part", "residues", b"residues", "seeds", b"seeds"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "part", b"part", "residues", b"residues", "seeds", b"seeds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "mails", b"mails", "part", b"part", "residues", b"residues", "seeds", b"seeds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["header", "seeds", "residues"]  # noqa: Y015
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["header", "seeds", "residues", "mails"]  # noqa: Y015
     _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
 
@@ -600,6 +610,54 @@ class FetchSumResponse(_message.Message):
 Global___FetchSumResponse: _TypeAlias = FetchSumResponse  # noqa: Y015
 
 @_typing.final
+class FetchMailsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    ROUND_FIELD_NUMBER: _builtins.int
+    job: _builtins.bytes
+    round: _builtins.int
+    def __init__(
+        self,
+        *,
+        job: _builtins.bytes = ...,
+        round: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "round", b"round"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FetchMailsRequest: _TypeAlias = FetchMailsRequest  # noqa: Y015
+
+@_typing.final
+class FetchMailsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SENDER_FIELD_NUMBER: _builtins.int
+    DIGESTS_FIELD_NUMBER: _builtins.int
+    SEALED_FIELD_NUMBER: _builtins.int
+    sender: _builtins.str
+    digests: _builtins.bytes
+    """SHA-256 of each mail of this sender, in the order of the participants."""
+    sealed: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        sender: _builtins.str = ...,
+        digests: _builtins.bytes = ...,
+        sealed: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digests", b"digests", "sealed", b"sealed", "sender", b"sender"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FetchMailsResponse: _TypeAlias = FetchMailsResponse  # noqa: Y015
+
+@_typing.final
 class ConsentRoundRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -633,6 +691,101 @@ class ConsentRoundResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ConsentRoundResponse: _TypeAlias = ConsentRoundResponse  # noqa: Y015
+
+@_typing.final
+class SendReleaseRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RELEASE_FIELD_NUMBER: _builtins.int
+    BODY_FIELD_NUMBER: _builtins.int
+    MAILS_FIELD_NUMBER: _builtins.int
+    body: _builtins.bytes
+    mails: _builtins.bytes
+    """The mails that carry the body's key, all of one size, in the order of their receivers."""
+    @_builtins.property
+    def release(self) -> _common_pb2.SignedStatement: ...
+    def __init__(
+        self,
+        *,
+        release: _common_pb2.SignedStatement | None = ...,
+        body: _builtins.bytes = ...,
+        mails: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["release", b"release"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "mails", b"mails", "release", b"release"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SendReleaseRequest: _TypeAlias = SendReleaseRequest  # noqa: Y015
+
+@_typing.final
+class SendReleaseResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SendReleaseResponse: _TypeAlias = SendReleaseResponse  # noqa: Y015
+
+@_typing.final
+class FetchReleasesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    ROUND_FIELD_NUMBER: _builtins.int
+    job: _builtins.bytes
+    round: _builtins.int
+    def __init__(
+        self,
+        *,
+        job: _builtins.bytes = ...,
+        round: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "round", b"round"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FetchReleasesRequest: _TypeAlias = FetchReleasesRequest  # noqa: Y015
+
+@_typing.final
+class FetchReleasesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RELEASE_FIELD_NUMBER: _builtins.int
+    BODY_FIELD_NUMBER: _builtins.int
+    DIGESTS_FIELD_NUMBER: _builtins.int
+    MAIL_FIELD_NUMBER: _builtins.int
+    body: _builtins.bytes
+    digests: _builtins.bytes
+    """SHA-256 of each mail of this release, in the order of the receivers."""
+    mail: _builtins.bytes
+    """The caller's."""
+    @_builtins.property
+    def release(self) -> _common_pb2.SignedStatement: ...
+    def __init__(
+        self,
+        *,
+        release: _common_pb2.SignedStatement | None = ...,
+        body: _builtins.bytes = ...,
+        digests: _builtins.bytes = ...,
+        mail: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["release", b"release"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "digests", b"digests", "mail", b"mail", "release", b"release"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FetchReleasesResponse: _TypeAlias = FetchReleasesResponse  # noqa: Y015
 
 @_typing.final
 class ReportAppliedRequest(_message.Message):

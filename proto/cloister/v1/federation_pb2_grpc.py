@@ -96,10 +96,25 @@ class FederationServiceStub:
                 request_serializer=cloister_dot_v1_dot_federation__pb2.FetchSumRequest.SerializeToString,
                 response_deserializer=cloister_dot_v1_dot_federation__pb2.FetchSumResponse.FromString,
                 _registered_method=True)
+        self.FetchMails = channel.unary_stream(
+                '/cloister.v1.FederationService/FetchMails',
+                request_serializer=cloister_dot_v1_dot_federation__pb2.FetchMailsRequest.SerializeToString,
+                response_deserializer=cloister_dot_v1_dot_federation__pb2.FetchMailsResponse.FromString,
+                _registered_method=True)
         self.ConsentRound = channel.unary_unary(
                 '/cloister.v1.FederationService/ConsentRound',
                 request_serializer=cloister_dot_v1_dot_federation__pb2.ConsentRoundRequest.SerializeToString,
                 response_deserializer=cloister_dot_v1_dot_federation__pb2.ConsentRoundResponse.FromString,
+                _registered_method=True)
+        self.SendRelease = channel.unary_unary(
+                '/cloister.v1.FederationService/SendRelease',
+                request_serializer=cloister_dot_v1_dot_federation__pb2.SendReleaseRequest.SerializeToString,
+                response_deserializer=cloister_dot_v1_dot_federation__pb2.SendReleaseResponse.FromString,
+                _registered_method=True)
+        self.FetchReleases = channel.unary_stream(
+                '/cloister.v1.FederationService/FetchReleases',
+                request_serializer=cloister_dot_v1_dot_federation__pb2.FetchReleasesRequest.SerializeToString,
+                response_deserializer=cloister_dot_v1_dot_federation__pb2.FetchReleasesResponse.FromString,
                 _registered_method=True)
         self.ReportApplied = channel.unary_unary(
                 '/cloister.v1.FederationService/ReportApplied',
@@ -204,8 +219,29 @@ class FederationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def FetchMails(self, request, context):
+        """Suite ckks-multikey, steps 3 and 5: the share mails to the caller, of the members of the sum.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ConsentRound(self, request, context):
         """Step 5.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SendRelease(self, request, context):
+        """Suite ckks-multikey, step 6: the sum of the caller's shares, sealed to the silos of the job.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FetchReleases(self, request, context):
+        """Suite ckks-multikey, step 7: what was released so far, once it is enough to open the sum.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -293,10 +329,25 @@ def add_FederationServiceServicer_to_server(servicer, server):
                     request_deserializer=cloister_dot_v1_dot_federation__pb2.FetchSumRequest.FromString,
                     response_serializer=cloister_dot_v1_dot_federation__pb2.FetchSumResponse.SerializeToString,
             ),
+            'FetchMails': grpc.unary_stream_rpc_method_handler(
+                    servicer.FetchMails,
+                    request_deserializer=cloister_dot_v1_dot_federation__pb2.FetchMailsRequest.FromString,
+                    response_serializer=cloister_dot_v1_dot_federation__pb2.FetchMailsResponse.SerializeToString,
+            ),
             'ConsentRound': grpc.unary_unary_rpc_method_handler(
                     servicer.ConsentRound,
                     request_deserializer=cloister_dot_v1_dot_federation__pb2.ConsentRoundRequest.FromString,
                     response_serializer=cloister_dot_v1_dot_federation__pb2.ConsentRoundResponse.SerializeToString,
+            ),
+            'SendRelease': grpc.unary_unary_rpc_method_handler(
+                    servicer.SendRelease,
+                    request_deserializer=cloister_dot_v1_dot_federation__pb2.SendReleaseRequest.FromString,
+                    response_serializer=cloister_dot_v1_dot_federation__pb2.SendReleaseResponse.SerializeToString,
+            ),
+            'FetchReleases': grpc.unary_stream_rpc_method_handler(
+                    servicer.FetchReleases,
+                    request_deserializer=cloister_dot_v1_dot_federation__pb2.FetchReleasesRequest.FromString,
+                    response_serializer=cloister_dot_v1_dot_federation__pb2.FetchReleasesResponse.SerializeToString,
             ),
             'ReportApplied': grpc.unary_unary_rpc_method_handler(
                     servicer.ReportApplied,
@@ -651,6 +702,33 @@ class FederationService:
             _registered_method=True)
 
     @staticmethod
+    def FetchMails(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/cloister.v1.FederationService/FetchMails',
+            cloister_dot_v1_dot_federation__pb2.FetchMailsRequest.SerializeToString,
+            cloister_dot_v1_dot_federation__pb2.FetchMailsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def ConsentRound(request,
             target,
             options=(),
@@ -667,6 +745,60 @@ class FederationService:
             '/cloister.v1.FederationService/ConsentRound',
             cloister_dot_v1_dot_federation__pb2.ConsentRoundRequest.SerializeToString,
             cloister_dot_v1_dot_federation__pb2.ConsentRoundResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SendRelease(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cloister.v1.FederationService/SendRelease',
+            cloister_dot_v1_dot_federation__pb2.SendReleaseRequest.SerializeToString,
+            cloister_dot_v1_dot_federation__pb2.SendReleaseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FetchReleases(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/cloister.v1.FederationService/FetchReleases',
+            cloister_dot_v1_dot_federation__pb2.FetchReleasesRequest.SerializeToString,
+            cloister_dot_v1_dot_federation__pb2.FetchReleasesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -57,8 +57,14 @@ class FederationServiceStub:
     """Step 3. Asked again, by another commit, of those who are left when others did not answer."""
     FetchSum: _grpc.UnaryStreamMultiCallable[_federation_pb2.FetchSumRequest, _federation_pb2.FetchSumResponse]
     """Step 5: the committed sum and what the suite needs to open it, once nothing can replace the commit any more."""
+    FetchMails: _grpc.UnaryStreamMultiCallable[_federation_pb2.FetchMailsRequest, _federation_pb2.FetchMailsResponse]
+    """Suite ckks-multikey, steps 3 and 5: the share mails to the caller, of the members of the sum."""
     ConsentRound: _grpc.UnaryUnaryMultiCallable[_federation_pb2.ConsentRoundRequest, _federation_pb2.ConsentRoundResponse]
     """Step 5."""
+    SendRelease: _grpc.UnaryUnaryMultiCallable[_federation_pb2.SendReleaseRequest, _federation_pb2.SendReleaseResponse]
+    """Suite ckks-multikey, step 6: the sum of the caller's shares, sealed to the silos of the job."""
+    FetchReleases: _grpc.UnaryStreamMultiCallable[_federation_pb2.FetchReleasesRequest, _federation_pb2.FetchReleasesResponse]
+    """Suite ckks-multikey, step 7: what was released so far, once it is enough to open the sum."""
     ReportApplied: _grpc.UnaryUnaryMultiCallable[_federation_pb2.ReportAppliedRequest, _federation_pb2.ReportAppliedResponse]
     """Step 8."""
     PublishCheckpoint: _grpc.UnaryUnaryMultiCallable[_federation_pb2.PublishCheckpointRequest, _federation_pb2.PublishCheckpointResponse]
@@ -93,8 +99,14 @@ class FederationServiceAsyncStub(FederationServiceStub):
     """Step 3. Asked again, by another commit, of those who are left when others did not answer."""
     FetchSum: _aio.UnaryStreamMultiCallable[_federation_pb2.FetchSumRequest, _federation_pb2.FetchSumResponse]  # type: ignore[assignment]
     """Step 5: the committed sum and what the suite needs to open it, once nothing can replace the commit any more."""
+    FetchMails: _aio.UnaryStreamMultiCallable[_federation_pb2.FetchMailsRequest, _federation_pb2.FetchMailsResponse]  # type: ignore[assignment]
+    """Suite ckks-multikey, steps 3 and 5: the share mails to the caller, of the members of the sum."""
     ConsentRound: _aio.UnaryUnaryMultiCallable[_federation_pb2.ConsentRoundRequest, _federation_pb2.ConsentRoundResponse]  # type: ignore[assignment]
     """Step 5."""
+    SendRelease: _aio.UnaryUnaryMultiCallable[_federation_pb2.SendReleaseRequest, _federation_pb2.SendReleaseResponse]  # type: ignore[assignment]
+    """Suite ckks-multikey, step 6: the sum of the caller's shares, sealed to the silos of the job."""
+    FetchReleases: _aio.UnaryStreamMultiCallable[_federation_pb2.FetchReleasesRequest, _federation_pb2.FetchReleasesResponse]  # type: ignore[assignment]
+    """Suite ckks-multikey, step 7: what was released so far, once it is enough to open the sum."""
     ReportApplied: _aio.UnaryUnaryMultiCallable[_federation_pb2.ReportAppliedRequest, _federation_pb2.ReportAppliedResponse]  # type: ignore[assignment]
     """Step 8."""
     PublishCheckpoint: _aio.UnaryUnaryMultiCallable[_federation_pb2.PublishCheckpointRequest, _federation_pb2.PublishCheckpointResponse]  # type: ignore[assignment]
@@ -200,12 +212,36 @@ class FederationServiceServicer(metaclass=_abc_1.ABCMeta):
         """Step 5: the committed sum and what the suite needs to open it, once nothing can replace the commit any more."""
 
     @_abc_1.abstractmethod
+    def FetchMails(
+        self,
+        request: _federation_pb2.FetchMailsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_federation_pb2.FetchMailsResponse], _abc.AsyncIterator[_federation_pb2.FetchMailsResponse]]:
+        """Suite ckks-multikey, steps 3 and 5: the share mails to the caller, of the members of the sum."""
+
+    @_abc_1.abstractmethod
     def ConsentRound(
         self,
         request: _federation_pb2.ConsentRoundRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_federation_pb2.ConsentRoundResponse, _abc.Awaitable[_federation_pb2.ConsentRoundResponse]]:
         """Step 5."""
+
+    @_abc_1.abstractmethod
+    def SendRelease(
+        self,
+        request: _federation_pb2.SendReleaseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_federation_pb2.SendReleaseResponse, _abc.Awaitable[_federation_pb2.SendReleaseResponse]]:
+        """Suite ckks-multikey, step 6: the sum of the caller's shares, sealed to the silos of the job."""
+
+    @_abc_1.abstractmethod
+    def FetchReleases(
+        self,
+        request: _federation_pb2.FetchReleasesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_federation_pb2.FetchReleasesResponse], _abc.AsyncIterator[_federation_pb2.FetchReleasesResponse]]:
+        """Suite ckks-multikey, step 7: what was released so far, once it is enough to open the sum."""
 
     @_abc_1.abstractmethod
     def ReportApplied(

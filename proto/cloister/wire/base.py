@@ -19,7 +19,7 @@ from privacy.statement import MAX_BODY_BYTES, Signed
 
 MAX_CHUNK_BYTES = 1 << 20
 MAX_MESSAGE_BYTES = MAX_CHUNK_BYTES + (64 << 10)
-MAX_COHORT = 32
+MAX_COHORT = 100
 
 Digest = Annotated[bytes, Field(min_length=32, max_length=32)]
 Body = Annotated[bytes, Field(min_length=2, max_length=MAX_BODY_BYTES)]
@@ -57,6 +57,7 @@ class RoundPhase(IntEnum):
     COLLECTING = common_pb2.ROUND_PHASE_COLLECTING
     FINGERPRINTING = common_pb2.ROUND_PHASE_FINGERPRINTING
     COMMITTED = common_pb2.ROUND_PHASE_COMMITTED
+    SHARING = common_pb2.ROUND_PHASE_SHARING
     RELEASING = common_pb2.ROUND_PHASE_RELEASING
     PUBLISHED = common_pb2.ROUND_PHASE_PUBLISHED
     ABORTED = common_pb2.ROUND_PHASE_ABORTED

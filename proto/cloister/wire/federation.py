@@ -21,6 +21,8 @@ from cloister.wire.base import (
 )
 from privacy.statement import Signed
 
+Digests = Annotated[bytes, Field(min_length=32, max_length=32 * MAX_COHORT)]
+
 
 class FollowRequest(WireMessage):
     """Opens a silo's stream of notices."""
@@ -123,6 +125,7 @@ class Round(WireMessage):
     headers: Annotated[tuple[Signed, ...], Field(max_length=MAX_COHORT)]
     fingerprints: Annotated[tuple[Signed, ...], Field(max_length=MAX_COHORT)]
     consents: Annotated[tuple[Signed, ...], Field(max_length=MAX_COHORT)]
+    releases: Annotated[tuple[Signed, ...], Field(max_length=MAX_COHORT)]
     applied: Annotated[tuple[Signed, ...], Field(max_length=MAX_COHORT)]
 
 
@@ -134,11 +137,12 @@ class JoinRoundRequest(WireMessage):
 
 
 class UpdatePart(OneOf):
-    """The header, then seeds, then residue chunks."""
+    """The header, then seeds or share mails, then residue chunks."""
 
     proto = federation_pb2.SubmitUpdateRequest
     header: Signed | None = None
     seeds: Part | None = None
+    mails: Part | None = None
     residues: Part | None = None
 
 
@@ -178,6 +182,50 @@ class SumPart(OneOf):
     proto = federation_pb2.FetchSumResponse
     seeds: MemberSeeds | None = None
     residues: Part | None = None
+
+
+class FetchMailsRequest(WireMessage):
+    """Asks for the share mails to the caller."""
+
+    proto = federation_pb2.FetchMailsRequest
+    job: Digest
+    round: Number
+
+
+class ShareMail(WireMessage):
+    """One sender's share mail to the caller, and the digests of all its mails."""
+
+    proto = federation_pb2.FetchMailsResponse
+    sender: PartyName
+    digests: Digests
+    sealed: Annotated[bytes, Field(min_length=1, max_length=64 << 10)]
+
+
+class SendReleaseRequest(WireMessage):
+    """A signed Release with what it is of."""
+
+    proto = federation_pb2.SendReleaseRequest
+    release: Signed
+    body: Annotated[bytes, Field(min_length=1, max_length=64 << 10)]
+    mails: Annotated[bytes, Field(min_length=1, max_length=256 << 10)]
+
+
+class FetchReleasesRequest(WireMessage):
+    """Asks for the releases of a round."""
+
+    proto = federation_pb2.FetchReleasesRequest
+    job: Digest
+    round: Number
+
+
+class ShownRelease(WireMessage):
+    """One release with the caller's mail, and the digests of all its mails."""
+
+    proto = federation_pb2.FetchReleasesResponse
+    release: Signed
+    body: Annotated[bytes, Field(min_length=1, max_length=64 << 10)]
+    digests: Digests
+    mail: Annotated[bytes, Field(min_length=1, max_length=4 << 10)]
 
 
 class ConsentRoundRequest(WireMessage):
@@ -264,6 +312,12 @@ class ConsentTaken(WireMessage):
     """A Consent is recorded."""
 
     proto = federation_pb2.ConsentRoundResponse
+
+
+class ReleaseTaken(WireMessage):
+    """A Release is recorded."""
+
+    proto = federation_pb2.SendReleaseResponse
 
 
 class AppliedTaken(WireMessage):

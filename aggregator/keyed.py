@@ -1,6 +1,7 @@
 """Rounds with one-time keys, as far as an aggregator looks: fresh keys, and what it relays is what was signed."""
 
 from collections.abc import Mapping
+from functools import lru_cache
 
 from aggregator.attachments import release_body_bytes, release_mail_bytes, slices
 from aggregator.live import LiveJob
@@ -8,7 +9,15 @@ from aggregator.rebuild import roll_of
 from aggregator.store import Kind, Transaction
 from privacy.ckks.layouts import layout_of
 from privacy.errors import InternalError, ProtocolError
-from privacy.keyed import KeyedRoundJoin, Release, check_round_roll, mail_digests, receivers_of, require_mails
+from privacy.keyed import (
+    KeyedRoundJoin,
+    Release,
+    RoundRoll,
+    check_round_roll,
+    mail_digests,
+    receivers_of,
+    require_mails,
+)
 from privacy.plan import JobPlan, RoundContext
 from privacy.statement import Signed, read
 
@@ -24,13 +33,19 @@ def require_fresh_keys(join: KeyedRoundJoin, stored: Mapping[str, Signed]) -> No
             raise ProtocolError(f"join of {join.silo}", why, step, sender=join.silo, step="join")
 
 
+@lru_cache(maxsize=8)
+def checked_round_roll(plan: JobPlan, ctx: RoundContext, joins: tuple[Signed, ...]) -> RoundRoll:
+    """`check_round_roll`; remembered for a few rounds, as each join has two keys to look at and every silo asks."""
+    return check_round_roll(plan, ctx, joins)
+
+
 def receivers_in(tx: Transaction, live: LiveJob, ctx: RoundContext) -> dict[str, bytes]:
     """Whom releases of a round are sealed to, in order."""
     row = tx.job(live.job)
     if row is None:
         raise InternalError(f"job {live.plan.name}", "is in memory and not in the database", "Report this.")
-    joins = tx.statements(live.job, ctx.round_number, Kind.ROUND_JOIN).values()
-    return receivers_of(roll_of(tx, row, live.plan), check_round_roll(live.plan, ctx, joins))
+    joins = tuple(tx.statements(live.job, ctx.round_number, Kind.ROUND_JOIN).values())
+    return receivers_of(roll_of(tx, row, live.plan), checked_round_roll(live.plan, ctx, joins))
 
 
 def require_release(plan: JobPlan, release: Release, body: bytes, mails: bytes, receivers: int) -> None:

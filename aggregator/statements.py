@@ -5,6 +5,7 @@ order and in one transaction. The same bytes again change nothing; other bytes a
 """
 
 import base64
+import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -16,7 +17,7 @@ from cloister.wire import RoundPhase
 from aggregator import job as jobs
 from aggregator.accumulate import StagedUpdate, Upload, read_chunks, update_paths
 from aggregator.job_events import JobEvent, KeyDealt, SiloJoined, SiloRefused
-from aggregator.keyed import receivers_in, require_fresh_keys, require_release
+from aggregator.keyed import checked_round_roll, receivers_in, require_fresh_keys, require_release
 from aggregator.live import LiveJob, Turn
 from aggregator.reading import announced_row, members_of, only, roster_job
 from aggregator.rebuild import context_of
@@ -36,7 +37,7 @@ from privacy.ckks.fingerprint import Value, decode, fingerprint_of
 from privacy.ckks.layouts import layout_of
 from privacy.envelope import header_kind
 from privacy.errors import ProtocolError, VerificationError
-from privacy.keyed import KeyedRoundJoin, Release, RoundRoll, check_release, check_round_roll, keyed_headers
+from privacy.keyed import KeyedRoundJoin, Release, check_release, keyed_headers
 from privacy.ledger.checkpoint import log_origin, open_checkpoint
 from privacy.plan import RoundContext
 from privacy.roll import JobJoin, JobRefusal, KeyDeal, check_deal, require_plan
@@ -57,7 +58,7 @@ from privacy.transcript import (
 )
 
 LOG = structlog.get_logger("aggregator")
-MOST_ROLLS = 8  # of rounds that collect, remembered
+TAKES_RELEASES = (RoundPhase.SHARING, RoundPhase.RELEASING, RoundPhase.PUBLISHED)
 S = TypeVar("S", bound=SiloStatement)
 R = TypeVar("R", bound=RoundStatement)
 
@@ -67,7 +68,7 @@ class StatementDesk:
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
-        self._rolls: dict[tuple[bytes, int], RoundRoll] = {}  # by job and round
+        self._releasing = threading.Lock()
         self._expected_values: dict[tuple[bytes, str], tuple[bytes, Value]] = {}  # by job and silo: commit, fingerprint
 
     # -- what a silo says about a job ----------------------------------------------------------------------------------
@@ -180,21 +181,30 @@ class StatementDesk:
         """Step 6 with one-time keys: a Release, and what it is of: on disk before it counts."""
         live, release = self._round_statement(silo, signed, Release)
         with self._runner.store.reading() as tx:
-            row = announced_row(tx, live, release.round)
+            row, known = announced_row(tx, live, release.round), tx.statement(*_released(live, release))
+            if known == signed:
+                return
+            if row.phase not in TAKES_RELEASES or live.forgotten or not live.plan.suite.keyed:
+                why, step = f"is {row.phase.name} and takes no release of shares", "Ask for the round (GetRound)."
+                raise ProtocolError(f"round {release.round}", why, step, sender=silo, step="release")
             transcript = self._transcript(tx, live, release)
             receivers = receivers_in(tx, live, context_of(live.job, row))
         check_release(live.plan, context_of(live.job, row), transcript, signed, body)
         require_release(live.plan, release, body, mails, len(receivers))
+        with self._releasing:  # or a refused one could take away the file of its repetition, which is accepted
+            self._keep_release(live, release, signed, body + mails)
+
+    def _keep_release(self, live: LiveJob, release: Release, signed: Signed, sealed: bytes) -> None:
         path = self._runner.blobs.release(live.job, release.round, signed)
-        self._runner.blobs.write(path, body + mails)
+        self._runner.blobs.write(path, sealed)
         try:
             with self._runner.turn(live.job) as turn:
-                if self._take(turn, release, signed, Kind.RELEASE, SiloReleased(silo)):
-                    size = len(body) + len(mails) + len(signed.body) + len(signed.signature)
-                    turn.tx.add_upload(live.job, release.round, silo, size)
+                if self._take(turn, release, signed, Kind.RELEASE, SiloReleased(release.silo)):
+                    size = len(sealed) + len(signed.body) + len(signed.signature)
+                    turn.tx.add_upload(live.job, release.round, release.silo, size)
         except BaseException:
             with self._runner.store.reading() as tx:
-                if tx.statement(live.job, release.round, Kind.RELEASE, silo) != signed:
+                if tx.statement(*_released(live, release)) != signed:
                     path.unlink(missing_ok=True)
             raise
 
@@ -266,12 +276,8 @@ class StatementDesk:
         if not live.collects(ctx.round_number):
             step = "Ask for the round (GetRound)."
             raise ProtocolError(f"round {ctx.round_number}", "takes no update", step, sender=silo)
-        if (live.job, ctx.round_number) not in self._rolls:
-            joins = tx.statements(live.job, ctx.round_number, Kind.ROUND_JOIN).values()
-            self._rolls[live.job, ctx.round_number] = check_round_roll(live.plan, ctx, joins)
-            for old in list(self._rolls)[:-MOST_ROLLS]:
-                del self._rolls[old]
-        return keyed_headers(live.plan, ctx, self._rolls[live.job, ctx.round_number])
+        joins = tuple(tx.statements(live.job, ctx.round_number, Kind.ROUND_JOIN).values())
+        return keyed_headers(live.plan, ctx, checked_round_roll(live.plan, ctx, joins))
 
     def uploading(self, upload: Upload, cancel: Callable[[], object]) -> AbstractContextManager[None]:
         """While an update comes: `cancel` is called when its silo sends another, or the round goes on without it."""
@@ -351,6 +357,10 @@ class StatementDesk:
         statement = verify(signed, kind, live.plan.identity_keys)
         require_plan(live.plan, statement)
         return live, statement
+
+
+def _released(live: LiveJob, release: Release) -> tuple[bytes, int, Kind, str]:
+    return live.job, release.round, Kind.RELEASE, release.silo
 
 
 def _committed(tx: Transaction, said: RoundStatement) -> bytes:

@@ -1,12 +1,13 @@
 """`cloister bench aggregation`: the machinery alone, no training, through real processes and TLS on this machine.
 
 Every figure is measured: by the silos (timings.jsonl), by the aggregator (its list of rounds), by the kernel (VmHWM).
-`protect` is encode, encrypt and serialise; it, `quantise`, `aggregate` and `open` are processor time of one core.
+`protect` is encode, encrypt and serialise; of it, `protect_after_training` is what cannot be done beside training (the
+suite ckks-multikey makes its pads there). They, `quantise`, `aggregate` and `open` are processor time of one core.
 Silos send pseudo-random values that can be computed again, so the opened mean is compared with the exact one.
 """
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
@@ -18,10 +19,11 @@ import numpy.typing as npt
 from federation.jobs import prepare
 from federation.local import LocalFederation, SiloSetting, latest_adapter, local_federation
 from federation.processes import require_command
+from privacy.ckks.layouts import layout_of
 from privacy.errors import VerificationError
 from privacy.plan import JobPlan
 from privacy.quantise import grid_step
-from privacy.suites import Suite
+from privacy.suites import Suite, usual_suite
 from silo_agent.rehearsal import rehearsal_vector
 
 UPDATE_RANGE = 1.0
@@ -35,14 +37,17 @@ grid_bits = {bits}
 [rehearsal]
 values = {values}
 update_range = {update_range}
+[cohort]
+minimum = {silos}
 """
 
 
 def bench_aggregation(
-    values: int, silos: int, suite: Suite, rounds: int, bits: int, folder: Path, note: Callable[[str], None]
+    values: int, silos: int, suite: Suite | None, rounds: int, bits: int, folder: Path, note: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Run `rounds` rounds of `silos` silos with `values` values each; returns the figures by name.
+    """Run `rounds` rounds of `silos` silos with `values` values each, all in every sum; returns the figures by name.
 
+    `suite` None: what a job file that names none gets.
     Raises VerificationError if an opened mean is further from the exact one than one grid step.
     """
     require_command()
@@ -50,10 +55,9 @@ def bench_aggregation(
         federation.start_aggregator()
         federation.enrol([SiloSetting(f"silo-{i:02}", policy={"rehearsals": True}) for i in range(1, silos + 1)])
         federation.start_silos()
+        idle = idle_memory(federation)
         job_file = folder / "job.toml"
-        job_file.write_text(
-            JOB_FILE.format(rounds=rounds, suite=suite.value, bits=bits, values=values, update_range=UPDATE_RANGE)
-        )
+        job_file.write_text(job_text(values, silos, suite, rounds, bits))
         plan = prepare(job_file, folder / "job", federation.membership())
         job = federation.submit(folder / "job")
         note(f"{silos} silos, {values} values, {rounds} rounds")
@@ -62,7 +66,35 @@ def bench_aggregation(
         federation.require_finished(job)
         adapters.look()
         _require_equal(federation, job)
-        return _figures(federation, job, plan, adapters)
+        return _figures(federation, job, plan, adapters) | idle
+
+
+def job_text(values: int, silos: int, suite: Suite | None, rounds: int, bits: int) -> str:
+    """The job file of a run."""
+    chosen = (suite or usual_suite(silos)).value
+    return JOB_FILE.format(
+        rounds=rounds, suite=chosen, bits=bits, values=values, update_range=UPDATE_RANGE, silos=silos
+    )
+
+
+def idle_memory(federation: LocalFederation) -> dict[str, float]:
+    """Resident memory of programs that have been started and have no job yet, MB."""
+    return {
+        "aggregator_idle_rss_mb": federation.aggregator.rss_mb,
+        "silo_idle_rss_mb": max(silo.daemon.rss_mb for silo in federation.silos),
+    }
+
+
+def protect_figures(plan: JobPlan, timings: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """What it takes to seal a value, from all lines of the silos' timings.jsonl, and how long its ciphertext is."""
+    after = [line["seal_ns"] / line["values"] for line in timings]
+    beside = [line["pad_ns"] / line["values"] for line in timings]
+    return {
+        "ciphertext_bytes_per_value": layout_of(plan).upload_bytes / plan.values,
+        "quantise_ns_per_value": statistics.median(line["quantise_ns"] / line["values"] for line in timings),
+        "protect_ns_per_value": statistics.median(map(sum, zip(after, beside, strict=True))),
+        "protect_after_training_ns_per_value": statistics.median(after),
+    }
 
 
 class _Adapters:
@@ -104,12 +136,12 @@ def _figures(federation: LocalFederation, job: str, plan: JobPlan, adapters: _Ad
     step = grid_step(UPDATE_RANGE, plan.grid.bits)
     found = {
         "suite": plan.suite.value,
+        "parameters": plan.parameters,
         "values": plan.values,
         "silos": len(federation.silos),
         "rounds": len(published),
         "upload_bytes_per_value": sum(row["bytes_received"] for row in published) / sums / plan.values,
-        "quantise_ns_per_value": statistics.median(line["quantise_ns"] / line["values"] for line in timings),
-        "protect_ns_per_value": statistics.median(line["seal_ns"] / line["values"] for line in timings),
+        **protect_figures(plan, timings),
         "aggregate_ns_per_value_per_silo": sum(row["aggregation_seconds"] for row in published)
         * 1e9
         / sums

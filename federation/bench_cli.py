@@ -21,8 +21,10 @@ def _note(text: str) -> None:
 @app.command()
 def aggregation(
     values: Annotated[int, typer.Option(min=1, help="Values of one update.")] = 1_000_000,
-    silos: Annotated[int, typer.Option(min=2, max=32, help="Silos, each a process of its own.")] = 4,
-    suite: Annotated[Suite, typer.Option(help="The cipher suite.")] = Suite.CKKS_GROUP,
+    silos: Annotated[int, typer.Option(min=2, max=100, help="Silos, each a process of its own.")] = 4,
+    suite: Annotated[
+        Suite | None, typer.Option(help="The cipher suite; by default ckks-multikey from four silos up.")
+    ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds.")] = 3,
     bits: Annotated[int, typer.Option(min=8, max=16, help="Bits of the grid.")] = 16,
     folder: Annotated[Path | None, typer.Option(help="Keep states and logs here; by default they are removed.")] = None,

@@ -20,16 +20,21 @@ def aggregation_table(found: Mapping[str, Any]) -> "RenderableType":
     """The figures of `bench aggregation`, each with its unit."""
     rows = [
         ("upload of one silo", f"{found['upload_bytes_per_value']:.3f} bytes a value"),
+        ("of that, ciphertext", f"{found['ciphertext_bytes_per_value']:.3f} bytes a value"),
         ("round to the grid", f"{found['quantise_ns_per_value']:.1f} ns a value"),
         ("encode, encrypt, serialise", f"{found['protect_ns_per_value']:.1f} ns a value"),
+        ("of that, after training", f"{found['protect_after_training_ns_per_value']:.1f} ns a value"),
         ("aggregator: check and add", f"{found['aggregate_ns_per_value_per_silo']:.1f} ns a value and silo"),
         ("open", f"{found['open_ns_per_value']:.1f} ns a value"),
         ("whole rounds", ", ".join(f"{seconds:.2f}" for seconds in found["round_seconds"]) + " s"),
+        ("idle memory, aggregator", f"{found['aggregator_idle_rss_mb']:.0f} MB"),
+        ("idle memory, largest silo", f"{found['silo_idle_rss_mb']:.0f} MB"),
         ("peak memory, aggregator", f"{found['aggregator_peak_rss_mb']:.0f} MB"),
         ("peak memory, largest silo", f"{found['silo_peak_rss_mb']:.0f} MB"),
         ("largest error of a mean", f"{found['max_abs_error'] / found['grid_step']:.2f} grid steps"),
     ]
-    title = f"{found['suite']}: {found['values']} values, {found['silos']} silos, {found['rounds']} rounds"
+    suite = f"{found['suite']} ({found['parameters']})"
+    title = f"{suite}: {found['values']} values, {found['silos']} silos, {found['rounds']} rounds"
     return table(("what", "figure"), rows, title=title)
 
 

@@ -16,6 +16,7 @@ from federation.commands import run_command
 from federation.jobs import read_plan
 from federation.local import LocalFederation, Silo, latest_adapter
 from federation.promises import promises
+from privacy.ckks.layouts import layout_of
 
 if TYPE_CHECKING:
     from federation.demo import Ran
@@ -37,7 +38,9 @@ def collect(ran: "Ran", note: Callable[[str], None]) -> dict[str, Any]:
     return {
         "job": ran.job,
         "suite": plan.suite.value,
+        "parameters": plan.parameters,
         "values": plan.values,
+        "ciphertext_bytes_per_value": layout_of(plan).upload_bytes / plan.values,
         "rounds": rounds,
         "silos": silos,
         "mean_accuracy": float(np.mean([silo["accuracy"] for silo in silos.values()])),

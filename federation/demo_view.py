@@ -39,7 +39,9 @@ DOING = {  # a state of silo_agent.round, and what its hospital does in it
     "Fingerprinted": "checks the sum",
     "Withdrawn": "sends nothing",
     "Consented": "waits for consents",
-    "Certified": "opens the sum",
+    "Certified": "releases or opens",
+    "Released": "waits for shares",
+    "Unlocked": "opens the sum",
     "Opened": "tells its digest",
     "Applied": "waits for a round",
     "Refused": "refused the round",
@@ -229,12 +231,17 @@ def sentences(found: dict[str, Any]) -> list[str]:
     ]
     return [
         aggregator_sentence(found),
-        f"Suite {found['suite']}: the aggregator with one hospital could read "
-        f"{found['promises']['aggregator + 1 silo learn']}.",
+        collusion_sentence(found),
         f"A lying aggregator {found['promises']['a lying aggregator']}.",
         *ledgers,
         f"Adapter: {found['adapter_path']}   report: {found['report_path']}   {found['seconds']:.0f} s in all",
     ]
+
+
+def collusion_sentence(found: dict[str, Any]) -> str:
+    """What the aggregator and one hospital could learn together, as the suite has it."""
+    learned = found["promises"]["aggregator + 1 silo learn"].replace("silo", "hospital")
+    return f"Suite {found['suite']}: the aggregator with one hospital could learn {learned}."
 
 
 def aggregator_sentence(found: dict[str, Any]) -> str:

@@ -55,6 +55,7 @@ def show(
     typer.echo(f"rounds    {found.rounds} of {found.values} values each, {found.grid.bits} bits a value")
     typer.echo(f"silos     {', '.join(member.name for member in found.cohort.roster)}; least {found.cohort.minimum}")
     typer.echo(f"costs     {told['cost'] or 'nothing: a rehearsal touches no data'}")
-    typer.echo(f"suite     {found.suite.value}")
+    typer.echo(f"opens to  {found.open_to.replace('+', ' and ')}")
+    typer.echo(f"suite     {found.suite.value}, parameters {found.parameters}")
     for what, promise in promises(found).items():
         typer.echo(f"  {what:<26} {promise}")

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
 
@@ -26,11 +26,12 @@ from privacy.plan import (
     Rehearsal,
     RosterMember,
     Strict,
-    Suite,
     Text,
     first_complaint,
 )
+from privacy.suites import Suite
 from runtime.config import validated
+from silo_agent.choices import OpenTo, Wanted, settle
 
 PLAN_FILE = "plan.json"
 ARTIFACT_FILE = "adapter.safetensors"
@@ -74,8 +75,10 @@ class RehearsalChoice(Strict):
 class RehearsalCohort(Strict):
     """[cohort] of a rehearsal."""
 
-    minimum: int | None = None  # none: all silos
-    tolerated_colluders: int = 0
+    minimum: Annotated[int, Field(ge=2)] | None = (
+        None  # none: all silos, or for ckks-multikey the fewest that can open a sum
+    )
+    tolerated_colluders: Annotated[int, Field(ge=0)] | None = None  # none: what is usual for the suite
 
 
 class RehearsalDeadlines(Strict):
@@ -96,11 +99,19 @@ class RehearsalFile(Strict):
     purpose: Text = "rehearsal"
     rounds: Positive = 1
     round_attempts: Positive | None = None
-    suite: Suite = Field(default=Suite.CKKS_GROUP, strict=False)
+    suite: Annotated[Suite, Field(strict=False)] | None = None  # none: ckks-multikey from four silos up
+    parameters: Text | None = None  # none: the suite's set with the fewest bytes
+    open_to: OpenTo = "silos"
     grid_bits: int = 16
     rehearsal: RehearsalChoice
     cohort: RehearsalCohort = RehearsalCohort()
     deadlines: RehearsalDeadlines = RehearsalDeadlines()
+
+    @property
+    def wanted(self) -> Wanted:
+        """What it says, and leaves open, about suite and cohort."""
+        cohort = self.cohort
+        return Wanted(self.suite, self.parameters, cohort.tolerated_colluders, cohort.minimum, self.grid_bits)
 
 
 def read_job_file(path: Path) -> dict[str, Any]:
@@ -156,6 +167,7 @@ def rehearsal_plan(
     from privacy.flatten import adapter_digest
 
     members.require_federation(wanted.federation)
+    chosen = settle(wanted.wanted, len(roster), wanted.rehearsal.values)
     try:
         return JobPlan(
             version="cloister/v1",
@@ -166,13 +178,15 @@ def rehearsal_plan(
             dp=None,
             rounds=wanted.rounds,
             round_attempts=wanted.round_attempts or 2 * wanted.rounds,
-            suite=wanted.suite,
+            suite=chosen.suite,
+            parameters=chosen.parameters,
+            open_to=wanted.open_to,
             grid=Grid(bits=wanted.grid_bits),
             initial_adapter=adapter_digest(np.zeros(wanted.rehearsal.values, np.float32)).hex(),
             cohort=Cohort(
                 roster=roster,
-                minimum=wanted.cohort.minimum or len(roster),
-                tolerated_colluders=wanted.cohort.tolerated_colluders,
+                minimum=chosen.minimum,
+                tolerated_colluders=chosen.tolerated_colluders,
                 minimum_dataset_size=1,
             ),
             aggregator=members.aggregator,

@@ -26,6 +26,7 @@ from federation.processes import Daemon, free_port, stop_all, wait_until
 from privacy.errors import ConfigError, Unavailable
 
 START_S = 90.0
+START_EACH_S = 3.0  # more for each silo: they start at once and share the cores
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,7 @@ class LocalFederation:
         wait_until(
             lambda: all(silo.status().get("connected") for silo in self.silos),
             what="the silos' connection",
-            timeout_s=START_S,
+            timeout_s=START_S + START_EACH_S * len(self.silos),
             daemons=self.daemons,
         )
 

@@ -2,6 +2,7 @@
 
 from privacy.plan import JobPlan
 from privacy.suites import Suite
+from privacy.thresholds import may_be_missing
 
 VERIFIED = (
     "is found before anything is opened, and the round refused: each silo checks that its own update is in the sum "
@@ -15,13 +16,38 @@ def promises(plan: JobPlan) -> dict[str, str]:
     match plan.suite:
         case Suite.CKKS_GROUP:
             return {
-                "aggregator alone learns": "nothing, not even the sum",
+                "aggregator alone learns": _aggregator_alone(plan),
                 "aggregator + 1 silo learn": f"EVERY update of the job (all {n} silos hold the cohort's key)",
                 "one silo alone learns": _one_silo(n),
                 "a lying aggregator": VERIFIED,
                 "drop-outs": _drop_outs(plan.cohort.minimum, plan.least_participants, n),
                 "consents to open a sum": f"{plan.threshold(n)} of {n} silos when all take part",
             }
+        case Suite.CKKS_MULTIKEY:
+            c, t = plan.cohort.tolerated_colluders, plan.threshold(n)
+            collected = _drop_outs(plan.cohort.minimum, plan.least_participants, n)
+            return {
+                "aggregator alone learns": _aggregator_alone(plan),
+                "aggregator + 1 silo learn": "the sum less that silo's own update: nobody can open one update",
+                "aggregator + c silos learn": (
+                    f"as much, less their own updates too, up to c = {c}: two members of every sum are honest"
+                ),
+                "one silo alone learns": "the sum less its own update, and the adapters",
+                "a lying aggregator": VERIFIED,
+                "drop-outs": (
+                    f"while updates are collected: {collected}; when shares are released, at most n - t of a round's "
+                    f"participants may be gone, whenever they left: {may_be_missing(n, t)} of {n} when all take part"
+                ),
+                "consents to open a sum": (
+                    f"t = {t} of {n} silos when all take part, and as many sums of shares of its members' keys"
+                ),
+            }
+
+
+def _aggregator_alone(plan: JobPlan) -> str:
+    if plan.open_to == "silos":
+        return "nothing, not even the sum"
+    return "each round's model, which the silos give it, and so the sum"
 
 
 def _one_silo(silos: int) -> str:

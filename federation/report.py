@@ -19,8 +19,7 @@ def write_report(path: Path, found: dict[str, Any]) -> None:
     """Write the page from the demo's JSON object."""
     from jinja2 import Environment
 
-    from federation.demo_view import aggregator_sentence
-    from privacy.ckks.params import BLOCK_BYTES, SEED_BYTES, VALUES_PER_BLOCK
+    from federation.demo_view import aggregator_sentence, collusion_sentence
 
     figures = [_svg(lambda axes: _accuracies(axes, found)), _svg(lambda axes: _by_round(axes, found))]
     figures += [_svg(lambda axes: _budgets(axes, found)), _svg(lambda axes: _round_seconds(axes, found))]
@@ -31,8 +30,7 @@ def write_report(path: Path, found: dict[str, Any]) -> None:
         keys=BASELINES,
         n=lambda value: "-" if value is None else f"{value:.3f}",
         aggregator_sentence=aggregator_sentence(found),
-        values_per_block=VALUES_PER_BLOCK,
-        least_bytes_per_value=(BLOCK_BYTES + SEED_BYTES) / VALUES_PER_BLOCK,
+        collusion_sentence=collusion_sentence(found),
         raw=json.dumps(found, indent=1),
     )
     path.write_text(page, encoding="utf-8")

@@ -31,6 +31,9 @@ def lines(facts: dict[str, Any]) -> Iterator[str]:
     yield f"round      {facts['round']}, commit {facts['attempt']}, suite {facts['suite']}"
     yield f"sum        of {', '.join(facts['members'])}, of {len(facts['participants'])} participants"
     yield f"consents   {', '.join(facts['consents'])} ({facts['consents_needed']} were needed)"
+    if facts["releases_needed"]:
+        said = f"{len(facts['released'])} sums released, of the {facts['releases_needed']} that open the sum"
+        yield f"shares     {said}: {', '.join(facts['released']) or 'nobody'}"
     yield f"adapter    {facts['adapter'] or 'no silo had reported it when the transcript was written'}"
     if facts["sum_checked"]:
         yield "verified   signatures, members, fingerprints, certificate; the sum is that of its members' updates"
@@ -55,6 +58,8 @@ def _facts(verdict: RecordVerdict, *, sum_checked: bool) -> dict[str, Any]:
         "members": list(commit.members),
         "consents": [consent.silo for consent in verdict.consents],
         "consents_needed": plan.threshold(len(participants)),
+        "released": list(verdict.released),
+        "releases_needed": plan.threshold(len(participants)) if plan.suite.keyed else 0,
         "adapter": next(iter(verdict.adapters.values()), None),
         "transcript_sha256": verdict.transcript.digest.hex(),
         "sum_checked": sum_checked,

@@ -4,7 +4,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from privacy.plan import Deadlines, Name, Positive, Strict, Suite, Text
+from privacy.plan import Deadlines, Name, Positive, Strict, Text
+from privacy.suites import Suite
+from silo_agent.choices import OpenTo, Wanted
 from silo_agent.normaliser import Normaliser
 
 Real = Annotated[float, Field(gt=0, strict=False, allow_inf_nan=False)]  # TOML's 2 means 2.0
@@ -70,7 +72,7 @@ class CohortChoice(Strict):
     """How few silos may go on, how many are taken to collude, how small a dataset may be."""
 
     minimum: Annotated[int, Field(ge=2)]
-    tolerated_colluders: Annotated[int, Field(ge=0)] = 0
+    tolerated_colluders: Annotated[int, Field(ge=0)] | None = None  # what is usual for the suite if absent
     minimum_dataset_size: Annotated[int, Field(ge=1)]
 
 
@@ -96,7 +98,9 @@ class JobFile(Strict):
     purpose: Text
     rounds: Annotated[int, Field(gt=0, le=10_000)]
     round_attempts: Annotated[int, Field(gt=0, le=20_000)] | None = None  # twice the rounds if absent
-    suite: Suite = Field(default=Suite.CKKS_GROUP, strict=False)
+    suite: Annotated[Suite, Field(strict=False)] | None = None  # ckks-multikey from four silos up if absent
+    parameters: Text | None = None  # the suite's set with the fewest bytes if absent
+    open_to: OpenTo = "silos"
     grid_bits: Annotated[int, Field(ge=8, le=16)] = 16
     model: ModelChoice
     task: TaskChoice
@@ -113,3 +117,9 @@ class JobFile(Strict):
             need = "needs a [normaliser]" if normalised else "takes no [normaliser]"
             raise ValueError(f'adapter.head = "{self.adapter.head}" {need}')
         return self
+
+    @property
+    def wanted(self) -> Wanted:
+        """What it says, and leaves open, about suite and cohort."""
+        cohort = self.cohort
+        return Wanted(self.suite, self.parameters, cohort.tolerated_colluders, cohort.minimum, self.grid_bits)

@@ -35,6 +35,7 @@ from privacy.plan import (
     first_complaint,
 )
 from runtime.models import weights_digest
+from silo_agent.choices import settle
 from silo_agent.job_file import JobFile
 from silo_agent.modeling import MeanPooledClassifier
 from silo_agent.models import (
@@ -86,6 +87,7 @@ def make_plan(
     artifact = save_safetensors(state)
     tensors = tuple(_spec(name, state[name].shape, job, dp) for name in sorted(trained))
     start = flatten({spec.name: state[spec.name] for spec in tensors}, tensors)
+    chosen = settle(job.wanted, len(parties.silos), len(start))
     try:
         task = Classification(
             kind="sequence-classification",
@@ -111,10 +113,17 @@ def make_plan(
             dp=dp,
             rounds=job.rounds,
             round_attempts=job.round_attempts or 2 * job.rounds,
-            suite=job.suite,
+            suite=chosen.suite,
+            parameters=chosen.parameters,
+            open_to=job.open_to,
             grid=Grid(bits=job.grid_bits),
             initial_adapter=adapter_digest(start).hex(),
-            cohort=Cohort(roster=parties.silos, **job.cohort.model_dump()),
+            cohort=Cohort(
+                roster=parties.silos,
+                minimum=chosen.minimum,
+                tolerated_colluders=chosen.tolerated_colluders,
+                minimum_dataset_size=job.cohort.minimum_dataset_size,
+            ),
             aggregator=parties.aggregator,
             deadlines=job.deadlines.fixed(),
             created_utc=now_utc.strftime("%Y-%m-%dT%H:%M:%SZ"),

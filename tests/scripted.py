@@ -1,6 +1,7 @@
 """A real aggregator and scripted silos: real enrolment, real mutual TLS, signed statements, random reduced residues.
 
-The aggregator cannot tell random residues from ciphertexts, so no key is needed to play a silo to it.
+The aggregator cannot tell random residues from ciphertexts, nor random bytes from sealed shares, so no key is needed
+to play a silo to it.
 """
 
 import hashlib
@@ -15,6 +16,7 @@ import numpy as np
 from cloister import wire
 from cloister.v1 import enrolment_pb2_grpc, federation_pb2_grpc
 
+from aggregator.attachments import release_body_bytes, release_mail_bytes, share_mail_bytes
 from aggregator.client import Coordination
 from aggregator.config import StateFolder
 from aggregator.server import open_desk, open_store
@@ -26,10 +28,13 @@ from certs.wallet import Wallet
 from federation.processes import free_port
 from privacy.ckks.fingerprint import encode, fingerprint_of
 from privacy.ckks.layout import CHUNK_BYTES, Layout, chunk_leaf, chunks_root
+from privacy.ckks.layouts import layout_of
 from privacy.ckks.params import PRIME
-from privacy.envelope import UpdateHeader
+from privacy.envelope import KeyedUpdateHeader, UpdateHeader, header_kind
+from privacy.keyed import KeyedRoundJoin, Release, check_round_roll, mail_digests, mails_digest
 from privacy.mail import MailKey
 from privacy.plan import JobPlan, RoundContext
+from privacy.record import header_check
 from privacy.roll import JobJoin, JobRefusal, KeyDeal, MailDigest, check_roll, dealer_of
 from privacy.statement import Signed, Statement, message_to_sign, read
 from privacy.transcript import (
@@ -45,9 +50,16 @@ from privacy.transcript import (
 )
 from runtime.channels import open_channel, open_enrolment_channel
 from runtime.status import peer_call
+from tests.parties import Cohort
 
 FEDERATION = "test-federation"
 NAMES = ("silo-a", "silo-b", "silo-c")
+FOUR = (*NAMES, "silo-d")
+KEYED: dict[str, Any] = {
+    "suite": "ckks-multikey",
+    "parameters": "small",
+    "cohort": {"minimum": 3, "tolerated_colluders": 1},
+}  # changes to a plan over FOUR
 COMMITMENT = b"k" * 32
 CALL_S = 20.0
 
@@ -86,10 +98,11 @@ def enrol(folder: Path, invitation: Invitation) -> Wallet:
 
 @dataclass(frozen=True)
 class FakeUpdate:
-    """Random reduced residues and seeds, in the layout of one update."""
+    """Random reduced residues, and seeds or share mails, in the layout of one update."""
 
     chunks: tuple[bytes, ...]
-    seeds: bytes
+    seeds: bytes = b""
+    mails: tuple[bytes, ...] = ()
 
     @property
     def root(self) -> str:
@@ -99,12 +112,72 @@ class FakeUpdate:
     def seeds_sha256(self) -> str:
         return hashlib.sha256(self.seeds).hexdigest()
 
+    @property
+    def mails_digest(self) -> str:
+        return mails_digest(mail_digests(self.mails))
+
+    @property
+    def attached(self) -> tuple[str, bytes]:
+        """What goes before the residues, and what it is."""
+        return ("mails", b"".join(self.mails)) if self.mails else ("seeds", self.seeds)
+
 
 def fake_update(values: int, seed: int) -> FakeUpdate:
     layout, rng = Layout(values), np.random.default_rng(seed)
     residues = rng.integers(0, PRIME, layout.residue_bytes // 8, dtype=np.uint64).astype("<u8").tobytes()
     chunks = tuple(residues[i : i + CHUNK_BYTES] for i in range(0, len(residues), CHUNK_BYTES))
     return FakeUpdate(chunks, rng.bytes(layout.seed_bytes))
+
+
+def fake_keyed_update(plan: JobPlan, participants: int, seed: int) -> FakeUpdate:
+    layout, rng = layout_of(plan), np.random.default_rng(seed)
+    primes = np.array(layout.moduli, np.uint32)[:, None]
+    residues = rng.integers(0, primes, (layout.blocks, len(primes), layout.degree), np.uint32)
+    chunks = tuple(layout.encode(residues, index) for index in range(layout.chunks))
+    return FakeUpdate(chunks, mails=tuple(rng.bytes(share_mail_bytes(layout)) for _ in range(participants)))
+
+
+@dataclass(frozen=True)
+class FakeRelease:
+    """Random bytes in the sizes of a sealed sum of shares and of its mails."""
+
+    body: bytes
+    mails: tuple[bytes, ...]
+
+    @property
+    def fields(self) -> dict[str, str]:
+        """What its statement says of it."""
+        digest = hashlib.sha256(self.body).hexdigest()
+        return {"body_sha256": digest, "mails": mails_digest(mail_digests(self.mails))}
+
+
+def fake_release(plan: JobPlan, receivers: int, seed: int) -> FakeRelease:
+    rng, mail_bytes = np.random.default_rng(seed), release_mail_bytes()
+    return FakeRelease(
+        rng.bytes(release_body_bytes(layout_of(plan))), tuple(rng.bytes(mail_bytes) for _ in range(receivers))
+    )
+
+
+class KeyedCohort(Cohort):
+    """A made-up cohort whose plan is of the suite `ckks-multikey`, with one colluder; and its keys for rounds."""
+
+    def __init__(self, *silos: str) -> None:
+        super().__init__(*silos)
+        self.round_keys: dict[tuple[str, int], tuple[MailKey, MailKey]] = {}
+
+    def plan_fields(self, *silos: str) -> dict[str, Any]:
+        fields: dict[str, Any] = super().plan_fields(*silos)
+        return fields | KEYED | {"cohort": fields["cohort"] | KEYED["cohort"]}
+
+    def round_join(self, silo: str, ctx: RoundContext, **keys: str) -> Signed:
+        """The same keys whenever it is asked for, unless told otherwise."""
+        pair = self.round_keys.setdefault((silo, ctx.round_number), (MailKey.generate(), MailKey.generate()))
+        fields = keyed_join_fields(*pair) | keys
+        return self.sign(KeyedRoundJoin.model_validate({**self.bound(silo, ctx), **fields}))
+
+
+def keyed_join_fields(share: MailKey, opening: MailKey) -> dict[str, str]:
+    return {"share_key": share.public_bytes.hex(), "open_key": opening.public_bytes.hex()}
 
 
 def rehearsal_plan(wallets: dict[str, Wallet], aggregator: Wallet, **changes: Any) -> JobPlan:
@@ -121,7 +194,8 @@ def rehearsal_plan(wallets: dict[str, Wallet], aggregator: Wallet, **changes: An
     fields: dict[str, Any] = {
         "version": "cloister/v1", "name": "rehearsal", "federation": FEDERATION, "purpose": "to try the machinery",
         "task": {"kind": "rehearsal", "values": 20_000, "update_range": 1.0}, "dp": None, "rounds": 1,
-        "round_attempts": 3, "suite": "ckks-group", "parameters": "group", "open_to": "silos", "grid": {"bits": 16}, "initial_adapter": "0" * 64,
+        "round_attempts": 3, "suite": "ckks-group", "parameters": "group", "open_to": "silos", "grid": {"bits": 16},
+        "initial_adapter": "0" * 64,
         "aggregator": member("aggregator", aggregator),
         "created_utc": "2026-01-01T00:00:00Z", "nonce": "1" * 64,
     }  # fmt: skip
@@ -156,6 +230,7 @@ class ScriptedSilo:
     plan: JobPlan | None = None
     mail_key: MailKey = field(default_factory=MailKey.generate)
     updates: dict[int, FakeUpdate] = field(default_factory=dict)
+    round_keys: dict[int, tuple[MailKey, MailKey]] = field(default_factory=dict)
     _following: Any = None
 
     def __post_init__(self) -> None:
@@ -189,13 +264,14 @@ class ScriptedSilo:
 
     def header(self, update: FakeUpdate, number: int = 1, **changes: Any) -> Signed:
         assert self.plan is not None
-        fields = {
-            "values": self.plan.values,
-            "key_commitment": COMMITMENT.hex(),
-            "residues_root": update.root,
-            "seeds_sha256": update.seeds_sha256,
-        }
-        return self.sign(UpdateHeader.model_validate({**self.bound(number), **fields, **changes}))
+        fields = {"values": self.plan.values, "residues_root": update.root}
+        if self.plan.suite.keyed:
+            roll = check_round_roll(self.plan, self.ctx(number), self.round(number).joins)
+            fields |= {"roll": roll.digest.hex(), "mails": update.mails_digest}
+        else:
+            fields |= {"key_commitment": COMMITMENT.hex(), "seeds_sha256": update.seeds_sha256}
+        kind: type[UpdateHeader | KeyedUpdateHeader] = header_kind(self.plan.suite)
+        return self.sign(kind.model_validate({**self.bound(number), **fields, **changes}))
 
     # -- calls ---------------------------------------------------------------------------------------------------------
 
@@ -245,8 +321,14 @@ class ScriptedSilo:
         letters = tuple(wire.Mail(to=to, sealed=sealed) for to, sealed in mails.items())
         self.call("DealKey", wire.DealKeyRequest(deal=self.sign(deal), mails=letters))
 
-    def join_round(self, number: int = 1) -> None:
-        signed = self.sign(RoundJoin.model_validate(self.bound(number)))
+    def join_round(self, number: int = 1, **keys: str) -> None:
+        assert self.plan is not None
+        if self.plan.suite.keyed:
+            pair = self.round_keys.setdefault(number, (MailKey.generate(), MailKey.generate()))
+            fields = {**self.bound(number), **keyed_join_fields(*pair), **keys}
+            signed = self.sign(KeyedRoundJoin.model_validate(fields))
+        else:
+            signed = self.sign(RoundJoin.model_validate(self.bound(number)))
         self.call("JoinRound", wire.JoinRoundRequest(join=signed))
 
     def withdraw(self, number: int = 1) -> None:
@@ -260,9 +342,10 @@ class ScriptedSilo:
         return header
 
     def parts(self, update: FakeUpdate) -> list[wire.UpdatePart]:
-        half = len(update.seeds) // 2
-        seeds = [wire.UpdatePart(seeds=update.seeds[:half]), wire.UpdatePart(seeds=update.seeds[half:])]
-        return [*seeds, *(wire.UpdatePart(residues=chunk) for chunk in update.chunks)]
+        kind, attached = update.attached
+        half = len(attached) // 2
+        before = [wire.UpdatePart(**{kind: part}) for part in (attached[:half], attached[half:])]
+        return [*before, *(wire.UpdatePart(residues=chunk) for chunk in update.chunks)]
 
     def send(self, parts: Sequence[wire.UpdatePart]) -> None:
         with peer_call("SubmitUpdate"):
@@ -285,8 +368,9 @@ class ScriptedSilo:
         found = self.round(number)
         assert self.plan is not None
         assert found.commit is not None
-        ctx = self.ctx(number)
-        commit = check_commit(self.plan, ctx, COMMITMENT, found.commit, found.headers)
+        ctx, job = self.ctx(number), self.job_view()
+        check = header_check(self.plan, ctx, check_roll(self.plan, job.joins), found.joins, job.deal)
+        commit = check_commit(self.plan, ctx, check, found.commit, found.headers)
         return check_fingerprints(self.plan, ctx, commit, found.fingerprints).digest
 
     def fingerprint(self, number: int = 1, update: FakeUpdate | None = None, **changes: Any) -> Signed:
@@ -295,7 +379,7 @@ class ScriptedSilo:
         found = self.round(number)
         assert found.commit is not None
         commit = commit_digest(found.commit, found.headers)
-        value = encode(fingerprint_of(Layout(self.plan.values), commit, (update or self.updates[number]).chunks))
+        value = encode(fingerprint_of(layout_of(self.plan), commit, (update or self.updates[number]).chunks))
         fields = {**self.bound(number), "commit": commit.hex(), "value": value, **changes}
         signed = self.sign(Fingerprint.model_validate(fields))
         self.call("SendFingerprint", wire.SendFingerprintRequest(fingerprint=signed))
@@ -305,6 +389,31 @@ class ScriptedSilo:
         digest = (transcript or self.transcript(number)).hex()
         signed = self.sign(Consent.model_validate({**self.bound(number), "transcript": digest}))
         self.call("ConsentRound", wire.ConsentRoundRequest(consent=signed))
+
+    def mails(self, number: int = 1) -> list[wire.ShareMail]:
+        """The share mails to this silo."""
+        request = wire.FetchMailsRequest(job=self.job, round=number).encode()
+        with peer_call("FetchMails"):
+            return [wire.ShareMail.decode(each) for each in self.stub.FetchMails(request, timeout=CALL_S)]
+
+    def fake_release(self, number: int = 1) -> FakeRelease:
+        """The same whenever it is asked for."""
+        assert self.plan is not None
+        return fake_release(self.plan, len(self.job_view().joins), 1000 * number + sum(self.name.encode()))
+
+    def release(self, number: int = 1, *, sent: FakeRelease | None = None, **changes: Any) -> Signed:
+        """Its release; `sent` goes with the statement instead of what the statement is of."""
+        released = self.fake_release(number)
+        fields = {**self.bound(number), **released.fields, "transcript": self.transcript(number).hex(), **changes}
+        signed, sent = self.sign(Release.model_validate(fields)), sent or released
+        self.call("SendRelease", wire.SendReleaseRequest(release=signed, body=sent.body, mails=b"".join(sent.mails)))
+        return signed
+
+    def releases(self, number: int = 1) -> list[wire.ShownRelease]:
+        """What opens the sum."""
+        request = wire.FetchReleasesRequest(job=self.job, round=number).encode()
+        with peer_call("FetchReleases"):
+            return [wire.ShownRelease.decode(each) for each in self.stub.FetchReleases(request, timeout=CALL_S)]
 
     def applied(self, number: int = 1, adapter: bytes = b"n" * 32) -> None:
         signed = self.sign(Applied.model_validate({**self.bound(number), "adapter": adapter.hex()}))
@@ -340,10 +449,12 @@ class Cast:
             return found.find(self.plan.name)
 
     def deal(self, *names: str) -> None:
-        """These (or all) follow and join, the dealer deals."""
+        """These (or all) follow and join, and the dealer deals where the suite has one."""
         for name in names or tuple(self.silos):
             next(self.silos[name].follow())
             self.silos[name].join_job()
+        if self.plan.suite.keyed:
+            return
         dealer = dealer_of(self.plan.digest(), check_roll(self.plan, self.all[0].job_view().joins))
         self.silos[dealer].deal()
 
@@ -355,16 +466,19 @@ class Cast:
             self.silos[member.silo].fingerprint(number)
 
     def update_of(self, name: str, number: int = 1) -> FakeUpdate:
-        return fake_update(self.plan.values, 100 * number + sorted(self.silos).index(name))
+        seed = 100 * number + sorted(self.silos).index(name)
+        if self.plan.suite.keyed:
+            return fake_keyed_update(self.plan, len(self.all[0].round(number).participants), seed)
+        return fake_update(self.plan.values, seed)
 
     def close(self) -> None:
         for silo in self.all:
             silo.close()
 
 
-def make_cast(folder: Path, state: StateFolder, **changes: Any) -> Cast:
+def make_cast(folder: Path, state: StateFolder, names: Sequence[str] = NAMES, **changes: Any) -> Cast:
     """Enrol the silos at a running aggregator and plan a job over them."""
-    wallets = {name: enrol(folder / name, invite(state, name)) for name in NAMES}
+    wallets = {name: enrol(folder / name, invite(state, name)) for name in names}
     plan = rehearsal_plan(wallets, Wallet(state.wallet), **changes)
     address = state.load().listen
     silos = {name: ScriptedSilo(name, wallet, address, plan) for name, wallet in wallets.items()}

@@ -105,7 +105,7 @@ def tiny_job(**changes: Any) -> JobFile:
             "expected_batch_size": 16.0,
             "unit": "record",
         },
-        "cohort": {"minimum": 2, "tolerated_colluders": 0, "minimum_dataset_size": 4},
+        "cohort": {"minimum": 2, "minimum_dataset_size": 4},
     }
     for key, change in changes.items():
         if change is None:

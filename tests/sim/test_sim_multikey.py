@@ -62,3 +62,83 @@ def test_the_mean_is_exact(four, tmp_path):
     require_exact(world)
     for silo in world.silos.values():
         assert not list((silo.state / "vault").rglob("*.key")), "keys of a job that is over are erased"
+
+
+
+LAST_WRITES = (
+    "Joined", "SendJoin", "Reserved", "Trained", "Sealed", "SendUpdate", "Submitted", "Fingerprinted",
+    "SendFingerprint", "Consented", "SendConsent", "Certified", "Released", "SendRelease", "Unlocked", "Opened",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("after", LAST_WRITES)
+def test_any_three_of_ten_may_go_for_good_at_any_step(ten, tmp_path, after):
+    """n = 10, c = 3, t = 7. The round they leave opens once they are among it; one they never joined is made up for."""
+    world = keyed(ten, tmp_path, colluders=3, minimum=5, attempts=4)
+    gone = TEN[1], TEN[4], TEN[6]
+    for name in gone:
+        world.silos[name].off_after = after
+    world.run(until=lambda: world.status().phase is JobPhase.FINISHED, seconds=4.0)
+    assert not any(world.silos[name].up for name in gone)
+    published = [row for row in world.rounds() if row.phase is RoundPhase.PUBLISHED]
+    assert len(published) == 1
+    number = published[0].round
+    assert number == (2 if after in ("Joined",) else 1), after
+    require_exact(world, number)
+
+
+@pytest.mark.parametrize("after", ["Sealed", "Fingerprinted", "Consented", "Certified"])
+def test_four_of_ten_gone_for_a_round_leave_a_clean_abandonment_and_the_next_round_goes_on(ten, tmp_path, after):
+    world = keyed(ten, tmp_path, colluders=3, minimum=5, attempts=4)
+    gone = TEN[:4]
+    for name in gone:
+        world.silos[name].off_after = after
+    world.run(until=lambda: world.rounds() and world.rounds()[0].phase is RoundPhase.ABORTED, seconds=4.0)
+    for name in gone:
+        assert not world.silos[name].up
+        world.come_back(name)
+    world.run(until=lambda: world.status().phase is JobPhase.FINISHED, seconds=4.0)
+    assert [row.phase for row in world.rounds()] == [RoundPhase.ABORTED, RoundPhase.PUBLISHED]
+    require_exact(world, 2)
+
+
+def test_a_member_of_the_roll_that_was_away_opens_the_round_later(four, tmp_path):
+    world = keyed(four, tmp_path, rounds=2, attempts=4)
+    world.run(until=lambda: world.silos["west"].job_state is not None and world.silos["west"].job_state.name == "READY")
+    world.leave("west")
+    world.run(until=lambda: world.rounds() and world.rounds()[0].phase is RoundPhase.PUBLISHED, seconds=4.0)
+    world.come_back("west")
+    world.run(seconds=4.0)
+    assert world.status().phase is JobPhase.FINISHED
+    assert {silo.adapter[0] for silo in world.silos.values()} == {2}
+
+
+@pytest.mark.slow
+def test_a_power_cut_at_any_durable_write_of_one_silo(four, tmp_path):
+    whole = keyed(four, tmp_path / "whole")
+    whole.run()
+    writes = len(whole.silos["north"].writes)
+    assert writes > 15
+    for cut in range(1, writes + 1):
+        world = keyed(four, tmp_path / f"cut-{cut}", attempts=4)
+        world.silos["north"].cut_at = cut
+        world.run(seconds=4.0)
+        assert world.status().phase is JobPhase.FINISHED, cut
+        adapters = {silo.adapter[1].tobytes() for silo in world.silos.values()}
+        assert len(adapters) == 1, cut
+        for silo in world.silos.values():
+            silo.check_ledger()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("before", [False, True])
+def test_a_power_cut_at_any_transaction_of_the_aggregator(four, tmp_path, before):
+    whole = keyed(four, tmp_path / "whole")
+    start = whole.transactions
+    whole.run()
+    for cut in range(start + 1, whole.transactions + 1):
+        world = keyed(four, tmp_path / f"cut-{cut}", attempts=4)
+        world.cut_aggregator_at, world.cut_before_commit = cut, before
+        world.run(seconds=2.0)
+        assert world.status().phase is JobPhase.FINISHED, cut
+        assert len({silo.adapter[1].tobytes() for silo in world.silos.values()}) == 1, cut

@@ -30,17 +30,20 @@ from aggregator.round_events import (
     JobClosed,
     ReportAborted,
     ReportBroken,
+    ReportLeftOut,
     ReportPublished,
     Restarted,
     RoundJoined,
     SiloApplied,
     SiloConsented,
     SiloFingerprinted,
+    SiloReleased,
     SiloWithdrew,
     UpdateStored,
 )
 from privacy.errors import InternalError, ProtocolError
 from tests.parties import Cohort
+from tests.scripted import KeyedCohort
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 LATE = NOW + timedelta(hours=1)
@@ -55,7 +58,18 @@ COMMITTED = states.Committed(ANNOUNCED.terms, LATE, ("a", "b", "c"))
 RELEASING = states.Releasing(ANNOUNCED.terms, LATE, ("a", "b", "c"), frozenset({"a", "b"}), {})
 PUBLISHED = states.Published(ANNOUNCED.terms, ("a", "b", "c"), X)
 ABORTED = states.Aborted(ANNOUNCED.terms, "because", certified=False)
-ROUND_STATES = (ANNOUNCED, COLLECTING, FINGERPRINTING, COMMITTED, RELEASING, PUBLISHED, ABORTED)
+
+KEYED = KeyedCohort("a", "b", "c", "d")  # three shares open a sum; one silo may collude
+ALL_FOUR = ("a", "b", "c", "d")
+KEYED_TERMS = rounds.announce(KEYED.plan, 1, ALL_FOUR, NOW).terms
+KEYED_FINGERPRINTING = states.Fingerprinting(KEYED_TERMS, LATE, ALL_FOUR)
+KEYED_COMMITTED = states.Committed(KEYED_TERMS, LATE, ALL_FOUR)
+SHARING = states.Sharing(KEYED_TERMS, LATE, ALL_FOUR, frozenset({"a", "b", "c"}))
+
+ROUND_STATES = (
+    ANNOUNCED, COLLECTING, FINGERPRINTING, COMMITTED, RELEASING, PUBLISHED, ABORTED,
+    KEYED_FINGERPRINTING, KEYED_COMMITTED, SHARING,
+)  # fmt: skip
 ROUND_EVENTS = (
     RoundJoined("a"),
     UpdateStored("a"),
@@ -63,6 +77,7 @@ ROUND_EVENTS = (
     SiloFingerprinted("a", holds=True),
     SiloFingerprinted("a", holds=False),
     SiloConsented("a"),
+    SiloReleased("a"),
     SiloApplied("a", X),
     DeadlinePassed(),
     JobClosed("over"),
@@ -236,6 +251,113 @@ def test_a_withheld_certificate_still_counts() -> None:
         rounds.step(ABORTED, SiloApplied("a", X), NOW)
 
 
+# -- a round with one-time keys ---------------------------------------------------------------------------------------
+
+
+def told(state: states.RoundState, *events: round_events.RoundEvent) -> rounds.Outcome:
+    """After these events; with what the last of them called for."""
+    actions: tuple[round_events.RoundAction, ...] = ()
+    for event in events:
+        state, actions = rounds.step(state, event, NOW)
+    return state, actions
+
+
+def test_a_certificate_lets_sums_of_shares_be_released_before_anybody_can_open() -> None:
+    state, _ = told(KEYED_COMMITTED, SiloConsented("a"), SiloConsented("b"))
+    assert isinstance(state, states.Committed)
+    after, actions = told(state, SiloConsented("c"))
+    assert after == states.Sharing(KEYED_TERMS, NOW + timedelta(seconds=60), ALL_FOUR, frozenset({"a", "b", "c"}))
+    assert actions == ()
+    assert told(after, SiloConsented("d"))[0] == replace(after, consented=frozenset(ALL_FOUR))
+
+
+def test_a_threshold_of_released_sums_opens_and_later_ones_are_taken_down() -> None:
+    state, _ = told(SHARING, SiloReleased("d"), SiloReleased("a"), SiloReleased("a"))
+    assert state == replace(SHARING, released=frozenset({"a", "d"}))
+    after, actions = told(state, SiloReleased("b"))
+    assert after == states.Releasing(KEYED_TERMS, NOW + timedelta(seconds=60), ALL_FOUR, frozenset({"a", "b", "c"}), {})
+    assert actions == ()
+    assert told(after, SiloReleased("c")) == (after, ())
+    published, _ = told(after, *(SiloApplied(name, X) for name in ("a", "b", "c")))
+    assert isinstance(published, states.Published)
+    assert told(published, SiloReleased("c")) == (published, ())
+
+
+@pytest.mark.parametrize("state", [KEYED_FINGERPRINTING, KEYED_COMMITTED, COLLECTING, ABORTED])
+def test_shares_are_released_on_a_certificate_only(state: states.RoundState) -> None:
+    name = rounds.phase_name(state)
+    with pytest.raises(ProtocolError, match=f"is {name} and takes no release of shares"):
+        rounds.step(state, SiloReleased("a"), NOW)
+
+
+def test_a_stranger_releases_nothing() -> None:
+    with pytest.raises(ProtocolError, match="z is not a participant of it"):
+        rounds.step(SHARING, SiloReleased("z"), NOW)
+
+
+def test_too_few_released_sums_burn_the_number_with_nothing_opened() -> None:
+    state, _ = told(SHARING, SiloReleased("b"), SiloReleased("d"))
+    assert rounds.step(state, DeadlinePassed(), NOW) == (state, ())
+    after, actions = rounds.step(state, DeadlinePassed(), LATE)
+    reason = "2 sums of shares came of 3; none from a, c"
+    assert after == states.Aborted(KEYED_TERMS, reason, certified=False)
+    assert actions == (CloseSpool(keep_sum=False), ReportAborted(reason, frozenset({"a", "c"})))
+    with pytest.raises(ProtocolError, match="is ABORTED and takes no release of shares"):
+        rounds.step(after, SiloReleased("a"), LATE)
+
+
+def test_a_job_that_ends_while_shares_are_released_has_opened_nothing() -> None:
+    state, _ = told(SHARING, SiloReleased("a"), SiloReleased("b"))
+    after, actions = told(state, JobClosed("cancelled"))
+    assert after == states.Aborted(KEYED_TERMS, "cancelled", certified=False)
+    assert CloseSpool(keep_sum=False) in actions
+
+
+def test_a_restart_gives_grace_to_those_who_are_to_release() -> None:
+    state, _ = told(SHARING, SiloReleased("a"))
+    after, _ = rounds.step(state, Restarted(30.0), LATE)
+    assert after == replace(state, deadline_utc=LATE + timedelta(seconds=30))
+
+
+def test_who_withdrew_changes_nothing_while_shares_are_released() -> None:
+    assert told(SHARING, SiloWithdrew("d")) == (SHARING, ())
+
+
+def answers(**named: str) -> list[SiloFingerprinted]:
+    """All four answer; those that are given name members, a letter each, whose mails they could not open."""
+    return [SiloFingerprinted(name, holds=True, unopened=frozenset(named.get(name, ""))) for name in ALL_FOUR]
+
+
+def test_whom_no_more_silos_name_than_may_collude_stays() -> None:
+    after, actions = told(KEYED_FINGERPRINTING, *answers(a="bd", b="c"))  # b, c and d: by one silo each
+    assert after == states.Committed(KEYED_TERMS, NOW + timedelta(seconds=60), ALL_FOUR)
+    assert actions == ()
+
+
+def test_whom_more_silos_name_than_may_collude_is_left_out() -> None:
+    *first, last = answers(a="bd", c="d")
+    state, actions = told(KEYED_FINGERPRINTING, *first)
+    assert (type(state), actions) == (states.Fingerprinting, ())
+    after, actions = told(state, last)
+    assert after == states.Fingerprinting(KEYED_TERMS, NOW + timedelta(seconds=60), ("a", "b", "c"), attempt=2)
+    assert actions == (CommitSum(("a", "b", "c"), 2), ReportLeftOut(frozenset(), frozenset({"d"})))
+
+
+def test_at_the_deadline_the_named_and_the_silent_go_together() -> None:
+    state, _ = told(KEYED_FINGERPRINTING, *answers(a="d", b="d")[:2], SiloFingerprinted("d", holds=True))
+    after, actions = rounds.step(state, DeadlinePassed(), LATE)
+    reason = "2 fingerprints hold, fewer than the minimum of 3; none of c, d"
+    assert after == states.Aborted(KEYED_TERMS, reason, certified=False)
+    assert actions[-1] == ReportAborted(reason, frozenset({"c"})), "d answered and is waited for again"
+
+
+def test_whose_fingerprint_is_wrong_accuses_nobody() -> None:
+    wrong = SiloFingerprinted("a", holds=False, unopened=frozenset({"d"}))
+    after, actions = told(KEYED_FINGERPRINTING, wrong, *answers(b="d")[1:])
+    assert isinstance(after, states.Fingerprinting)
+    assert actions == (CommitSum(("b", "c", "d"), 2), ReportLeftOut(frozenset(), frozenset({"a"})))
+
+
 # -- a job ------------------------------------------------------------------------------------------------------------
 
 
@@ -252,6 +374,19 @@ def test_all_decided_fixes_the_roll() -> None:
     state, actions = job.step(state, SiloRefused("c"), NOW)
     assert actions == (FixRoll(("a", "b")),)
     assert state.dealer in {"a", "b"}
+
+
+def test_a_job_with_one_time_keys_has_no_dealer() -> None:
+    state: job.JobState = job.submit(KEYED.plan, NOW)
+    for name in ("a", "b", "c"):
+        state, actions = job.step(state, SiloJoined(name, KEYED.job_join(name)), NOW)
+        assert actions == ()
+    after, actions = job.step(state, SiloRefused("d"), NOW)
+    assert after == job.gather(KEYED.plan, ("a", "b", "c"), job.Progress(bytes(32)), NOW)[0]
+    assert actions == (FixRoll(("a", "b", "c")), CountPresent())
+    with pytest.raises(ProtocolError, match="is GATHERING: too late for this"):
+        job.step(after, KeyDealt("a"), NOW)
+    assert job.step(state, DeadlinePassed(), LATE)[1] == actions
 
 
 def test_too_few_joins_stop_the_job() -> None:

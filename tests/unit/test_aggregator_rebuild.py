@@ -30,13 +30,14 @@ from certs.identity import Identity
 from certs.names import PartyId, Role
 from privacy.ckks.fingerprint import encode, fingerprint_of
 from privacy.ckks.layout import Layout, add_into
+from privacy.ckks.layouts import layout_of
 from privacy.errors import ConfigError, ProtocolError, Unavailable
 from privacy.plan import RoundContext
 from privacy.roll import JobRefusal, KeyDeal, MailDigest, check_roll, dealer_of
 from privacy.statement import Signed
-from privacy.transcript import Applied, RoundJoin, Withdrawal, commit_digest, transcript_digest
+from privacy.transcript import Applied, Fingerprint, RoundJoin, Withdrawal, commit_digest, transcript_digest
 from tests.parties import KEY_COMMITMENT, Cohort
-from tests.scripted import fake_update
+from tests.scripted import FakeUpdate, fake_update
 
 NAMES = ("a", "b", "c")
 
@@ -44,10 +45,10 @@ NAMES = ("a", "b", "c")
 class Office:
     """A runner without a network, a clock that is set by hand, and the silos' keys."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, cohort: Cohort | None = None) -> None:
         self.now = datetime(2026, 3, 1, tzinfo=UTC)
         self.folder = folder
-        self.cohort = Cohort(*NAMES)
+        self.cohort = cohort or Cohort(*NAMES)
         self.plan = self.cohort.plan
         self.job = self.plan.digest()
         self.runner = self.restarted()
@@ -119,24 +120,31 @@ class Office:
 
     def join_round(self, *names: str) -> None:
         for name in names:
-            signed = self.cohort.sign(RoundJoin.model_validate(self.cohort.bound(name, self.ctx())))
-            self.say("join_round", name, signed)
+            self.say("join_round", name, self.round_join(name))
+
+    def round_join(self, name: str) -> Signed:
+        return self.cohort.sign(RoundJoin.model_validate(self.cohort.bound(name, self.ctx())))
 
     def withdraw(self, name: str) -> None:
         signed = self.cohort.sign(Withdrawal.model_validate(self.cohort.bound(name, self.ctx())))
         self.say("withdraw", name, signed)
 
+    def update(self, name: str) -> FakeUpdate:
+        return fake_update(self.plan.values, NAMES.index(name))
+
+    def header(self, name: str) -> Signed:
+        update = self.update(name)
+        return self.cohort.header(name, self.ctx(), residues_root=update.root, seeds_sha256=update.seeds_sha256)
+
     def upload(self, name: str) -> Upload | None:
-        update = fake_update(self.plan.values, NAMES.index(name))
-        header = self.cohort.header(name, self.ctx(), residues_root=update.root, seeds_sha256=update.seeds_sha256)
-        return self.desk.open_upload(name, header)
+        return self.desk.open_upload(name, self.header(name))
 
     def submit(self, *names: str) -> None:
         for name in names:
-            upload, update = self.upload(name), fake_update(self.plan.values, NAMES.index(name))
+            upload, update = self.upload(name), self.update(name)
             assert upload is not None
             with upload:
-                upload.add_seeds(update.seeds)
+                upload.add_attached(*update.attached)
                 for chunk in update.chunks:
                     upload.add_residues(chunk)
                 self.desk.accept(upload.finish())
@@ -144,24 +152,35 @@ class Office:
 
     def fingerprint(self, *names: str, wrong: bool = False) -> None:
         for name in names:
-            found = ReadingDesk(self.runner).round(name, self.job, self.ctx().round_number)
-            assert found.commit is not None
-            digest = commit_digest(found.commit, found.headers)
-            update = fake_update(self.plan.values, 99 if wrong else NAMES.index(name))
-            value = encode(fingerprint_of(Layout(self.plan.values), digest, update.chunks))
-            signed = self.cohort.fingerprint(name, digest, value, self.ctx())
+            signed = self.signed_fingerprint(name, update=fake_update(self.plan.values, 99) if wrong else None)
             if wrong:
                 with pytest.raises(ProtocolError, match="fingerprint: is not that of the update that was sent"):
                     self.desk.fingerprint(name, signed)
             else:
                 self.say("fingerprint", name, signed)
 
+    def committed(self) -> bytes:
+        """H(tau1)."""
+        found = ReadingDesk(self.runner).round("a", self.job, self.ctx().round_number)
+        assert found.commit is not None
+        return commit_digest(found.commit, found.headers)
+
+    def transcript(self) -> bytes:
+        """H(tau2)."""
+        found = ReadingDesk(self.runner).round("a", self.job, self.ctx().round_number)
+        return transcript_digest(self.committed(), found.fingerprints)
+
+    def signed_fingerprint(
+        self, name: str, *, update: FakeUpdate | None = None, unopened: tuple[str, ...] = ()
+    ) -> Signed:
+        commit = self.committed()
+        value = encode(fingerprint_of(layout_of(self.plan), commit, (update or self.update(name)).chunks))
+        fields = {"commit": commit.hex(), "value": value, "unopened": unopened}
+        return self.cohort.sign(Fingerprint.model_validate({**self.cohort.bound(name, self.ctx()), **fields}))
+
     def consent(self, *names: str) -> None:
         for name in names:
-            found = ReadingDesk(self.runner).round(name, self.job, self.ctx().round_number)
-            assert found.commit is not None
-            transcript = transcript_digest(commit_digest(found.commit, found.headers), found.fingerprints)
-            self.say("consent", name, self.cohort.consent(name, transcript, self.ctx()))
+            self.say("consent", name, self.cohort.consent(name, self.transcript(), self.ctx()))
 
     def applied(self, name: str, adapter: bytes, ctx: RoundContext | None = None) -> None:
         fields = {**self.cohort.bound(name, ctx or self.ctx()), "adapter": adapter.hex()}
@@ -310,7 +329,7 @@ def test_an_update_after_the_deadline_is_dropped_and_changes_nothing(running: Of
     running.submit("a", "b")
     with late:
         update = fake_update(running.plan.values, NAMES.index("c"))
-        late.add_seeds(update.seeds)
+        late.add_attached(*update.attached)
         for chunk in update.chunks:
             late.add_residues(chunk)
         staged = late.finish()
@@ -405,7 +424,7 @@ def test_a_silo_that_asks_again_and_again_costs_one_pass_over_its_update(
     running: Office, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     passes = []
-    monkeypatch.setattr(statements, "read_chunks", lambda path: passes.append(path) or read_chunks(path))
+    monkeypatch.setattr(statements, "read_chunks", lambda path, size: passes.append(path) or read_chunks(path, size))
     running.join_round(*NAMES)
     running.submit(*NAMES)
     for _ in range(3):

@@ -1,10 +1,19 @@
 """What the benchmarks print, from figures made up here."""
 
 import io
+import tomllib
+from datetime import UTC, datetime
 
+import pytest
 from rich.console import Console
 
+from federation.bench import job_text, protect_figures
 from federation.bench_view import VARIANTS, aggregation_table, heart_table
+from federation.jobs import Membership, RehearsalFile, rehearsal_plan
+from privacy.ckks.layouts import layout_of
+from privacy.plan import RosterMember
+from privacy.suites import Suite
+from runtime.config import validated
 
 
 def text_of(renderable):
@@ -17,16 +26,21 @@ def test_every_figure_of_the_machinery_has_its_unit():
     text = text_of(
         aggregation_table(
             {
-                "suite": "ckks-group",
+                "suite": "ckks-multikey",
+                "parameters": "small",
+                "ciphertext_bytes_per_value": 3.1234,
                 "values": 1000,
                 "silos": 4,
                 "rounds": 2,
                 "upload_bytes_per_value": 4.0388,
                 "quantise_ns_per_value": 7.44,
                 "protect_ns_per_value": 79.85,
+                "protect_after_training_ns_per_value": 12.3,
                 "aggregate_ns_per_value_per_silo": 11.2,
                 "open_ns_per_value": 90.0,
                 "round_seconds": [3.96, 1.84],
+                "aggregator_idle_rss_mb": 101.2,
+                "silo_idle_rss_mb": 120.3,
                 "aggregator_peak_rss_mb": 263.7,
                 "silo_peak_rss_mb": 330.4,
                 "max_abs_error": 3.0,
@@ -34,8 +48,47 @@ def test_every_figure_of_the_machinery_has_its_unit():
             }
         )
     )
-    for line in ("4.039 bytes a value", "79.8 ns a value", "3.96, 1.84 s", "264 MB", "0.75 grid steps", "4 silos"):
+    for line in ("4.039 bytes a value", "79.8 ns a value", "3.96, 1.84 s", "264 MB", "0.75 grid steps", "4 silos",
+                 "3.123 bytes a value", "12.3 ns a value", "101 MB", "120 MB", "ckks-multikey (small)"):  # fmt: skip
         assert line in text
+
+
+MEMBERS = [RosterMember(name=f"silo-{i:02}", identity_key=f"{i:064x}") for i in range(1, 5)]
+
+
+def plan_of(silos, suite):
+    tables = tomllib.loads(job_text(100_000, silos, suite, 2, 16))
+    members = Membership("bench", RosterMember(name="aggregator", identity_key="f" * 64), tuple(MEMBERS[:silos]))
+    wanted = validated(RehearsalFile, tables, "job file")
+    return rehearsal_plan(wanted, members, members.silos, datetime(2026, 1, 2, tzinfo=UTC))
+
+
+@pytest.mark.parametrize(
+    ("silos", "named", "got"),
+    [(3, None, "ckks-group"), (4, None, "ckks-multikey"), (4, Suite.CKKS_GROUP, "ckks-group")],
+)
+def test_the_machinery_is_tried_with_the_usual_suite_and_all_silos_in_every_sum(silos, named, got):
+    plan = plan_of(silos, named)
+    assert plan.suite.value == got
+    assert plan.cohort.minimum == silos
+
+
+def test_the_pads_are_part_of_protecting_but_not_of_what_comes_after_training():
+    line = {"values": 100_000, "quantise_ns": 500_000, "seal_ns": 1_000_000, "pad_ns": 4_000_000}
+    lines = [line, {**line, "pad_ns": 9_000_000, "seal_ns": 2_000_000}, line]
+    figures = protect_figures(plan_of(4, None), lines)
+    assert figures["quantise_ns_per_value"] == 5.0
+    assert figures["protect_ns_per_value"] == 50.0
+    assert figures["protect_after_training_ns_per_value"] == 10.0
+
+
+@pytest.mark.parametrize("suite", list(Suite))
+def test_ciphertext_is_counted_without_headers_shares_and_transport(suite):
+    plan = plan_of(4, suite)
+    layout, line = layout_of(plan), {"values": 100_000, "quantise_ns": 1, "seal_ns": 1, "pad_ns": 0}
+    seeds = 64 * layout.blocks if suite is Suite.CKKS_GROUP else 0
+    found = protect_figures(plan, [line])["ciphertext_bytes_per_value"]
+    assert found == (layout.residue_bytes + seeds) / 100_000
 
 
 def test_accuracy_stands_beside_every_baseline():

@@ -7,7 +7,15 @@ from rich.console import Console
 
 from federation.demo import unused_folder
 from federation.demo_results import _contains, _pieces, _round
-from federation.demo_view import DOING, _short, _silo_table, aggregator_sentence, results_table, sentences
+from federation.demo_view import (
+    DOING,
+    _short,
+    _silo_table,
+    aggregator_sentence,
+    collusion_sentence,
+    results_table,
+    sentences,
+)
 from federation.report import write_report
 from silo_agent.round_states import State
 
@@ -26,7 +34,8 @@ def found(**changes):
            "upload_bytes_per_value": 4.02}  # fmt: skip
     saw = {"files": 12, "bytes": 1, "opening_libraries_loaded": [], "adapter_found": [], "bytes_received": 36_004}
     return {
-        "job": "ab" * 32, "suite": "ckks-group", "values": 2000, "rounds": [row, {**row, "round": 2}],
+        "job": "ab" * 32, "suite": "ckks-group", "parameters": "group", "values": 2000,
+        "ciphertext_bytes_per_value": 16.4, "rounds": [row, {**row, "round": 2}],
         "silos": {name: dict(silo) for name in NAMES}, "mean_accuracy": 0.8125, "pooled_auc": 0.845,
         "baselines": {"majority": baseline(0.721, None), "local_only": baseline(0.79, 0.83),
                       "without_privacy": baseline(0.81, 0.85)},
@@ -57,6 +66,20 @@ def test_the_sentences_say_what_collusion_would_read_and_what_a_lying_aggregator
     assert "1.987 of 3 spent" in text
 
 
+def test_what_collusion_would_learn_is_a_sentence_for_either_suite():
+    group = "EVERY update of the job (all 4 silos hold the cohort's key)"
+    assert collusion_sentence(found(promises={"aggregator + 1 silo learn": group})) == (
+        "Suite ckks-group: the aggregator with one hospital could learn EVERY update of the job "
+        "(all 4 hospitals hold the cohort's key)."
+    )
+    multikey = "the sum less that silo's own update: nobody can open one update"
+    keyed = found(suite="ckks-multikey", promises={"aggregator + 1 silo learn": multikey})
+    assert collusion_sentence(keyed) == (
+        "Suite ckks-multikey: the aggregator with one hospital could learn the sum less that hospital's own update: "
+        "nobody can open one update."
+    )
+
+
 def test_what_the_aggregator_saw_is_not_prettified():
     bad = found(
         aggregator={**found()["aggregator"], "opening_libraries_loaded": ["torch"], "adapter_found": ["blobs/1"]}
@@ -74,7 +97,8 @@ def test_the_report_stands_alone_and_escapes(tmp_path):
     assert "<script" not in page
     assert "src=" not in page
     assert "1.9870" in page
-    assert "could read\nevery update" in page
+    assert "could learn EVERY update of the job." in page
+    assert "16.40 bytes a value are ciphertext" in page
 
 
 def test_a_status_in_one_line():

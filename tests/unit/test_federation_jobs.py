@@ -68,6 +68,16 @@ def test_two_submissions_of_one_file_are_two_jobs():
         (FILE.replace("1000", "0"), "rehearsal.values: Input should be greater than 0"),
         (FILE.replace('"trial"', '"other"'), "'other', and this is 'trial'"),
         (FILE + "[cohort]\nminimum = 9\n", "cohort.minimum is 9; with 3 silos, 0 of them colluding, it must be 2-3"),
+        (FILE + "[cohort]\nminimum = 0\n", "cohort.minimum: Input should be greater than or equal to 2"),
+        (FILE + "[cohort]\ntolerated_colluders = -1\n", "tolerated_colluders: Input should be greater than or equal"),
+        (
+            FILE + "[cohort]\ntolerated_colluders = 2\n",
+            "is 2, and of 3 silos two have to be honest. Set it to at most 1",
+        ),
+        ('suite = "ckks"\n' + FILE, "suite: Input should be 'ckks-group' or 'ckks-multikey'"),
+        ('parameters = "small"\n' + FILE, "ckks-group: has no parameter set 'small'. Its one set is 'group'."),
+        ('open_to = "everybody"\n' + FILE, "open_to: Input should be 'silos' or 'silos+aggregator'"),
+        ("grid_bits = 20\n" + FILE, "grid.bits: 20 is outside 8-16. Choose 8 to 16 bits"),
         (FILE + "[deadlines]\nsubmit = 3.0\n", "unknown key 'deadlines.submit'. Did you mean 'submit_s'?"),
         ('rounding = "up"\n' + FILE, "unknown key 'rounding'. Did you mean 'rounds'?"),
     ],
@@ -76,6 +86,70 @@ def test_a_wrong_key_is_named(text, complaint):
     with pytest.raises(ConfigError) as caught:
         plan_of(text)
     assert complaint in str(caught.value)
+
+
+def federation_of(silos):
+    """So many enrolled silos, silo-000 first."""
+    roster = tuple(RosterMember(name=f"silo-{i:03}", identity_key=f"{i + 1:064x}") for i in range(silos))
+    return Membership("trial", MEMBERS.aggregator, roster)
+
+
+def plan_among(silos, head="", cohort=""):
+    members = federation_of(silos)
+    text = f"{head}\n{FILE}\n[cohort]\n{cohort}\n"
+    return rehearsal_plan(validated(RehearsalFile, tomllib.loads(text), "job file"), members, members.roster([]), NOW)
+
+
+@pytest.mark.parametrize(
+    ("silos", "head", "suite", "parameters", "colluders", "minimum"),
+    [
+        (2, "", "ckks-group", "group", 0, 2),
+        (3, "", "ckks-group", "group", 0, 3),
+        (3, 'suite = "ckks-multikey"', "ckks-multikey", "small", 1, 3),
+        (4, "", "ckks-multikey", "small", 1, 3),
+        (4, 'suite = "ckks-group"', "ckks-group", "group", 0, 4),
+        (10, 'parameters = "large"', "ckks-multikey", "large", 3, 7),
+        (100, "", "ckks-multikey", "small", 33, 67),
+    ],
+)
+def test_what_a_rehearsal_leaves_open_fits_its_silos(silos, head, suite, parameters, colluders, minimum):
+    plan = plan_among(silos, head)
+    assert (plan.suite.value, plan.parameters, plan.open_to) == (suite, parameters, "silos")
+    assert (plan.cohort.tolerated_colluders, plan.cohort.minimum) == (colluders, minimum)
+
+
+def test_what_a_rehearsal_names_stands():
+    plan = plan_among(5, 'open_to = "silos+aggregator"', "minimum = 4\ntolerated_colluders = 2")
+    assert plan.open_to == "silos+aggregator"
+    assert (plan.cohort.tolerated_colluders, plan.cohort.minimum) == (2, 4)
+
+
+MULTIKEY = 'suite = "ckks-multikey"'
+
+
+@pytest.mark.parametrize(
+    ("silos", "head", "cohort", "complaint"),
+    [
+        (2, MULTIKEY, "", "hides no update in a sum of so few. List 4 silos or more, or 3 with tolerated_colluders"),
+        (3, MULTIKEY, "tolerated_colluders = 2", "Set tolerated_colluders = 1, which takes all three silos"),
+        (4, "", "tolerated_colluders = 0", "Set tolerated_colluders to 1 or more (1 is usual here)"),
+        (4, "", "tolerated_colluders = 3", "leaves fewer than two honest silos.*Set tolerated_colluders to at most 2"),
+        (4, "", "minimum = 5", "never reaches the minimum cohort of 5. Set cohort.minimum to 3-4"),
+        (5, "", "minimum = 3\ntolerated_colluders = 2", "cohort.minimum is 3; with 5 silos, 2 .* it must be 4-5"),
+        (4, 'parameters = "group"', "", "no parameter set 'group'. Choose of: small, default, large"),
+        (4, 'parameters = ""', "", "parameters: String should have at least 1 character"),
+        (101, "", "", "takes at most 100 silos. List fewer silos"),
+        (33, 'suite = "ckks-group"', "", "sums at most 32 updates.*or choose the suite ckks-multikey"),
+    ],
+)  # fmt: skip
+def test_a_suite_that_cannot_be_says_what_would_work(tmp_path, silos, head, cohort, complaint):
+    pattern = complaint.replace("(", r"\(").replace(")", r"\)")
+    with pytest.raises(ConfigError, match=pattern):
+        plan_among(silos, head, cohort)
+    (tmp_path / "job.toml").write_text(f"{head}\n{FILE}\n[cohort]\n{cohort}\n")
+    with pytest.raises(ConfigError, match=pattern):
+        prepare(tmp_path / "job.toml", tmp_path / "prepared", federation_of(silos))
+    assert not (tmp_path / "prepared").exists()
 
 
 @pytest.mark.parametrize(
@@ -137,6 +211,37 @@ def test_show_says_who_learns_what_and_what_a_lying_aggregator_gets(tmp_path, ca
 
 def test_two_silos_are_told_that_they_cannot_hide_from_each_other():
     assert "cannot hide" in promises(plan_of(silos=("east", "west")))["one silo alone learns"]
+
+
+def test_with_a_key_each_nobody_can_open_one_update_and_drop_outs_are_numbers(tmp_path, capsys):
+    plan = plan_among(10)
+    told = promises(plan)
+    assert told.keys() - promises(plan_of()).keys() == {"aggregator + c silos learn"}
+    assert promises(plan_of()).keys() <= told.keys()
+    assert told["aggregator alone learns"] == "nothing, not even the sum"
+    assert told["aggregator + 1 silo learn"] == "the sum less that silo's own update: nobody can open one update"
+    assert "up to c = 3" in told["aggregator + c silos learn"]
+    assert "down to 7 of 10 silos in a sum" in told["drop-outs"]
+    assert "whenever they left: 3 of 10" in told["drop-outs"]
+    assert told["consents to open a sum"].startswith("t = 7 of 10 silos")
+    assert told["a lying aggregator"] == VERIFIED
+    write_prepared(tmp_path, plan, None)
+    assert run(Root(), ["job", "show", str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    assert "suite     ckks-multikey, parameters small" in text
+    assert "opens to  silos\n" in text
+
+
+def test_an_aggregator_that_is_given_the_model_is_not_said_to_learn_nothing():
+    for silos in (3, 4):
+        learned = promises(plan_among(silos, 'open_to = "silos+aggregator"'))["aggregator alone learns"]
+        assert learned == "each round's model, which the silos give it, and so the sum"
+
+
+def test_three_silos_with_a_key_each_are_told_that_all_must_be_there():
+    told = promises(plan_among(3, MULTIKEY))
+    assert "none: a sum takes all 3 silos" in told["drop-outs"]
+    assert "whenever they left: 0 of 3" in told["drop-outs"]
 
 
 def test_the_aggregators_submit_takes_a_job_file(tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ from privacy.accounting import dp_sgd_event, rdp_epsilon, rdp_vector
 from privacy.errors import ConfigError
 from privacy.flatten import adapter_digest
 from privacy.plan import JobPlan
+from privacy.suites import Suite
 from runtime.config import load_config
 from silo_agent.job_file import JobFile
 from silo_agent.models import NORMALISER
@@ -134,6 +135,7 @@ def test_wrong_ranges(value, message):
         ({"dp": {"steps": 3}}, "Extra inputs"),
         ({"cohort": {"minimum": 1}}, "greater than or equal to 2"),
         ({"suite": "none"}, "ckks-group"),
+        ({"open_to": "all"}, "silos\\+aggregator"),
         ({"grid_bits": 20}, "less than or equal to 16"),
     ],
 )
@@ -143,13 +145,28 @@ def test_a_wrong_job_file_says_where(changes, message):
 
 
 def test_a_plan_that_cannot_be_is_the_job_file_s_fault(folder):
-    with pytest.raises(ConfigError, match=r"cohort.minimum is 3; with 2 silos, 1 of them colluding"):
-        tiny_plan(tiny_job(cohort={"minimum": 3, "tolerated_colluders": 1}), folder)
+    with pytest.raises(ConfigError, match=r"cohort.minimum is 3; with 2 silos, 0 of them colluding, it must be 2-2"):
+        tiny_plan(tiny_job(cohort={"minimum": 3}), folder)
+    with pytest.raises(ConfigError, match=r"cohort.tolerated_colluders: is 1, and of 2 silos two .* at most 0"):
+        tiny_plan(tiny_job(cohort={"tolerated_colluders": 1}), folder)
+    with pytest.raises(ConfigError, match=r"hides no update in a sum of so few.*or choose the suite ckks-group"):
+        tiny_plan(tiny_job(suite="ckks-multikey"), folder)
     with pytest.raises(ConfigError, match=r"round_attempts must be at least rounds"):
         tiny_plan(tiny_job(round_attempts=2), folder)
     same = Parties.of({"north": "11" * 32, "south": "11" * 32}, ("aggregator", "33" * 32))
     with pytest.raises(ConfigError, match=r"one identity key under two names"):
         make_plan(tiny_job(), folder, folder, same, datetime(2026, 1, 2, tzinfo=UTC))
+
+
+def test_suite_parameters_and_colluders_that_the_job_file_leaves_open_fit_its_silos(folder):
+    two, _ = tiny_plan(tiny_job(), folder)
+    assert (two.suite, two.parameters, two.open_to) == (Suite.CKKS_GROUP, "group", "silos")
+    assert two.cohort.tolerated_colluders == 0
+    four = Parties.of({name: f"{i}{i}" * 32 for i, name in enumerate("abcd", 1)}, ("aggregator", "99" * 32))
+    job = tiny_job(cohort={"minimum": 3}, open_to="silos+aggregator")
+    plan, _ = make_plan(job, folder, folder, four, datetime(2026, 1, 2, tzinfo=UTC))
+    assert (plan.suite, plan.parameters, plan.open_to) == (Suite.CKKS_MULTIKEY, "small", "silos+aggregator")
+    assert (plan.cohort.tolerated_colluders, plan.cohort.minimum) == (1, 3)
 
 
 def test_a_missing_model_folder_is_named(tmp_path):

@@ -15,7 +15,7 @@ import structlog
 from cloister.wire import RoundPhase
 
 from aggregator import job as jobs
-from aggregator.accumulate import StagedUpdate, Upload, read_chunks, update_paths
+from aggregator.accumulate import StagedUpdate, Upload, passing_chunks, update_paths
 from aggregator.job_events import JobEvent, KeyDealt, SiloJoined, SiloRefused
 from aggregator.keyed import checked_round_roll, receivers_in, require_fresh_keys, require_release
 from aggregator.live import LiveJob, Turn
@@ -166,7 +166,7 @@ class StatementDesk:
         folder = self._runner.blobs.sum(live.job, said.round, 1).parent
         residues, _ = update_paths(folder, said.silo, header, live.plan)
         layout = layout_of(live.plan)
-        value = fingerprint_of(layout, committed, read_chunks(residues, layout.chunk_bytes(0)))
+        value = fingerprint_of(layout, committed, passing_chunks(residues, layout.chunk_bytes(0)))
         self._expected_values[live.job, said.silo] = committed, value
         return value, time.thread_time_ns() - started
 

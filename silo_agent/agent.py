@@ -18,6 +18,7 @@ from certs.names import Role
 from privacy.errors import CloisterError, InternalError, Unavailable
 from silo_agent.admission import ForeignJobError
 from silo_agent.asking import Unanswered
+from silo_agent.ciphers import warm_up
 from silo_agent.client import AggregatorPort
 from silo_agent.entries import software
 from silo_agent.home import Home
@@ -166,6 +167,7 @@ class Agent:
         """Until `stop`. Raises CloisterError when the state folder itself cannot be used."""
         self._home.store.check()
         self._board.show(message="starting")
+        threading.Thread(target=warm_up, name="warm-up", daemon=True).start()
         self._take_up()
         renewal = threading.Thread(target=self._renew_in_time, name="renewal", daemon=True)
         renewal.start()

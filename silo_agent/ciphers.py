@@ -7,11 +7,12 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from privacy.ckks import multikey
+from privacy.ckks import fingerprint, multikey
 from privacy.ckks.group import GroupKey, open_sum, seal
 from privacy.ckks.layout import Layout
 from privacy.ckks.layouts import UpdateLayout
 from privacy.ckks.multikey_layout import MultikeyLayout
+from privacy.ckks.multikey_params import GRID_BITS, LEAST_PARTICIPANTS, MultikeyParams
 from privacy.ckks.params import GroupParams
 from privacy.keyed import RoundRoll
 from privacy.plan import RoundContext
@@ -119,3 +120,14 @@ def cipher_of(home: Home, membership: Membership, layout: UpdateLayout) -> Ciphe
     if isinstance(layout, MultikeyLayout):
         return KeyedCipher(home, membership, layout)
     return GroupCipher(home, membership, layout)
+
+
+def warm_up() -> None:
+    """Compile every kernel of either suite or load it, so that no round waits for it: half a second, once a process.
+
+    The first time on a machine it takes five seconds.
+    """
+    params = MultikeyParams("small", LEAST_PARTICIPANTS, GRID_BITS[-1])
+    multikey.warm_up(params)
+    for layout in (Layout(1), MultikeyLayout(1, params)):
+        fingerprint.warm_up(layout)

@@ -56,7 +56,7 @@ class Fingerprint:
 
     def add(self, residues: npt.NDArray[np.unsignedinteger[Any]]) -> None:
         """The next blocks, flat or in shape; residues are below their primes. Raises InternalError on surplus ones."""
-        from privacy.ckks.fingerprint_kernel import inner_products
+        from privacy.ckks.fingerprint_kernel import inner_products, narrow_inner_products
 
         degree, lanes = self._challenge.positions.shape[1], len(self._moduli)
         blocks = residues.reshape(-1, lanes, degree)
@@ -64,8 +64,9 @@ class Fingerprint:
         if coefficients.shape[1] != len(blocks):
             raise InternalError("fingerprint", "more blocks than the challenge has", "Report this.")
         self._seen += len(blocks)
-        sums = np.empty((len(blocks), lanes, REPETITIONS, 4), np.uint64)
-        inner_products(blocks, self._challenge.positions, sums)
+        sums = np.zeros((len(blocks), lanes, REPETITIONS, 4), np.uint64)
+        products = narrow_inner_products if blocks.dtype == np.uint32 else inner_products
+        products(blocks, self._challenge.positions, sums)
         for block, of_block in enumerate(sums.tolist()):
             for lane, (prime, of_lane) in enumerate(zip(self._moduli, of_block, strict=True)):
                 for repetition, (a, b, c, d) in enumerate(of_lane):
@@ -99,20 +100,20 @@ def root_and_fingerprint(
 
     Raises ProtocolError on chunks that are missing, surplus, of a wrong size or not reduced.
     """
-    leaves, fingerprint = [], start_fingerprint(layout, commit)
+    leaves, fingerprint, room = [], start_fingerprint(layout, commit), layout.room()
     for index, chunk in enumerate(chunks):
-        fingerprint.add(layout.check(chunk, index))
+        fingerprint.add(layout.check(chunk, index, into=room))
         leaves.append(chunk_leaf(chunk))
     if len(leaves) != layout.chunks:
         raise ProtocolError("residues", f"are {len(leaves)} chunks, expected {layout.chunks}", "Fetch them again.")
     return chunks_root(leaves), fingerprint.value()
 
 
-def fingerprint_of(layout: Layout | MultikeyLayout, commit: bytes, chunks: Iterable[bytes]) -> Value:
+def fingerprint_of(layout: Layout | MultikeyLayout, commit: bytes, chunks: Iterable[bytes | memoryview]) -> Value:
     """The fingerprint of a whole update or sum, given as its residue chunks. Raises as `root_and_fingerprint`."""
-    fingerprint = start_fingerprint(layout, commit)
+    fingerprint, room = start_fingerprint(layout, commit), layout.room()
     for index, chunk in enumerate(chunks):
-        fingerprint.add(layout.check(chunk, index))
+        fingerprint.add(layout.check(chunk, index, into=room))
     return fingerprint.value()
 
 

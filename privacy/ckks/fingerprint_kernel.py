@@ -32,3 +32,22 @@ def inner_products(residues: Any, positions: Any, sums: Any) -> None:  # noqa: A
                     d += high & _LOW
                     e += high >> _32
                 sums[b, k, r, 0], sums[b, k, r, 1], sums[b, k, r, 2], sums[b, k, r, 3] = a, c, d, e
+
+
+@kernel
+def narrow_inner_products(residues: Any, positions: Any, sums: Any) -> None:  # noqa: ANN401 - numba's arrays
+    """The same of residues below 2^31, uint32, in one piece each: sums[b, k, r] = the two sums of the lower half.
+
+    A product has 61 bits. What `inner_products` writes for the upper half is not touched.
+    """
+    for b in range(residues.shape[0]):
+        for k in range(residues.shape[1]):
+            row = residues[b, k]
+            for r in range(positions.shape[0]):
+                entries = positions[r]
+                a = c = np.uint64(0)
+                for j in range(row.shape[0]):
+                    product = np.uint64(row[j]) * np.uint64(entries[j])
+                    a += product & _LOW
+                    c += product >> _32
+                sums[b, k, r, 0], sums[b, k, r, 1] = a, c

@@ -88,7 +88,17 @@ class Layout:
         """Of the residues."""
         return (PRIME,)
 
-    def check(self, data: bytes, index: int, *, sender: str = "") -> Residues:
+    def room(self) -> None:
+        """`check` needs none: it returns views."""
+
+    def check(
+        self,
+        data: bytes | memoryview,
+        index: int,
+        *,
+        sender: str = "",
+        into: npt.NDArray[Any] | None = None,  # noqa: ARG002 - the other suite's
+    ) -> Residues:
         """See `check_chunk`."""
         return check_chunk(data, index, self, sender=sender)
 
@@ -105,7 +115,7 @@ class Layout:
         return np.zeros(self.blocks * DEGREE, np.uint64)
 
 
-def check_chunk(data: bytes, index: int, layout: Layout, *, sender: str = "") -> Residues:
+def check_chunk(data: bytes | memoryview, index: int, layout: Layout, *, sender: str = "") -> Residues:
     """The residues of chunk `index`, a read-only view of `data`; all are below p.
 
     Raises ProtocolError, naming the sender, for a chunk that is not in the layout, truncated, oversized, or holds a

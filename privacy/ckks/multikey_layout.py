@@ -110,9 +110,15 @@ class MultikeyLayout:
         """The moduli of a block's rows."""
         return self.params.primes
 
-    def check(self, data: bytes, index: int, *, sender: str = "") -> Words:
+    def room(self) -> Words:
+        """Where `check` can put the residues of one chunk after the other."""
+        return np.empty((self.chunk_blocks, len(self.params.primes), self.params.degree), np.uint32)
+
+    def check(
+        self, data: bytes | memoryview, index: int, *, sender: str = "", into: npt.NDArray[Any] | None = None
+    ) -> Words:
         """See `check_chunk`."""
-        return check_chunk(data, index, self, sender=sender)
+        return check_chunk(data, index, self, sender=sender, into=into)
 
     def add(self, total: npt.NDArray[Any], index: int, residues: npt.NDArray[Any]) -> None:
         """Add the residues of chunk `index` to a sum (`add_into`)."""
@@ -135,9 +141,18 @@ def pack_block(residues: Words, width: int) -> bytes:
     return words.astype("<u4", copy=False).tobytes()
 
 
-def check_chunk(data: bytes, index: int, layout: MultikeyLayout, *, sender: str = "") -> Words:
+def check_chunk(
+    data: bytes | memoryview,
+    index: int,
+    layout: MultikeyLayout,
+    *,
+    sender: str = "",
+    into: npt.NDArray[Any] | None = None,
+) -> Words:
     """The residues of chunk `index`, shape (its blocks, primes, N), zeros after a truncated block; all are reduced.
 
+    They are new, or, with `into` (`MultikeyLayout.room`), lie there until it is used again: fresh memory costs more
+    than all that is done here.
     Raises ProtocolError, naming the sender, for a chunk that is not in the layout, truncated, oversized, or holds a
     residue that is not reduced (an unreduced residue would break the bounds of `add_into`).
     """
@@ -148,7 +163,7 @@ def check_chunk(data: bytes, index: int, layout: MultikeyLayout, *, sender: str 
         kind = "truncated" if len(data) < expected else "oversized"
         why = f"is {kind}: {len(data)} bytes, expected {expected}"
         raise ProtocolError(f"residue chunk {index}", why, _NEXT, sender=sender, step="submit")
-    residues = _unpacked(data, index, layout)
+    residues = _unpacked(data, index, layout, layout.room() if into is None else into)
     if unreduced(residues, layout.params.primes):
         block, row, place = np.argwhere(residues >= np.array(layout.params.primes)[:, None])[0]
         why = f"residue {place} in row {row} of its block {block} is not reduced"
@@ -156,12 +171,12 @@ def check_chunk(data: bytes, index: int, layout: MultikeyLayout, *, sender: str 
     return residues
 
 
-def _unpacked(data: bytes, index: int, layout: MultikeyLayout) -> Words:
+def _unpacked(data: bytes | memoryview, index: int, layout: MultikeyLayout, room: npt.NDArray[Any]) -> Words:
     from privacy.ckks.multikey_packing import unpack
 
     words = np.frombuffer(data, "<u4").astype(np.uint32, copy=False)
     span, start = layout.chunk_span(index), 0
-    residues = np.empty((span.stop - span.start, len(layout.params.primes), layout.params.degree), np.uint32)
+    residues = room[: span.stop - span.start]
     for rows, block in zip(residues, range(span.start, span.stop), strict=True):
         width = layout.width(block)
         end = start + len(rows) * width // GROUP * GROUP_WORDS

@@ -15,7 +15,7 @@ from sqlalchemy import text
 from aggregator import job as jobs
 from aggregator import round_states as states
 from aggregator import statements
-from aggregator.accumulate import Upload, read_chunks
+from aggregator.accumulate import Upload, passing_chunks
 from aggregator.blobs import Blobs, storage_error
 from aggregator.job_events import CoordinatorCancelled
 from aggregator.live import LiveJob
@@ -424,7 +424,7 @@ def test_a_silo_that_asks_again_and_again_costs_one_pass_over_its_update(
     running: Office, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     passes = []
-    monkeypatch.setattr(statements, "read_chunks", lambda path, size: passes.append(path) or read_chunks(path, size))
+    monkeypatch.setattr(statements, "passing_chunks", lambda path, size: passes.append(path) or passing_chunks(path, size))
     running.join_round(*NAMES)
     running.submit(*NAMES)
     for _ in range(3):

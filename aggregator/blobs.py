@@ -5,6 +5,7 @@
 <job>/<round>/<digest>.release   an accepted sum of shares, sealed: body, then mails (start of its digest)
 <job>/<round>/<token>.part         an update on its way; removed at the next start
 <job>/<round>/sum-<attempt>        the committed sum
+models/<job>.f32                   what a job that opens to the aggregator came to; kept when the job is forgotten
 """
 
 import contextlib
@@ -57,6 +58,13 @@ class Blobs:
         name = f"{hashlib.sha256(release.body).hexdigest()[:32]}.release"
         return self.round(job, number) / name
 
+    def model(self, job: bytes) -> Path:
+        """The job's last global adapter; its folder is made if need be."""
+        folder = self.folder / "models"
+        with storing(folder):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return folder / f"{job.hex()}.f32"
+
     def write(self, path: Path, data: bytes) -> None:
         """Store a blob, whole and durably."""
         part = path.with_name(f"{secrets.token_hex(8)}.part")
@@ -94,7 +102,7 @@ class Blobs:
     def drop_unknown(self, jobs: Collection[bytes]) -> None:
         """Remove starting adapters that came without their job being taken in."""
         known = {self.job(job) for job in jobs}
-        for path in self.folder.glob("*.part"):
+        for path in [*self.folder.glob("*.part"), *self.folder.glob("models/*.part")]:
             path.unlink(missing_ok=True)
         for artifact in self.folder.glob("*/artifact"):
             if artifact.parent not in known:

@@ -206,6 +206,29 @@ def export(
     emit(facts, as_json=as_json, text=f"round {number} of {found.name}: {out}")
 
 
+@app.command()
+def model(
+    job: JobName,
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="A new file.")],
+    state: State = DEFAULT_STATE,
+    as_json: Json = False,
+) -> None:
+    """Write the model of a job that opens to the aggregator as well: little-endian float32, in the plan's order."""
+    from aggregator.client import coordinator
+    from aggregator.model import file_digest
+    from runtime.console import emit
+    from runtime.files import write_parts_durably
+
+    if out.exists():
+        raise ConfigError(f"file {out}", "exists", "Name a new file.")
+    with coordinator(_folder(state)) as aggregator:
+        found = aggregator.find(job)
+        write_parts_durably(out, (part.values for part in aggregator.model(found.job)))
+    digest = file_digest(out).hex()
+    facts = {"job": found.job.hex(), "file": str(out), "adapter_digest": digest}
+    emit(facts, as_json=as_json, text=f"model of {found.name}: {out}\nadapter digest {digest}")
+
+
 def _folder(state: Path) -> "StateFolder":
     from aggregator.config import StateFolder
 

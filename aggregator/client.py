@@ -93,6 +93,12 @@ class Coordination:
             answer = self._stub.ExportTranscript(asked.encode(), timeout=CALL_S)
         return wire.ExportedTranscript.decode(answer).transcript
 
+    def model(self, job: bytes) -> Iterator[wire.FetchedModel]:
+        """The opened model of a job, in parts: little-endian float32."""
+        with self._calling("fetching the model"):
+            for message in self._stub.FetchModel(wire.FetchModelRequest(job=job).encode(), timeout=UPLOAD_S):
+                yield wire.FetchedModel.decode(message)
+
 
 @contextmanager
 def coordinator(state: StateFolder) -> Iterator[Coordination]:

@@ -15,7 +15,7 @@ from privacy.errors import ProtocolError
 from runtime.interceptors import peer_of
 
 PREFIX = "/cloister.v1.CoordinationService/"
-ROLES = {f"{PREFIX}{method}": frozenset({Role.COORDINATOR}) for method in ("SubmitJob", "CancelJob")} | {
+ROLES = {f"{PREFIX}{method}": frozenset({Role.COORDINATOR}) for method in ("SubmitJob", "CancelJob", "FetchModel")} | {
     f"{PREFIX}{method}": frozenset({Role.COORDINATOR, Role.AUDITOR})
     for method in ("WatchJobs", "ListJobs", "ListRounds", "ListMembers", "ExportTranscript")
 }
@@ -80,6 +80,12 @@ class CoordinationService(coordination_pb2_grpc.CoordinationServiceServicer):
         """One round's transcript."""
         asked = wire.ExportTranscriptRequest.decode(request)
         return wire.ExportedTranscript(transcript=self._coordinator.transcript(asked.job, asked.round)).encode()
+
+    def FetchModel(self, request: Any, context: Context) -> Iterator[Any]:  # noqa: N802, ANN401
+        """The opened model of a job that opens to the aggregator."""
+        for part in self._coordinator.model(wire.FetchModelRequest.decode(request).job):
+            self._check_caller(context)
+            yield wire.FetchedModel(values=part).encode()
 
 
 def _pages(listed: type[M], field: str, items: Iterable[wire.WireMessage]) -> Iterator[Any]:

@@ -3,13 +3,14 @@
 import hashlib
 import os
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from cloister.wire import JobPhase, JobStatus, Member, RoundStatus, SiloStatus
+from cloister.wire import MAX_CHUNK_BYTES, JobPhase, JobStatus, Member, RoundStatus, SiloStatus
 
 from aggregator import job as jobs
 from aggregator import round_states as states
+from aggregator.accumulate import read_chunks
 from aggregator.blobs import storing, sync_folder
 from aggregator.checks import check_artifact, check_plan
 from aggregator.job_events import CoordinatorCancelled
@@ -22,7 +23,7 @@ from aggregator.store import JobRow, Kind, RoundRow, Transaction
 from aggregator.waiting import waits_for
 from certs.names import Role
 from certs.times import utc_text
-from privacy.errors import InternalError, Refused
+from privacy.errors import InternalError, ProtocolError, Refused
 from privacy.plan import JobPlan
 
 
@@ -172,6 +173,21 @@ class CoordinatorDesk:
             if row is None:
                 raise InternalError(f"job {live.plan.name}", "is in memory and not in the database", "Report this.")
             return round_record(tx, row, live.plan, number).encode()
+
+    def model(self, job: bytes) -> Iterator[bytes]:
+        """What a job that opens to the aggregator came to: its last global adapter's coordinates, in parts.
+
+        Raises ProtocolError while there is none.
+        """
+        live = self._runner.live(job)
+        path = self._runner.blobs.model(job)
+        if not path.exists():
+            if live.plan.open_to == "silos":
+                why, step = "opens to its silos alone", "Ask a silo for it (`cloister silo export`)."
+            else:
+                why, step = "has none here yet", "A silo sends it when the job is over; see that one of them is up."
+            raise ProtocolError(f"model of job {live.plan.name}", why, step)
+        return read_chunks(path, MAX_CHUNK_BYTES)
 
 
 def _round_status(tx: Transaction, live: LiveJob, row: RoundRow, received: int) -> RoundStatus:

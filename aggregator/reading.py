@@ -17,6 +17,7 @@ from cloister.wire import (
 
 from aggregator.accumulate import read_chunks, update_paths
 from aggregator.attachments import release_body_bytes, share_mail_bytes, slices
+from aggregator.blobs import Blobs
 from aggregator.job import Dealing
 from aggregator.keyed import receivers_in
 from aggregator.live import LiveJob
@@ -68,6 +69,7 @@ class ReadingDesk:
                 mail=tx.mail(job, silo),
                 opened_rounds=tx.certified_rounds(job),
                 current_round=max((each.round for each in tx.rounds(job)), default=0),
+                model_wanted=model_wanted(tx, self._runner.blobs, live),
             )
 
     def artifact(self, silo: str, job: bytes) -> Iterator[bytes]:
@@ -176,6 +178,18 @@ def roster_job(runner: Runner, silo: str, job: bytes) -> LiveJob:
             f"job {live.plan.name}", f"{silo} is not in its roster", "Ask the coordinator for a job with you in it."
         )
     return live
+
+
+def last_published(tx: Transaction, live: LiveJob) -> RoundRow | None:
+    """The last round that came to an adapter."""
+    return next((row for row in reversed(tx.rounds(live.job)) if row.result is not None), None)
+
+
+def model_wanted(tx: Transaction, blobs: Blobs, live: LiveJob) -> int:
+    """The round whose adapter the plan promises to the aggregator, once the job is over and while it is not here."""
+    last = last_published(tx, live)
+    wanted = live.plan.open_to == "silos+aggregator" and job_phase(live.state).closed and not live.forgotten
+    return last.round if wanted and last is not None and not blobs.model(live.job).exists() else 0
 
 
 def announced_row(tx: Transaction, live: LiveJob, number: int) -> RoundRow:

@@ -21,6 +21,7 @@ from aggregator.coordinator import CoordinatorDesk
 from aggregator.enrolment import EnrolmentService, enter_member
 from aggregator.invitations import Invitations
 from aggregator.metrics import AggregatorMetrics
+from aggregator.model import ModelDesk
 from aggregator.reading import ReadingDesk
 from aggregator.renewal import renew_own
 from aggregator.runner import Runner
@@ -184,7 +185,7 @@ def _federation_servers(
     shares = ShareInterceptor(max(LEAST_SHARE, config.workers // 8))
     slots = UploadSlots(config.uploads_at_once, config.upload_stall_s)
     silos = service.FederationService(
-        runner, ReadingDesk(runner), StatementDesk(runner), desk, slots, peers.check_caller
+        runner, ReadingDesk(runner), StatementDesk(runner), ModelDesk(runner), desk, slots, peers.check_caller
     )
     desk_of_coordinators = CoordinatorDesk(runner, max_artifact_bytes=config.max_artifact_bytes)
     coordinators = coordination.CoordinationService(runner, desk_of_coordinators, peers.check_caller)

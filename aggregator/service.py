@@ -8,6 +8,7 @@ from cloister import wire
 from cloister.v1 import federation_pb2_grpc
 
 from aggregator.accumulate import Upload
+from aggregator.model import ModelDesk
 from aggregator.presence import Stream
 from aggregator.reading import ReadingDesk, Standing
 from aggregator.runner import Runner
@@ -22,7 +23,7 @@ PREFIX = "/cloister.v1.FederationService/"
 METHODS = (
     "Follow", "GetJob", "FetchArtifact", "JoinJob", "RefuseJob", "DealKey", "GetRound", "JoinRound", "SubmitUpdate",
     "WithdrawRound", "SendFingerprint", "FetchSum", "FetchMails", "ConsentRound", "SendRelease", "FetchReleases",
-    "ReportApplied", "PublishCheckpoint",
+    "ReportApplied", "SubmitModel", "PublishCheckpoint",
 )  # fmt: skip
 ROLES = {f"{PREFIX}{method}": frozenset({Role.SILO}) for method in METHODS} | {
     f"{PREFIX}RenewCertificate": frozenset({Role.SILO, Role.COORDINATOR, Role.AUDITOR})
@@ -38,6 +39,7 @@ class FederationService(federation_pb2_grpc.FederationServiceServicer):
         runner: Runner,
         reading: ReadingDesk,
         statements: StatementDesk,
+        models: ModelDesk,
         desk: EnrolmentDesk,
         slots: UploadSlots,
         check_caller: Callable[[Context], object],
@@ -47,6 +49,7 @@ class FederationService(federation_pb2_grpc.FederationServiceServicer):
         self._slots = slots
         self._reading = reading
         self._statements = statements
+        self._models = models
         self._desk = desk
 
     def Follow(self, request: Any, context: Context) -> Iterator[Any]:  # noqa: N802, ANN401 - grpc's names and types
@@ -163,6 +166,15 @@ class FederationService(federation_pb2_grpc.FederationServiceServicer):
         self._statements.applied(_silo(context), wire.ReportAppliedRequest.decode(request).applied)
         return wire.AppliedTaken().encode()
 
+    def SubmitModel(self, request_iterator: Iterator[Any], context: Context) -> Any:  # noqa: N802, ANN401
+        """The opened model of a job that is over."""
+        parts = (wire.ModelPart.decode(message) for message in request_iterator)
+        first = next(parts, None)
+        if first is None or first.model is None:
+            raise ProtocolError("model", "does not begin with its name", "Send job and round first.")
+        self._models.submit(_silo(context), first.model, (_values(part) for part in parts))
+        return wire.ModelTaken().encode()
+
     def PublishCheckpoint(self, request: Any, context: Context) -> Any:  # noqa: N802, ANN401
         """A silo's ledger checkpoint."""
         self._statements.checkpoint(_silo(context), wire.PublishCheckpointRequest.decode(request).checkpoint)
@@ -182,6 +194,12 @@ def _parts(messages: Iterator[Any]) -> Iterator[wire.UpdatePart]:
         del message
         yield part
         del part
+
+
+def _values(part: wire.ModelPart) -> bytes:
+    if part.values is None:
+        raise ProtocolError("model", "has two names", "Send one, then the coordinates.")
+    return part.values
 
 
 def _stage(upload: Upload, part: wire.UpdatePart) -> int:

@@ -40,7 +40,7 @@ def parse_canonical(data: bytes, what: str) -> Any:  # noqa: ANN401 - any JSON v
     return value
 
 
-def digest(label: str, *parts: bytes) -> bytes:
+def digest(label: str, *parts: bytes | memoryview) -> bytes:
     """SHA-256 over `label` and the parts, each behind its 8-byte big-endian length. Returns 32 bytes."""
     state = hashlib.sha256()
     for part in (label.encode(), *parts):

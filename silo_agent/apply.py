@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from cloister.wire import MAX_CHUNK_BYTES
 
 from privacy.errors import VerificationError
 from privacy.flatten import adapter_digest, coordinate_ranges
@@ -66,6 +67,12 @@ class AdapterShelf:
         """Store the adapter after a round durably; returns its digest."""
         write_durably(self._path(round_number), vector.astype("<f4", copy=False).tobytes())
         return adapter_digest(vector)
+
+    def parts(self, round_number: int) -> Iterator[bytes]:
+        """The file of the adapter after a round, in parts that fit into a message."""
+        with self._path(round_number).open("rb") as file:
+            while part := file.read(MAX_CHUNK_BYTES):
+                yield part
 
     def drop_before(self, round_number: int) -> None:
         """Forget adapters of earlier rounds."""

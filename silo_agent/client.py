@@ -99,6 +99,10 @@ class AggregatorPort(Protocol):
         """Step 8."""
         ...
 
+    def submit_model(self, job: bytes, round_number: int, parts: Callable[[], Iterable[bytes]]) -> None:
+        """Send the global adapter after this round; `parts` gives its coordinates, afresh for every attempt."""
+        ...
+
     def publish_checkpoint(self, checkpoint: str) -> None:
         """Send a signed ledger checkpoint."""
         ...
@@ -240,6 +244,17 @@ class GrpcAggregator:
     def report_applied(self, applied: Signed) -> None:
         """See AggregatorPort."""
         self._call("reporting the adapter", "ReportApplied", wire.ReportAppliedRequest(applied=applied))
+
+    def submit_model(self, job: bytes, round_number: int, parts: Callable[[], Iterable[bytes]]) -> None:
+        """See AggregatorPort."""
+
+        def requests() -> Iterator[Any]:
+            yield wire.ModelPart(model=wire.ModelName(job=job, round=round_number)).encode()
+            for part in parts():
+                yield wire.ModelPart(values=part).encode()
+
+        with peer_call("sending the model"):
+            self._stub().SubmitModel(requests(), timeout=STREAM_S)
 
     def publish_checkpoint(self, checkpoint: str) -> None:
         """See AggregatorPort."""

@@ -29,6 +29,7 @@ from privacy.statement import Signed
 from silo_agent import approval, entries
 from silo_agent.accounts import all_budgets, find_budget, require_budget
 from silo_agent.admission import ForeignJobError, check_plan, check_price
+from silo_agent.apply import AdapterShelf
 from silo_agent.asking import Asking
 from silo_agent.client import AggregatorPort
 from silo_agent.deal import dealt_mails, prepare_deal, take_deal
@@ -343,11 +344,26 @@ class Participation:
                 raise
             except CloisterError as error:
                 LOG.warning("not every round could be applied", job=self._job.hex()[:12], exc_info=error)
+        self._hand_over(record.plan, view)
         self._settle(record)
         with self._home.store.writing() as tx:
             set_job_state(tx.connection, self._job, CLOSED[view.phase], self._clock(), expected=OPEN)
             forget_undecided(tx.connection, self._job)
         forget(self._home, self._job)
+
+    def _hand_over(self, plan: JobPlan, view: wire.Job) -> None:
+        """A plan that opens to the aggregator as well: give it the last global adapter, unless another silo did."""
+        if plan.open_to != "silos+aggregator" or not view.model_wanted:
+            return
+        with self._home.store.reading() as connection:
+            record = require_job_record(connection, self._job)
+        if record.adapter_round != view.model_wanted:
+            return  # this silo missed the last round; one of the others has it
+        shelf, number = AdapterShelf(self._home.artifacts(self._job), plan), record.adapter_round
+        try:
+            self._port.submit_model(self._job, number, lambda: shelf.parts(number))
+        except ProtocolError as error:
+            LOG.warning("the aggregator did not take the model", job=self._job.hex()[:12], exc_info=error)
 
     # -- small things --------------------------------------------------------------------------------------------------
 

@@ -23,6 +23,7 @@ from privacy.budget import FILTER, BudgetState, RefusalCode, RoundKey, Unit
 from privacy.canonical import canonical_json, parse_canonical
 from privacy.errors import InternalError, ProtocolError
 from privacy.plan import DpSgd, Hex32, Name, PositiveReal, Strict, Text, first_complaint
+from privacy.thresholds import MOST_PARTICIPANTS
 
 SCHEMA: Final = "cloister/ledger/v1"
 MAX_ENTRY_BYTES = 64 * 1024
@@ -238,7 +239,7 @@ class RoundEntry(RoundScoped):
 
     kind: Literal["round"] = "round"
     outcome: Literal["published", "aborted"]
-    members: tuple[Name, ...] = Field(strict=False, max_length=32)  # whose updates are in the sum
+    members: tuple[Name, ...] = Field(strict=False, max_length=MOST_PARTICIPANTS)  # whose updates are in the sum
     transcript_sha256: Hex32 | None
     sum_sha256: Hex32 | None
     adapter_before_sha256: Hex32

@@ -18,6 +18,7 @@ from aggregator.blobs import Blobs
 from aggregator.config import StateFolder
 from aggregator.coordinator import CoordinatorDesk
 from aggregator.enrolment import enter_member
+from aggregator.model import ModelDesk
 from aggregator.presence import Stream
 from aggregator.reading import ReadingDesk
 from aggregator.runner import Runner
@@ -117,7 +118,7 @@ class SimSilo:
             record = find_job(connection, self.world.job)
         assert record is not None
         if record.adapter_round == 0:
-            return 0, np.zeros(VALUES, np.float32)
+            return 0, np.zeros(self.world.values, np.float32)
         path = self.state / "artifacts" / self.world.job.hex() / f"adapter-{record.adapter_round}.f32"
         vector = np.fromfile(path, "<f4")
         assert adapter_digest(vector) == record.adapter_digest
@@ -149,6 +150,7 @@ class World:
         self.cut_before_commit = False
         self.cuts = 0
         self.job = b""
+        self.values = VALUES
         self.silos = {name: SimSilo(self, name) for name in sorted(names)}
         self._streams: dict[str, Any] = {}
         self.boot_aggregator()
@@ -182,15 +184,15 @@ class World:
 
     def plan(
         self, *, rounds: int = 1, minimum: int = 2, attempts: int | None = None, colluders: int = 0,
-        suite: Suite = Suite.CKKS_GROUP,
+        suite: Suite = Suite.CKKS_GROUP, open_to: str = "silos",
     ) -> JobPlan:  # fmt: skip
-        """A rehearsal of all silos."""
+        """A rehearsal of all silos, of `values` values."""
         return JobPlan(
             version="cloister/v1", name="sim", federation=self.federation, purpose="simulation",
-            task=Rehearsal(kind="rehearsal", values=VALUES, update_range=UPDATE_RANGE), dp=None,
+            task=Rehearsal(kind="rehearsal", values=self.values, update_range=UPDATE_RANGE), dp=None,
             rounds=rounds, round_attempts=attempts or 3 * rounds, suite=suite, grid=Grid(bits=16),
-            parameters=usual_parameters(suite, VALUES), open_to="silos",
-            initial_adapter=adapter_digest(np.zeros(VALUES, np.float32)).hex(),
+            parameters=usual_parameters(suite, self.values), open_to=open_to,  # type: ignore[arg-type]
+            initial_adapter=adapter_digest(np.zeros(self.values, np.float32)).hex(),
             cohort=Cohort(
                 roster=tuple(self.member(name) for name in self.silos), minimum=minimum, tolerated_colluders=colluders,
                 minimum_dataset_size=1,
@@ -241,7 +243,13 @@ class World:
         desk: Any = None  # nobody enrols in memory
         slots = UploadSlots(len(self.silos), 60.0)
         self.service = FederationService(
-            self.runner, ReadingDesk(self.runner), StatementDesk(self.runner), desk, slots, lambda _context: None
+            self.runner,
+            ReadingDesk(self.runner),
+            StatementDesk(self.runner),
+            ModelDesk(self.runner),
+            desk,
+            slots,
+            lambda _context: None,
         )
         self._streams = {}
         for name, silo in self.silos.items():

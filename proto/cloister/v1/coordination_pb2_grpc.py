@@ -70,6 +70,11 @@ class CoordinationServiceStub:
                 request_serializer=cloister_dot_v1_dot_coordination__pb2.ExportTranscriptRequest.SerializeToString,
                 response_deserializer=cloister_dot_v1_dot_coordination__pb2.ExportTranscriptResponse.FromString,
                 _registered_method=True)
+        self.FetchModel = channel.unary_stream(
+                '/cloister.v1.CoordinationService/FetchModel',
+                request_serializer=cloister_dot_v1_dot_coordination__pb2.FetchModelRequest.SerializeToString,
+                response_deserializer=cloister_dot_v1_dot_coordination__pb2.FetchModelResponse.FromString,
+                _registered_method=True)
 
 
 class CoordinationServiceServicer:
@@ -122,6 +127,13 @@ class CoordinationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def FetchModel(self, request, context):
+        """The last global adapter of a job that opens to the aggregator as well.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_CoordinationServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -159,6 +171,11 @@ def add_CoordinationServiceServicer_to_server(servicer, server):
                     servicer.ExportTranscript,
                     request_deserializer=cloister_dot_v1_dot_coordination__pb2.ExportTranscriptRequest.FromString,
                     response_serializer=cloister_dot_v1_dot_coordination__pb2.ExportTranscriptResponse.SerializeToString,
+            ),
+            'FetchModel': grpc.unary_stream_rpc_method_handler(
+                    servicer.FetchModel,
+                    request_deserializer=cloister_dot_v1_dot_coordination__pb2.FetchModelRequest.FromString,
+                    response_serializer=cloister_dot_v1_dot_coordination__pb2.FetchModelResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -351,6 +368,33 @@ class CoordinationService:
             '/cloister.v1.CoordinationService/ExportTranscript',
             cloister_dot_v1_dot_coordination__pb2.ExportTranscriptRequest.SerializeToString,
             cloister_dot_v1_dot_coordination__pb2.ExportTranscriptResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FetchModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/cloister.v1.CoordinationService/FetchModel',
+            cloister_dot_v1_dot_coordination__pb2.FetchModelRequest.SerializeToString,
+            cloister_dot_v1_dot_coordination__pb2.FetchModelResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -44,6 +44,8 @@ class CoordinationServiceStub:
     """Who is enrolled: what a roster is made of."""
     ExportTranscript: _grpc.UnaryUnaryMultiCallable[_coordination_pb2.ExportTranscriptRequest, _coordination_pb2.ExportTranscriptResponse]
     """One round's transcript as canonical JSON."""
+    FetchModel: _grpc.UnaryStreamMultiCallable[_coordination_pb2.FetchModelRequest, _coordination_pb2.FetchModelResponse]
+    """The last global adapter of a job that opens to the aggregator as well."""
 
 @_typing.type_check_only
 class CoordinationServiceAsyncStub(CoordinationServiceStub):
@@ -61,6 +63,8 @@ class CoordinationServiceAsyncStub(CoordinationServiceStub):
     """Who is enrolled: what a roster is made of."""
     ExportTranscript: _aio.UnaryUnaryMultiCallable[_coordination_pb2.ExportTranscriptRequest, _coordination_pb2.ExportTranscriptResponse]  # type: ignore[assignment]
     """One round's transcript as canonical JSON."""
+    FetchModel: _aio.UnaryStreamMultiCallable[_coordination_pb2.FetchModelRequest, _coordination_pb2.FetchModelResponse]  # type: ignore[assignment]
+    """The last global adapter of a job that opens to the aggregator as well."""
 
 class CoordinationServiceServicer(metaclass=_abc_1.ABCMeta):
     """What a coordinator says to the aggregator."""
@@ -117,5 +121,13 @@ class CoordinationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_coordination_pb2.ExportTranscriptResponse, _abc.Awaitable[_coordination_pb2.ExportTranscriptResponse]]:
         """One round's transcript as canonical JSON."""
+
+    @_abc_1.abstractmethod
+    def FetchModel(
+        self,
+        request: _coordination_pb2.FetchModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_coordination_pb2.FetchModelResponse], _abc.AsyncIterator[_coordination_pb2.FetchModelResponse]]:
+        """The last global adapter of a job that opens to the aggregator as well."""
 
 def add_CoordinationServiceServicer_to_server(servicer: CoordinationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -97,11 +97,14 @@ class GetJobResponse(_message.Message):
     MAIL_FIELD_NUMBER: _builtins.int
     OPENED_ROUNDS_FIELD_NUMBER: _builtins.int
     CURRENT_ROUND_FIELD_NUMBER: _builtins.int
+    MODEL_WANTED_FIELD_NUMBER: _builtins.int
     plan: _builtins.bytes
     phase: _common_pb2.JobPhase.ValueType
     mail: _builtins.bytes
     """The mail of the deal that is addressed to the caller; empty until then."""
     current_round: _builtins.int
+    model_wanted: _builtins.int
+    """The round whose global adapter the plan promises to the aggregator, while it has not got it; else 0."""
     @_builtins.property
     def joins(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.SignedStatement]: ...
     @_builtins.property
@@ -122,10 +125,11 @@ class GetJobResponse(_message.Message):
         mail: _builtins.bytes = ...,
         opened_rounds: _abc.Iterable[_builtins.int] | None = ...,
         current_round: _builtins.int = ...,
+        model_wanted: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["deal", b"deal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["current_round", b"current_round", "deal", b"deal", "joins", b"joins", "mail", b"mail", "opened_rounds", b"opened_rounds", "phase", b"phase", "plan", b"plan"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["current_round", b"current_round", "deal", b"deal", "joins", b"joins", "mail", b"mail", "model_wanted", b"model_wanted", "opened_rounds", b"opened_rounds", "phase", b"phase", "plan", b"plan"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -821,6 +825,71 @@ class ReportAppliedResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReportAppliedResponse: _TypeAlias = ReportAppliedResponse  # noqa: Y015
+
+@_typing.final
+class ModelName(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    ROUND_FIELD_NUMBER: _builtins.int
+    job: _builtins.bytes
+    round: _builtins.int
+    def __init__(
+        self,
+        *,
+        job: _builtins.bytes = ...,
+        round: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "round", b"round"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModelName: _TypeAlias = ModelName  # noqa: Y015
+
+@_typing.final
+class SubmitModelRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    values: _builtins.bytes
+    """Then its coordinates, little-endian float32, cut anywhere, in order."""
+    @_builtins.property
+    def model(self) -> Global___ModelName:
+        """First, once."""
+
+    def __init__(
+        self,
+        *,
+        model: Global___ModelName | None = ...,
+        values: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "part", b"part", "values", b"values"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "part", b"part", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["model", "values"]  # noqa: Y015
+    _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
+
+Global___SubmitModelRequest: _TypeAlias = SubmitModelRequest  # noqa: Y015
+
+@_typing.final
+class SubmitModelResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SubmitModelResponse: _TypeAlias = SubmitModelResponse  # noqa: Y015
 
 @_typing.final
 class PublishCheckpointRequest(_message.Message):

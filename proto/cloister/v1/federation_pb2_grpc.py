@@ -121,6 +121,11 @@ class FederationServiceStub:
                 request_serializer=cloister_dot_v1_dot_federation__pb2.ReportAppliedRequest.SerializeToString,
                 response_deserializer=cloister_dot_v1_dot_federation__pb2.ReportAppliedResponse.FromString,
                 _registered_method=True)
+        self.SubmitModel = channel.stream_unary(
+                '/cloister.v1.FederationService/SubmitModel',
+                request_serializer=cloister_dot_v1_dot_federation__pb2.SubmitModelRequest.SerializeToString,
+                response_deserializer=cloister_dot_v1_dot_federation__pb2.SubmitModelResponse.FromString,
+                _registered_method=True)
         self.PublishCheckpoint = channel.unary_unary(
                 '/cloister.v1.FederationService/PublishCheckpoint',
                 request_serializer=cloister_dot_v1_dot_federation__pb2.PublishCheckpointRequest.SerializeToString,
@@ -254,6 +259,13 @@ class FederationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SubmitModel(self, request_iterator, context):
+        """A job that is over and opens to the aggregator as well: its last global adapter, once GetJob asks for it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def PublishCheckpoint(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -353,6 +365,11 @@ def add_FederationServiceServicer_to_server(servicer, server):
                     servicer.ReportApplied,
                     request_deserializer=cloister_dot_v1_dot_federation__pb2.ReportAppliedRequest.FromString,
                     response_serializer=cloister_dot_v1_dot_federation__pb2.ReportAppliedResponse.SerializeToString,
+            ),
+            'SubmitModel': grpc.stream_unary_rpc_method_handler(
+                    servicer.SubmitModel,
+                    request_deserializer=cloister_dot_v1_dot_federation__pb2.SubmitModelRequest.FromString,
+                    response_serializer=cloister_dot_v1_dot_federation__pb2.SubmitModelResponse.SerializeToString,
             ),
             'PublishCheckpoint': grpc.unary_unary_rpc_method_handler(
                     servicer.PublishCheckpoint,
@@ -826,6 +843,33 @@ class FederationService:
             '/cloister.v1.FederationService/ReportApplied',
             cloister_dot_v1_dot_federation__pb2.ReportAppliedRequest.SerializeToString,
             cloister_dot_v1_dot_federation__pb2.ReportAppliedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SubmitModel(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/cloister.v1.FederationService/SubmitModel',
+            cloister_dot_v1_dot_federation__pb2.SubmitModelRequest.SerializeToString,
+            cloister_dot_v1_dot_federation__pb2.SubmitModelResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -67,6 +67,8 @@ class FederationServiceStub:
     """Suite ckks-multikey, step 7: what was released so far, once it is enough to open the sum."""
     ReportApplied: _grpc.UnaryUnaryMultiCallable[_federation_pb2.ReportAppliedRequest, _federation_pb2.ReportAppliedResponse]
     """Step 8."""
+    SubmitModel: _grpc.StreamUnaryMultiCallable[_federation_pb2.SubmitModelRequest, _federation_pb2.SubmitModelResponse]
+    """A job that is over and opens to the aggregator as well: its last global adapter, once GetJob asks for it."""
     PublishCheckpoint: _grpc.UnaryUnaryMultiCallable[_federation_pb2.PublishCheckpointRequest, _federation_pb2.PublishCheckpointResponse]
     RenewCertificate: _grpc.UnaryUnaryMultiCallable[_federation_pb2.RenewCertificateRequest, _federation_pb2.RenewCertificateResponse]
 
@@ -109,6 +111,8 @@ class FederationServiceAsyncStub(FederationServiceStub):
     """Suite ckks-multikey, step 7: what was released so far, once it is enough to open the sum."""
     ReportApplied: _aio.UnaryUnaryMultiCallable[_federation_pb2.ReportAppliedRequest, _federation_pb2.ReportAppliedResponse]  # type: ignore[assignment]
     """Step 8."""
+    SubmitModel: _aio.StreamUnaryMultiCallable[_federation_pb2.SubmitModelRequest, _federation_pb2.SubmitModelResponse]  # type: ignore[assignment]
+    """A job that is over and opens to the aggregator as well: its last global adapter, once GetJob asks for it."""
     PublishCheckpoint: _aio.UnaryUnaryMultiCallable[_federation_pb2.PublishCheckpointRequest, _federation_pb2.PublishCheckpointResponse]  # type: ignore[assignment]
     RenewCertificate: _aio.UnaryUnaryMultiCallable[_federation_pb2.RenewCertificateRequest, _federation_pb2.RenewCertificateResponse]  # type: ignore[assignment]
 
@@ -250,6 +254,14 @@ class FederationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_federation_pb2.ReportAppliedResponse, _abc.Awaitable[_federation_pb2.ReportAppliedResponse]]:
         """Step 8."""
+
+    @_abc_1.abstractmethod
+    def SubmitModel(
+        self,
+        request_iterator: _MaybeAsyncIterator[_federation_pb2.SubmitModelRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_federation_pb2.SubmitModelResponse, _abc.Awaitable[_federation_pb2.SubmitModelResponse]]:
+        """A job that is over and opens to the aggregator as well: its last global adapter, once GetJob asks for it."""
 
     @_abc_1.abstractmethod
     def PublishCheckpoint(

@@ -174,3 +174,17 @@ class ListMembersRequest(WireMessage):
     """Asks who is enrolled."""
 
     proto = coordination_pb2.ListMembersRequest
+
+
+class FetchModelRequest(WireMessage):
+    """Asks for a job's opened model."""
+
+    proto = coordination_pb2.FetchModelRequest
+    job: Digest
+
+
+class FetchedModel(WireMessage):
+    """A part of it."""
+
+    proto = coordination_pb2.FetchModelResponse
+    values: Part

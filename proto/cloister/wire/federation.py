@@ -59,6 +59,7 @@ class Job(WireMessage):
     mail: Annotated[bytes, Field(max_length=64 << 10)]
     opened_rounds: Annotated[tuple[Number, ...], Field(max_length=20_000)]
     current_round: Number
+    model_wanted: Number = 0
 
 
 class FetchArtifactRequest(WireMessage):
@@ -318,6 +319,28 @@ class ReleaseTaken(WireMessage):
     """A Release is recorded."""
 
     proto = federation_pb2.SendReleaseResponse
+
+
+class ModelName(WireMessage):
+    """Which global adapter: that after this round."""
+
+    proto = federation_pb2.ModelName
+    job: Digest
+    round: Number
+
+
+class ModelPart(OneOf):
+    """The name, then the coordinates."""
+
+    proto = federation_pb2.SubmitModelRequest
+    model: ModelName | None = None
+    values: Part | None = None
+
+
+class ModelTaken(WireMessage):
+    """The model is stored."""
+
+    proto = federation_pb2.SubmitModelResponse
 
 
 class AppliedTaken(WireMessage):

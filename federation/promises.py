@@ -47,7 +47,7 @@ def promises(plan: JobPlan) -> dict[str, str]:
 def _aggregator_alone(plan: JobPlan) -> str:
     if plan.open_to == "silos":
         return "nothing, not even the sum"
-    return "each round's model, which the silos give it, and so the sum"
+    return "the last model, which a silo gives it when the job is over; no sum and no update"
 
 
 def _one_silo(silos: int) -> str:

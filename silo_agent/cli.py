@@ -99,6 +99,8 @@ def jobs(state: State = DEFAULT_STATE, as_json: Json = False) -> None:
             "rounds": record.plan.rounds,
             "epsilon": _price(record.plan),
             "delta": record.plan.dp.delta if record.plan.dp else None,
+            "suite": str(record.plan.suite),
+            "open_to": record.plan.open_to,
             "dataset": record.dataset,
             "decided_by": record.decided_by,
             "why": record.why,

@@ -42,6 +42,7 @@ def _job_text(item: Facts) -> str:
         f"{item['name']}  {item['job'][:12]}  {item['state']}",
         f"    for     {item['purpose']}",
         f"    costs   {item['rounds']} rounds, {cost}",
+        f"    suite   {item['suite']}, the model goes to {item['open_to'].replace('+', ' and ')}",
     ]
     if item["decided_by"]:
         lines.append(f"    decided by {item['decided_by']}, dataset {item['dataset'] or '-'}")

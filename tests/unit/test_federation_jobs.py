@@ -235,7 +235,7 @@ def test_with_a_key_each_nobody_can_open_one_update_and_drop_outs_are_numbers(tm
 def test_an_aggregator_that_is_given_the_model_is_not_said_to_learn_nothing():
     for silos in (3, 4):
         learned = promises(plan_among(silos, 'open_to = "silos+aggregator"'))["aggregator alone learns"]
-        assert learned == "each round's model, which the silos give it, and so the sum"
+        assert learned == "the last model, which a silo gives it when the job is over; no sum and no update"
 
 
 def test_three_silos_with_a_key_each_are_told_that_all_must_be_there():

@@ -117,7 +117,9 @@ def test_a_job_that_cannot_be_priced_does_not_hide_the_others(tmp_path, capsys):
     _, listed = ask(silo, capsys, "jobs")
     assert [(job["name"], job["epsilon"]) for job in listed["jobs"]] == [("rehearsal", None)]
     assert run(app, ["jobs", "--state", str(silo.folder)]) == 0
-    assert "no epsilon at all" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "no epsilon at all" in text
+    assert "suite   ckks-group, the model goes to silos\n" in text
     code, text = complain(silo, capsys, "budget", "show", "--job", "rehearsal")
     assert (code, "its mechanism cannot be priced" in text) == (ExitCode.REFUSED, True)
 

@@ -146,7 +146,7 @@ class PlayedAggregator:
             phase=self.phase, participants=ctx.participants, adapter_digest=ctx.adapter_digest,
             joins=self.change_joins(*joins, *own),
             commit=self.commit, headers=self.headers, fingerprints=self.shown_fingerprints,
-            consents=self.given_consents, applied=(),
+            consents=self.given_consents, releases=(), applied=(),
         )  # fmt: skip
 
     def join_round(self, join: Signed) -> None:
@@ -154,8 +154,9 @@ class PlayedAggregator:
         self.joins.append(join)
 
     def submit_update(self, header: Signed, parts: Any) -> None:
-        seeds, residues = parts()
-        self.updates.append((header, b"".join(seeds), tuple(residues)))
+        sent = tuple(parts())
+        seeds = b"".join(part.seeds for part in sent if part.seeds is not None)
+        self.updates.append((header, seeds, tuple(part.residues for part in sent if part.residues is not None)))
         self.on_submit()
         self._called("submit_update")
 

@@ -27,7 +27,8 @@ class Cohort:
         return {
             "version": "cloister/v1", "name": "rehearsal", "federation": "test", "purpose": "to try the machinery",
             "task": {"kind": "rehearsal", "values": 1000, "update_range": 1.0}, "dp": None, "rounds": 2,
-            "round_attempts": 4, "suite": "ckks-group", "parameters": "group", "open_to": "silos", "grid": {"bits": 16}, "initial_adapter": "0" * 64,
+            "round_attempts": 4, "suite": "ckks-group", "parameters": "group", "open_to": "silos",
+            "grid": {"bits": 16}, "initial_adapter": "0" * 64,
             "cohort": {"roster": [self.member(name) for name in sorted(silos)], "minimum": 2,
                        "tolerated_colluders": 0, "minimum_dataset_size": 1},
             "aggregator": self.member("aggregator"),

@@ -18,7 +18,7 @@ from certs.wallet import Wallet
 from privacy.ckks.layout import Layout, chunk_leaf, chunks_root
 from privacy.envelope import UpdateHeader, header_digest
 from privacy.errors import CloisterError
-from privacy.plan import RoundContext
+from privacy.plan import JobPlan, RoundContext
 from privacy.roll import JobJoin, KeyDeal
 from privacy.statement import Signed, Statement, message_to_sign, read
 from privacy.transcript import (
@@ -131,10 +131,12 @@ class LyingWorld(World):
         assert self.store is not None
         with self.store.reading() as tx:
             headers = tx.statements(self.job, number, Kind.HEADER)
-        folder = Blobs(self.state.blobs).round(self.job, number)
+            row = tx.job(self.job)
+        assert row is not None
+        folder, plan = Blobs(self.state.blobs).round(self.job, number), JobPlan.decode(row.plan)
         found = {}
         for silo, header in headers.items():
-            residues, seeds = update_paths(folder, silo, header)
+            residues, seeds = update_paths(folder, silo, header, plan)
             found[silo] = header, SealedUpdate((residues.read_bytes(),), seeds.read_bytes())
         return found
 

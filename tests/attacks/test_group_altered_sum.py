@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tenseal.sealapi as seal_api
 
-from privacy.ckks.fingerprint import MODULI, add_values, fingerprint_of
+from privacy.ckks.fingerprint import add_values, fingerprint_of
 from privacy.ckks.group import GroupKey, _context
 from privacy.ckks.layout import Layout
 from privacy.ckks.params import DEGREE, PRIME, SCALE, GroupParams
@@ -97,7 +97,7 @@ def test_an_encoding_the_aggregator_adds_opens_and_has_another_fingerprint(cohor
     difference = wrong - np.sum(grids, axis=0, dtype=np.int64)
     assert difference[0] == 1
     assert not difference[1:].any()
-    members = add_values([fingerprint_of(LAYOUT, COMMIT, update.chunks) for update in updates], MODULI)
+    members = add_values([fingerprint_of(LAYOUT, COMMIT, update.chunks) for update in updates], LAYOUT.moduli)
     assert fingerprint_of(LAYOUT, COMMIT, add_updates(LAYOUT, updates)) == members
     assert fingerprint_of(LAYOUT, COMMIT, [altered.tobytes()]) != members
 

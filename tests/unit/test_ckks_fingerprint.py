@@ -7,7 +7,6 @@ import pytest
 
 from privacy.ckks.fingerprint import (
     LABEL,
-    MODULI,
     REPETITIONS,
     Challenge,
     Fingerprint,
@@ -62,12 +61,12 @@ def test_the_members_add_up_to_the_sum():
     for update in updates:
         add_into(total, update)
     values = [fingerprint_of(layout, COMMIT, chunks_of(update, layout)) for update in updates]
-    assert add_values(values, MODULI) == fingerprint_of(layout, COMMIT, chunks_of(total, layout))
-    assert fingerprint_of(layout, b"d" * 32, chunks_of(total, layout)) != add_values(values, MODULI)
+    assert add_values(values, layout.moduli) == fingerprint_of(layout, COMMIT, chunks_of(total, layout))
+    assert fingerprint_of(layout, b"d" * 32, chunks_of(total, layout)) != add_values(values, layout.moduli)
 
 
 def test_missing_and_surplus_blocks_are_our_own_fault():
-    fingerprint = Fingerprint(Challenge.draw(COMMIT, 2, DEGREE), MODULI)
+    fingerprint = Fingerprint(Challenge.draw(COMMIT, 2, DEGREE), (PRIME,))
     fingerprint.add(np.zeros(DEGREE, np.uint64))
     with pytest.raises(InternalError, match="fewer blocks"):
         fingerprint.value()
@@ -77,11 +76,11 @@ def test_missing_and_surplus_blocks_are_our_own_fault():
 
 def test_a_value_survives_its_encoding():
     value = (0, 1, PRIME - 1, 5, 6)
-    assert decode(encode(value), MODULI, "east") == value
+    assert decode(encode(value), (PRIME,), "east") == value
 
 
 @pytest.mark.parametrize("text", ["", "00" * 39, "00" * 48, (PRIME).to_bytes(8, "little").hex() + "00" * 32])
 def test_what_is_no_fingerprint_is_refused(text):
     with pytest.raises(ProtocolError, match="is not 5 numbers, each below its prime") as caught:
-        decode(text, MODULI, "east")
+        decode(text, (PRIME,), "east")
     assert caught.value.sender == "east"

@@ -18,7 +18,11 @@ from silo_agent.round_states import ENDS, Idle, State
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 CTX = RoundContext(b"p" * 32, 1, b"a" * 32, ("east", "north"))
+PARTS = st.just({"residues_root": "9" * 64})
 DIGESTS = st.sampled_from([b"t" * 32, b"u" * 32])
+
+OPENED_AT_ONCE = ("SumOpened", "EvidenceRejected")  # what comes of a certificate in a suite without one-time keys
+RELEASED_FIRST = ("ReleaseSealed", "NothingToRelease", "RoundAborted")
 
 states = st.one_of(
     st.just(Idle()),
@@ -28,7 +32,8 @@ states = st.one_of(
     st.builds(machine.Fingerprinted, st.just(CTX), st.just(NOW), DIGESTS, st.integers(1, 3), st.booleans()),
     st.builds(machine.Withdrawn, st.just(CTX), st.just(NOW), st.text(max_size=5)),
     *(st.builds(getattr(machine, name), st.just(CTX), st.just(NOW), DIGESTS)
-      for name in ("Consented", "Certified", "Opened", "Applied")),
+      for name in ("Consented", "Released", "Unlocked", "Opened", "Applied")),
+    st.builds(machine.Certified, st.just(CTX), st.just(NOW), DIGESTS, st.booleans()),
     st.builds(machine.Refused, st.just(NOW), st.text(max_size=5)),
     st.just(machine.Burnt(NOW)),
 )  # fmt: skip
@@ -36,7 +41,7 @@ happenings = st.one_of(
     st.builds(events.RoundAnnounced, st.just(CTX)),
     *(st.builds(getattr(events, name)) for name in (
         "CollectingOpened", "CollectingClosed", "UpdateAccepted", "ReportAccepted",
-        "FingerprintAccepted", "RoundAborted", "Restarted",
+        "FingerprintAccepted", "NothingToRelease", "ReleasesShown", "RoundAborted", "Restarted",
     )),
     *(st.builds(getattr(events, name), st.just("why")) for name in (
         "ReservationDenied", "PreparationFailed", "SealingFailed", "UpdateRejected", "EvidenceRejected",
@@ -44,18 +49,23 @@ happenings = st.one_of(
     st.just(events.TrainingFinished(3, 3, 3)),
     st.builds(events.TrainingFinished, *[st.integers(0, 3)] * 3),
     st.builds(events.TrainingFailed, st.integers(0, 3), st.just("why")),
-    st.builds(events.UpdateSealed, DIGESTS, DIGESTS),
-    st.builds(events.CommitFingerprinted, DIGESTS, st.integers(1, 3), st.just("00" * 40)),
+    st.builds(events.UpdateSealed, PARTS),
+    st.builds(events.ReleaseSealed, PARTS),
+    st.builds(
+        events.CommitFingerprinted, DIGESTS, st.integers(1, 3), st.just("00" * 40), st.sampled_from([(), ("north",)])
+    ),
     st.builds(events.CommitChecked, DIGESTS),
-    st.builds(events.CertificateChecked, st.just(CTX), DIGESTS),
+    st.builds(events.CertificateChecked, st.just(CTX), DIGESTS, st.booleans()),
     st.builds(events.SumOpened, DIGESTS),
 )  # fmt: skip
 
 
 @given(states, happenings)
 def test_a_step_goes_where_the_table_says_and_nowhere_else(state: State, event: Event) -> None:
-    allowed = TABLE.get((type(state).__name__, type(event).__name__))
-    if allowed is None:
+    name = type(event).__name__
+    allowed = TABLE.get((type(state).__name__, name))
+    others = () if not isinstance(state, machine.Certified) else OPENED_AT_ONCE if state.keyed else RELEASED_FIRST
+    if allowed is None or name in others:
         with pytest.raises(InternalError, match="has no transition"):
             step(state, event, NOW)
     else:
@@ -106,7 +116,7 @@ def test_only_what_ran_as_planned_is_sealed_and_its_own_count_is_charged(ran: in
     state, actions = step(machine.Reserved(CTX, NOW), events.TrainingFinished(ran, noised, planned), NOW)
     if ran == noised == planned:
         assert state == machine.Trained(CTX, NOW, ran)
-        _, actions = step(state, events.UpdateSealed(b"r" * 32, b"s" * 32), NOW)
+        _, actions = step(state, events.UpdateSealed({}), NOW)
         assert CommitBudget(ran) in actions
     else:
         assert isinstance(state, machine.Withdrawn)
@@ -127,3 +137,24 @@ def test_only_a_training_without_a_step_is_refunded(event: Event) -> None:
             and isinstance(event, events.TrainingFailed)
             and event.steps_executed == 0
         )
+
+
+@settings(max_examples=300)
+@given(st.lists(happenings, max_size=40))
+def test_whatever_happens_shares_are_released_after_one_consent_and_one_certificate_alone(
+    sequence: list[Event],
+) -> None:
+    """Step 6: what is released is of the transcript whose certificate was checked, and of no second one."""
+    state: State = Idle()
+    certified: set[bytes] = set()
+    for event in sequence:
+        try:
+            state, actions = step(state, event, NOW)
+        except InternalError:
+            continue
+        if isinstance(event, events.CertificateChecked):
+            certified.add(event.transcript)
+        for action in actions:
+            if isinstance(action, events.SealRelease | events.SendRelease):
+                assert isinstance(state, machine.Certified | machine.Released)
+                assert certified == {state.transcript}

@@ -186,4 +186,4 @@ def test_what_an_aggregator_needs_holds_no_keys_and_opens_nothing():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     names = {name.removeprefix("privacy.ckks.") for name in done.stdout.split()}
-    assert names == {"compiled", "multikey_layout", "multikey_params", "residues", "ring_tables"}
+    assert names == {"multikey_layout", "multikey_params", "ring_primes"}

@@ -1,6 +1,7 @@
 """Rounds with one-time keys: joins, headers, share mails and releases, honest and not."""
 
 import dataclasses
+import hashlib
 
 import pytest
 from pydantic import ValidationError
@@ -11,13 +12,17 @@ from privacy.keyed import (
     KeyedUpdateHeader,
     Release,
     check_keyed_header,
+    check_mail,
     check_release,
     check_round_roll,
+    mail_digests,
+    mails_digest,
+    receivers_of,
 )
 from privacy.keyed_mail import open_release, open_share, seal_release, seal_shares
 from privacy.mail import MailKey
 from privacy.plan import RoundContext
-from privacy.roll import MailDigest
+from privacy.roll import check_roll
 from tests.parties import Cohort
 
 SILOS = ("a", "b", "c")
@@ -47,15 +52,9 @@ class Round:
             "values": self.cohort.plan.values,
             "roll": self.roll.digest.hex(),
             "residues_root": "9" * 64,
-            "mails": digests(self.mails),
+            "mails": mails_digest(mail_digests(self.mails)),
         }
         return self.cohort.sign(KeyedUpdateHeader.model_validate({**self.cohort.bound("a"), **fields, **changes}))
-
-
-def digests(mails):
-    import hashlib
-
-    return [MailDigest(to=to, sha256=hashlib.sha256(mail).hexdigest()) for to, mail in mails.items()]
 
 
 @pytest.fixture(scope="module", name="held")
@@ -94,51 +93,84 @@ def test_headers_that_do_not_hold(held: Round) -> None:
     for change, reason in (
         ({"values": 5}, "covers 5 values"),
         ({"roll": "0" * 64}, "other joins"),
-        ({"mails": digests(held.mails)[:2]}, "exactly one share mail"),
-        ({"mails": digests(held.mails)[::-1]}, "in order"),
         ({"ctx": "0" * 64}, "another context"),
     ):
         with pytest.raises(ProtocolError, match=reason):
             check_keyed_header(plan, ctx, roll, held.header(**change))
 
 
+def test_a_mail_is_the_one_that_its_sender_signed_for_that_place(held: Round) -> None:
+    stated, digests = mails_digest(mail_digests(held.mails)), mail_digests(held.mails)
+    of_b = held.mails[1]
+    check_mail(stated, digests, 3, 1, of_b, sender="a", step="fingerprint")
+    shorter = held.mails[:2]
+    for stated_, digests_, count, place, mail, reason in (
+        (stated, digests, 3, 2, of_b, "is not the one that was signed"),
+        (stated, digests, 3, 1, of_b[:-1] + b"x", "is not the one that was signed"),
+        (stated, digests[::-1], 3, 1, of_b, "are not the 3 that were signed"),
+        (stated, digests[:64], 3, 1, of_b, "are not the 3 that were signed"),
+        (mails_digest(mail_digests(shorter)), mail_digests(shorter), 3, 1, of_b, "are not the 3 that were signed"),
+    ):
+        with pytest.raises(ProtocolError, match=reason) as refused:
+            check_mail(stated_, digests_, count, place, mail, sender="a", step="fingerprint")
+        assert (refused.value.sender, refused.value.step) == ("a", "fingerprint")
+
+
 def test_a_share_is_read_by_its_receiver_alone(held: Round) -> None:
     def opened(key: MailKey, mail: bytes, to: str = "b", sender: str = "a", ctx: RoundContext = held.ctx) -> bytes:
-        return open_share(key, ctx, held.roll, digests(held.mails), mail, sender=sender, to=to)
+        return open_share(key, ctx, held.roll, mail, sender=sender, to=to)
 
-    assert opened(held.share["b"], held.mails["b"]) == b"b" * 40
-    with pytest.raises(ProtocolError, match="does not open"):
-        opened(held.share["c"], held.mails["b"])
-    with pytest.raises(ProtocolError, match="does not open"):
-        opened(held.open["b"], held.mails["b"])
-    with pytest.raises(ProtocolError, match="does not open"):
-        opened(held.share["b"], held.mails["b"], ctx=dataclasses.replace(held.ctx, round_number=2))
-    with pytest.raises(ProtocolError, match="does not open"):
-        opened(held.share["b"], held.mails["b"], sender="c")
-    with pytest.raises(ProtocolError, match="is not the one that was signed"):
-        opened(held.share["b"], held.mails["c"])
-    with pytest.raises(ProtocolError, match="is not the one that was signed"):
-        opened(held.share["b"], held.mails["b"][:-1] + b"x")
+    of_b, of_c = held.mails[1:]
+    assert opened(held.share["b"], of_b) == b"b" * 40
+    for key, mail, named in (
+        (held.share["c"], of_b, {}),
+        (held.open["b"], of_b, {}),
+        (held.share["b"], of_b, {"ctx": dataclasses.replace(held.ctx, round_number=2)}),
+        (held.share["b"], of_b, {"sender": "c"}),
+        (held.share["b"], of_b, {"to": "c"}),
+        (held.share["b"], of_c, {}),
+    ):
+        with pytest.raises(ProtocolError, match="does not open"):
+            opened(key, mail, **named)
+
+
+def test_what_is_released_goes_to_participants_and_to_those_who_were_away(held: Round) -> None:
+    """`b` is not on a round's list of a and c: its mail key of the job stands in for one of the round."""
+    ctx = dataclasses.replace(held.ctx, participants=("a", "c"))
+    joins = [held.join(name, ctx) for name in ("a", "c")]
+    roll = check_roll(held.cohort.plan, [held.cohort.job_join(name) for name in SILOS])
+    receivers = receivers_of(roll, check_round_roll(held.cohort.plan, ctx, joins))
+    assert list(receivers) == ["a", "c", "b"]
+    assert receivers["c"] == held.open["c"].public_bytes
+    assert receivers["b"] == held.cohort.mail_keys["b"].public_bytes
 
 
 def test_a_release_is_read_by_every_receiver_and_bound_to_its_transcript(held: Round) -> None:
     sealed = seal_release(held.ctx, TAU, "c", b"s" * 64, held.roll.open_keys)
-    fields = {"transcript": TAU.hex(), "body_sha256": sealed.body_sha256, "mails": list(sealed.digests)}
+    fields = {
+        "transcript": TAU.hex(),
+        "body_sha256": hashlib.sha256(sealed.body).hexdigest(),
+        "mails": mails_digest(mail_digests(sealed.mails)),
+    }
     plan = held.cohort.plan
 
     def said(**changes: object):
         return held.cohort.sign(Release.model_validate({**held.cohort.bound("c"), **fields, **changes}))
 
-    assert check_release(plan, held.ctx, TAU, SILOS, said()).silo == "c"
-    for change, reason in (
-        ({"transcript": "0" * 64}, "another transcript"),
-        ({"mails": list(sealed.digests)[:2]}, "one mail for every receiver"),
+    assert check_release(plan, held.ctx, TAU, said()).silo == "c"
+    assert check_release(plan, held.ctx, TAU, said(), sealed.body).silo == "c"
+    for change, body, reason in (
+        ({"transcript": "0" * 64}, None, "another transcript"),
+        ({"ctx": "0" * 64}, None, "another context"),
+        ({}, sealed.body[:-1], "another body"),
     ):
         with pytest.raises(ProtocolError, match=reason):
-            check_release(plan, held.ctx, TAU, SILOS, said(**change))
+            check_release(plan, held.ctx, TAU, said(**change), body)
 
     def opened(name: str, *, transcript: bytes = TAU, body: bytes = sealed.body, sender: str = "c") -> bytes:
-        return open_release(held.open[name], held.ctx, transcript, body, sealed.mails[name], sender=sender, to=name)
+        return open_release(
+            held.open[name], held.ctx, transcript, body, sealed.mails[SILOS.index(name)], sender=sender, to=name
+        )
 
     assert [opened(name) for name in SILOS] == [b"s" * 64] * 3
     for change in ({"transcript": b"u" * 32}, {"sender": "a"}, {"body": sealed.body[:-1] + b"x"}):

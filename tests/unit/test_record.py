@@ -45,6 +45,7 @@ def record() -> RoundRecord:
         commit=SignedText.of(commit),
         headers=texts(headers),
         fingerprints=texts(fingerprints),
+        releases=(),
         consents=texts([COHORT.consent(name, tau) for name in SILOS]),
         applied=texts(
             [COHORT.sign(Applied.model_validate({**COHORT.bound(name), "adapter": "7" * 64})) for name in SILOS]
@@ -77,7 +78,8 @@ def test_every_signature_counts(record: RoundRecord, field: str) -> None:
         ({"headers": ()}, ProtocolError, "members are not those"),
         ({"fingerprints": ()}, ProtocolError, "are not those of the sum's members"),
         ({"consents": ()}, ProtocolError, "0 consents of 2"),
-        ({"round_joins": ()}, VerificationError, "no signed join of a, b, c"),
+        ({"round_joins": ()}, ProtocolError, "goes on with joins of nobody; its participants are a, b, c"),
+        ({"deal": None}, VerificationError, "has no key deal as ckks-group has it"),
     ],
 )
 def test_every_field_counts(record: RoundRecord, change: dict, error: type, reason: str) -> None:

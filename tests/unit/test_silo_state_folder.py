@@ -20,8 +20,10 @@ from sqlalchemy.exc import IntegrityError
 from certs.identity import Identity
 from privacy.budget import BudgetPolicy, RoundKey, commit, refund, reserve
 from privacy.ckks.layout import BLOCK_BYTES, Layout
+from privacy.ckks.layouts import layout_of
 from privacy.ckks.params import SEED_BYTES
 from privacy.errors import ConfigError, InternalError, ProtocolError, Refused, VerificationError
+from privacy.plan import JobPlan
 from privacy.transcript import RoundJoin
 from runtime.files import StateLock
 from runtime.ledger_store import Ledger
@@ -39,6 +41,7 @@ from silo_agent.sums import FetchedSum
 from silo_agent.tables import LEDGER, METADATA
 from silo_agent.vault import Secret, Vault
 from tests.lone_silo import NAMES, NOW, OWN, LoneSilo
+from tests.parties import Cohort
 
 JOB = b"j" * 32
 
@@ -247,7 +250,7 @@ def test_an_update_comes_back_as_it_was_stored(tmp_path):
     layout = Layout(8192 * 31 + 5)
     outbox = Outbox(tmp_path / "outbox")
     outbox.write(JOB, 1, blocks_of(layout), layout)
-    assert b"".join(outbox.seeds(JOB, 1)) == b"".join(seed for _, seed in blocks_of(layout))
+    assert b"".join(outbox.attachment(JOB, 1)) == b"".join(seed for _, seed in blocks_of(layout))
     chunks = list(outbox.residues(JOB, 1, layout))
     assert [len(chunk) for chunk in chunks] == [layout.chunk_bytes(0), layout.chunk_bytes(1)]
     assert b"".join(chunks) == b"".join(block for block, _ in blocks_of(layout))
@@ -292,8 +295,7 @@ def test_another_number_of_blocks_than_the_layout_has_is_our_bug(tmp_path):
 
 
 def test_a_sum_that_is_cut_off_is_not_kept(tmp_path):
-    layout = Layout(100)
-    fetched = FetchedSum(tmp_path / "sum-1", layout)
+    fetched = FetchedSum(tmp_path / "sum-1", Cohort("a", "b").plan)
     parts = [wire.SumPart(seeds=wire.MemberSeeds(silo="a", part=b"s" * SEED_BYTES))]
     with pytest.raises(ProtocolError, match="shorter than the job's updates"):
         fetched.fetch(iter(parts), ("a",))
@@ -303,12 +305,14 @@ def test_a_sum_that_is_cut_off_is_not_kept(tmp_path):
 
 
 def test_seeds_may_be_cut_anywhere(tmp_path):
-    layout = Layout(8192 * 2)
-    fetched = FetchedSum(tmp_path / "sum-1", layout)
+    cohort = Cohort("a", "b")
+    task = {"kind": "rehearsal", "values": 8192 * 2, "update_range": 1.0}
+    plan = JobPlan.model_validate({**cohort.plan_fields("a", "b"), "task": task})
+    fetched = FetchedSum(tmp_path / "sum-1", plan)
     cut = [
         wire.SumPart(seeds=wire.MemberSeeds(silo=name, part=part)) for name in "ab" for part in (b"s" * 100, b"t" * 28)
     ]
-    fetched.fetch(iter([*cut, wire.SumPart(residues=b"r" * layout.residue_bytes)]), ("a", "b"))
+    fetched.fetch(iter([*cut, wire.SumPart(residues=b"r" * layout_of(plan).residue_bytes)]), ("a", "b"))
     assert fetched.seeds(2) == [b"s" * 100 + b"t" * 28] * 2
 
 

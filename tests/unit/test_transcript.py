@@ -17,11 +17,16 @@ from privacy.transcript import (
     check_fingerprints,
     check_header,
     check_round,
+    group_headers,
     require_own_header,
 )
 from tests.parties import KEY_COMMITMENT, Cohort, transcript_of
 
 SILOS = ["a", "b", "c", "d"]
+
+
+def headers_of(cohort):
+    return group_headers(cohort.plan, cohort.ctx, KEY_COMMITMENT)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +41,7 @@ def commit_of(cohort: Cohort, names: list[str] = SILOS) -> tuple[Signed, list[Si
 
 def test_an_honest_round_checks(cohort: Cohort) -> None:
     commit, headers = commit_of(cohort)
-    checked = check_commit(cohort.plan, cohort.ctx, KEY_COMMITMENT, commit, headers)
+    checked = check_commit(cohort.plan, cohort.ctx, headers_of(cohort), commit, headers)
     require_own_header(checked, headers[2])
     fingerprints = [cohort.fingerprint(name, checked.digest) for name in SILOS]
     transcript = check_fingerprints(cohort.plan, cohort.ctx, checked, fingerprints)
@@ -192,12 +197,12 @@ def test_commits_that_do_not_hold(cohort: Cohort) -> None:
         (Signed(honest.body, b"\0" * 64), headers, "signature is not aggregator's"),
     ):
         with pytest.raises(ProtocolError, match=reason):
-            check_commit(plan, ctx, KEY_COMMITMENT, commit, shown)
+            check_commit(plan, ctx, headers_of(cohort), commit, shown)
 
 
 def test_a_silo_that_was_left_out_does_not_consent(cohort: Cohort) -> None:
     commit, headers = commit_of(cohort, ["a", "b", "c"])
-    checked = check_commit(cohort.plan, cohort.ctx, KEY_COMMITMENT, commit, headers)
+    checked = check_commit(cohort.plan, cohort.ctx, headers_of(cohort), commit, headers)
     with pytest.raises(ProtocolError, match="own update is not in it"):
         require_own_header(checked, cohort.header("d"))
 

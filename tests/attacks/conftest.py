@@ -3,7 +3,8 @@
 import pytest
 from cloister.wire import RoundPhase
 
-from privacy.envelope import UpdateHeader
+from privacy.envelope import KeyedUpdateHeader, UpdateHeader
+from tests.attacks.keyed import FOUR, KeyedWorld
 from tests.attacks.lying import NAMES, LyingWorld
 from tests.lone_silo import LoneSilo
 
@@ -35,6 +36,28 @@ def world(founded, tmp_path):
 def collected(gathered, tmp_path):
     """The same three with their updates in the attacker's hands."""
     return gathered.copy_to(tmp_path / "world")
+
+
+@pytest.fixture(scope="session")
+def four(tmp_path_factory):
+    """Four silos whose federation has just been founded."""
+    return KeyedWorld(tmp_path_factory.mktemp("four") / "world", *FOUR)
+
+
+@pytest.fixture(scope="session")
+def keyed_and_gathered(four, tmp_path_factory):
+    """All four have submitted to round 1 of a job with one-time keys, and have heard of nothing since."""
+    world = four.copy_to(tmp_path_factory.mktemp("keyed") / "world")
+    world.begin()
+    world.hold(RoundPhase.COLLECTING)
+    world.run(until=lambda: all(world.said(name, KeyedUpdateHeader) for name in FOUR))
+    return world
+
+
+@pytest.fixture
+def keyed(keyed_and_gathered, tmp_path):
+    """The same four with their ciphertexts and share mails in the attacker's hands."""
+    return keyed_and_gathered.copy_to(tmp_path / "world")
 
 
 @pytest.fixture

@@ -16,8 +16,9 @@ from aggregator.blobs import Blobs
 from aggregator.store import Kind
 from certs.wallet import Wallet
 from privacy.ckks.layout import Layout, chunk_leaf, chunks_root
-from privacy.envelope import UpdateHeader, header_digest
+from privacy.envelope import KeyedUpdateHeader, UpdateHeader, header_digest
 from privacy.errors import CloisterError
+from privacy.keyed import KeyedRoundJoin, Release
 from privacy.plan import JobPlan, RoundContext
 from privacy.roll import JobJoin, KeyDeal
 from privacy.statement import Signed, Statement, message_to_sign, read
@@ -48,6 +49,9 @@ CALLS: dict[type[Statement], tuple[str, type[wire.WireMessage], str]] = {
     Fingerprint: ("SendFingerprint", wire.SendFingerprintRequest, "fingerprint"),
     Consent: ("ConsentRound", wire.ConsentRoundRequest, "consent"),
     Applied: ("ReportApplied", wire.ReportAppliedRequest, "applied"),
+    KeyedRoundJoin: ("JoinRound", wire.JoinRoundRequest, "join"),
+    KeyedUpdateHeader: ("SubmitUpdate", wire.UpdatePart, "header"),
+    Release: ("SendRelease", wire.SendReleaseRequest, "release"),
 }
 
 

@@ -27,6 +27,7 @@ from privacy.ckks.shares import open_sum as open_keys
 from privacy.envelope import KeyedUpdateHeader
 from privacy.errors import InternalError, ProtocolError, VerificationError
 from privacy.keyed import (
+    Release,
     RoundRoll,
     check_mail,
     check_release,
@@ -48,6 +49,7 @@ from silo_agent.vault import Secret
 
 LOG = structlog.get_logger("silo.round")
 ROLLS_KEPT = 4
+CheckedRelease = tuple[Release, wire.ShownRelease]
 
 
 class Masking:
@@ -238,20 +240,32 @@ class KeyedRounds:
 
     # -- steps 7 and 9 -------------------------------------------------------------------------------------------------
 
+    def checked(self, ctx: RoundContext, transcript: bytes, shown: Iterable[wire.ShownRelease]) -> list[CheckedRelease]:
+        """Those that participants signed for this transcript, one each; others say nothing about the round."""
+        found: dict[str, CheckedRelease] = {}
+        for each in shown:
+            try:
+                release = check_release(self._member.plan, ctx, transcript, each.release, each.body)
+            except ProtocolError as error:
+                LOG.warning("a release is of no use", round=ctx.round_number, exc_info=error)
+            else:
+                found[release.silo] = release, each
+        return list(found.values())
+
     def rebuild(
         self,
         ctx: RoundContext,
         transcript: bytes,
         joins: Sequence[Signed],
         members: int,
-        shown: Iterable[wire.ShownRelease],
+        releases: Iterable[CheckedRelease],
     ) -> npt.NDArray[np.int32]:
-        """S, the sum of the members' keys, from what was released. Releases that are not as signed are left out.
+        """S, the sum of the members' keys, from what was released. Releases that do not open are left out.
 
         Raises VerificationError if what is left does not give it: more releases may.
         """
         roll = self.roll(ctx, joins)
-        sums = self._released_sums(ctx, transcript, roll, shown)
+        sums = self._released_sums(ctx, transcript, roll, releases)
         threshold = self._member.plan.threshold(len(ctx.participants))
         if len(sums) < threshold:
             why = f"are {len(sums)} of use, of {threshold} that it takes"
@@ -263,16 +277,15 @@ class KeyedRounds:
         return opened.total
 
     def _released_sums(
-        self, ctx: RoundContext, transcript: bytes, roll: RoundRoll, shown: Iterable[wire.ShownRelease]
+        self, ctx: RoundContext, transcript: bytes, roll: RoundRoll, releases: Iterable[CheckedRelease]
     ) -> Mapping[int, Share]:
         vault, job, silo = self._home.vault, self._member.job, self._member.silo
         receivers = list(receivers_of(self._member.roll, roll))
         secret, number = (Secret.OPEN_KEY, ctx.round_number) if silo in ctx.participants else (Secret.MAIL_KEY, 0)
         key, place = MailKey(vault.get(job, secret, number)), receivers.index(silo)
         sums: dict[int, Share] = {}
-        for each in shown:
+        for release, each in releases:
             try:
-                release = check_release(self._member.plan, ctx, transcript, each.release, each.body)
                 by = release.silo
                 check_mail(release.mails, each.digests, len(receivers), place, each.mail, sender=by, step="release")
                 encoded = open_release(key, ctx, transcript, each.body, each.mail, sender=by, to=silo)

@@ -48,12 +48,13 @@ class Opening:
         if not isinstance(cipher, KeyedCipher):
             return lambda fetched: cipher.open(ctx, fetched, members)
         number = ctx.round_number
-        shown = tuple(self._tools.port.fetch_releases(self._tools.member.job, number))
-        with self._patient(ctx, len(shown)):
-            key = cipher.rounds.rebuild(ctx, checked.digest, self._tools.log.joins(number), members, shown)
+        shown = self._tools.port.fetch_releases(self._tools.member.job, number)
+        releases = cipher.rounds.checked(ctx, checked.digest, shown)
+        with self._patient(ctx, len(releases)):
+            key = cipher.rounds.rebuild(ctx, checked.digest, self._tools.log.joins(number), members, releases)
 
         def opened(fetched: FetchedSum) -> Iterator[npt.NDArray[np.uint32]]:
-            with self._patient(ctx, len(shown)):
+            with self._patient(ctx, len(releases)):
                 yield from cipher.open(ctx, fetched, members, key)
 
         return opened

@@ -93,14 +93,21 @@ class KeyedWorld(LyingWorld):
         """What lies in a silo's vault."""
         return Vault(self.silos[silo].state / "vault").get(self.job, secret, number)
 
-    def released(self) -> dict[str, wire.SendReleaseRequest]:
-        """What every silo released, body and mails."""
-        sent = {}
-        for (silo, method), messages in self.faults.said.items():
-            for data in messages if method == "SendRelease" else ():
-                request = wire.SendReleaseRequest.decode(wire.SendReleaseRequest.proto.FromString(data))
-                sent[silo] = request
-        return sent
+    def every_release(self, silo: str) -> list[wire.SendReleaseRequest]:
+        """What a silo released, body and mails, as often as it sent it."""
+        message = wire.SendReleaseRequest
+        return [message.decode(message.proto.FromString(data)) for data in self.faults.said[silo, "SendRelease"]]
+
+    def shown_releases(self, number: int, silo: str) -> Iterator[wire.ShownRelease]:
+        """What was released in a round, with this silo's mails."""
+        roll = check_roll(self.job_plan, self.statements(Kind.JOB_JOIN, 0).values())
+        receivers = list(receivers_of(roll, self.roll(number)))
+        for sent in [each for name in FOUR for each in self.every_release(name)]:
+            if read(sent.release, Release).round == number:
+                size = len(sent.mails) // len(receivers)
+                mails = [sent.mails[i * size :][:size] for i in range(len(receivers))]
+                mail, digests = mails[receivers.index(silo)], mail_digests(mails)
+                yield wire.ShownRelease(release=sent.release, body=sent.body, digests=digests, mail=mail)
 
     # -- lies ----------------------------------------------------------------------------------------------------------
 
@@ -108,7 +115,9 @@ class KeyedWorld(LyingWorld):
         """Each silo hears its own version; share mails come from the members that its version names."""
         versions = {silo: version for silo, (version, _) in told.items()}
         self.lies["FetchMails"] = lambda silo, *_: (mail.encode() for mail in versions[silo].mails_to(silo))
-        self.lies["FetchReleases"] = lambda silo, *_: (each.encode() for each in versions[silo].releases_to(silo))
+        self.lies["FetchReleases"] = lambda silo, *_: (
+            each.encode() for each in self.shown_releases(versions[silo].number, silo)
+        )
         self.lies["SendRelease"] = lambda *_: wire.ReleaseTaken().encode()
         super().tell(told)
 
@@ -150,17 +159,6 @@ class KeyedVersion(Version):
         for name in self.members:
             mails = self.updates[name].mails
             yield wire.ShareMail(sender=name, digests=mail_digests(mails), sealed=mails[FOUR.index(silo)])
-
-    def releases_to(self, silo: str) -> Iterator[wire.ShownRelease]:
-        """What was released so far, with this silo's mails."""
-        plan = self.world.job_plan
-        roll = check_roll(plan, self.world.statements(Kind.JOB_JOIN, 0).values())
-        receivers = list(receivers_of(roll, self.world.roll(self.number)))
-        for sent in self.world.released().values():
-            size = len(sent.mails) // len(receivers)
-            mails = [sent.mails[i * size :][:size] for i in range(len(receivers))]
-            mail = mails[receivers.index(silo)]
-            yield wire.ShownRelease(release=sent.release, body=sent.body, digests=mail_digests(mails), mail=mail)
 
     @property
     def released_by(self) -> list[str]:

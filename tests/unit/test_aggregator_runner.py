@@ -137,7 +137,7 @@ def test_an_upload_ends_when_its_silo_is_no_longer_admitted(running: Office) -> 
 
     nobody: Any = None
     service = FederationService(
-        running.runner, ReadingDesk(running.runner), running.desk, nobody, UploadSlots(1, 60.0), check
+        running.runner, ReadingDesk(running.runner), running.desk, nobody, nobody, UploadSlots(1, 60.0), check
     )
     context: Any = MemoryContext(PartyId("test", Role.SILO, "a"))
     with pytest.raises(Refused, match="has been revoked"):

@@ -4,8 +4,14 @@ import pytest
 from cloister import wire
 from cloister.v1 import common_pb2, coordination_pb2, federation_pb2
 
+from privacy.ckks.multikey_params import MultikeyParams
+from privacy.envelope import KeyedUpdateHeader
 from privacy.errors import ProtocolError
-from privacy.statement import Signed
+from privacy.keyed import KeyedRoundJoin, Release
+from privacy.mail import MailKey
+from privacy.record import RoundRecord, SignedText
+from privacy.statement import Signed, Statement
+from privacy.transcript import Applied, CommitMember, Consent, Fingerprint, RoundCommit
 
 SIGNED = Signed(b"{}", b"s" * 64)
 
@@ -56,3 +62,58 @@ def test_unknown_fields_are_refused() -> None:
     sent = coordination_pb2.CancelJobRequest(job=bytes(32)).SerializeToString() + b"\xa0\x06\x01"
     with pytest.raises(ProtocolError, match="does not know"):
         wire.CancelJobRequest.decode(coordination_pb2.CancelJobRequest.FromString(sent))
+
+
+def test_all_that_a_hundred_silos_say_in_a_round_fits_into_one_message() -> None:
+    digest, name = "f" * 64, "n" * 63
+    names = tuple(f"{i:03d}{'n' * 60}" for i in range(100))
+    bound = {"plan": digest, "round": 20_000, "ctx": digest, "silo": name}
+    numbers = 5 * len(MultikeyParams("large", 100, 16).primes)
+    keys = [MailKey.generate().public_bytes.hex() for _ in range(2)]
+
+    def hundred(statement: Statement) -> tuple[Signed, ...]:
+        return (Signed(statement.body(), b"s" * 64),) * 100
+
+    joins = hundred(KeyedRoundJoin(share_key=keys[0], open_key=keys[1], **bound))
+    headers = hundred(KeyedUpdateHeader(values=200_000_000, roll=digest, residues_root=digest, mails=digest, **bound))
+    fingerprints = hundred(Fingerprint(commit=digest, unopened=names, value="ff" * 8 * numbers, **bound))
+    consents = hundred(Consent(transcript=digest, **bound))
+    releases = hundred(Release(transcript=digest, body_sha256=digest, mails=digest, **bound))
+    applied = hundred(Applied(adapter=digest, **bound))
+    members = tuple(CommitMember(silo=each, header=digest) for each in names)
+    spoken = {key: bound[key] for key in ("plan", "round", "ctx")}
+    commit = RoundCommit(aggregator=name, attempt=100, members=members, sum_root=digest, **spoken)
+    shown = wire.Round(
+        phase=wire.RoundPhase.PUBLISHED,
+        participants=names,
+        adapter_digest=b"d" * 32,
+        joins=joins,
+        commit=Signed(commit.body(), b"s" * 64),
+        headers=headers,
+        fingerprints=fingerprints,
+        consents=consents,
+        releases=releases,
+        applied=applied,
+    )
+    assert len(shown.encode().SerializeToString()) < wire.MAX_MESSAGE_BYTES
+
+    def texts(statements: tuple[Signed, ...]) -> tuple[SignedText, ...]:
+        return tuple(SignedText.of(each) for each in statements)
+
+    record = RoundRecord(
+        plan='"' * (256 << 10),
+        job_joins=texts(joins),
+        deal=None,
+        round=20_000,
+        adapter_digest=digest,
+        participants=names,
+        round_joins=texts(joins),
+        commit=SignedText.of(Signed(commit.body(), b"s" * 64)),
+        headers=texts(headers),
+        fingerprints=texts(fingerprints),
+        consents=texts(consents),
+        releases=texts(releases),
+        applied=texts(applied),
+    )
+    exported = wire.ExportedTranscript(transcript=record.encode())
+    assert len(exported.encode().SerializeToString()) < wire.MAX_MESSAGE_BYTES

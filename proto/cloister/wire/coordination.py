@@ -6,7 +6,7 @@ from pydantic import Field
 
 from cloister.v1 import coordination_pb2
 from cloister.wire.base import (
-    MAX_CHUNK_BYTES,
+    MAX_TRANSCRIPT_BYTES,
     MAX_COHORT,
     Digest,
     JobPhase,
@@ -149,7 +149,7 @@ class ExportedTranscript(WireMessage):
     """A round's transcript as canonical JSON."""
 
     proto = coordination_pb2.ExportTranscriptResponse
-    transcript: Annotated[bytes, Field(min_length=2, max_length=MAX_CHUNK_BYTES)]
+    transcript: Annotated[bytes, Field(min_length=2, max_length=MAX_TRANSCRIPT_BYTES)]
 
 
 class JobCancelled(WireMessage):

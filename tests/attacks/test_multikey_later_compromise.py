@@ -2,17 +2,26 @@
 
 The keys that open share mails and releases are made for one round and erased with it. What is left in a silo's folder
 (its identity key, the job's mail key while the job runs) opens none of them; a participant's release is sealed to keys
-of the round. Shamir's shares of a key are on no disk: only their sum, from consent to release.
+of the round. Shamir's shares of a key are on no disk: only their sum, from consent to release. One limit: who was
+away in a round can follow by its mail key of the job, and so can who steals that while the job runs.
 """
 
+import os
+
+import numpy as np
 import pytest
 from cloister.wire import RoundPhase
 
-from privacy.errors import ProtocolError
-from privacy.keyed_mail import open_share
+from privacy.ckks.shares import check_share
+from privacy.ckks.shares import open_sum as open_keys
+from privacy.errors import ProtocolError, VerificationError
+from privacy.keyed import Release
+from privacy.keyed_mail import open_release, open_share
 from privacy.mail import MailKey
+from privacy.roll import JobJoin
+from privacy.statement import read
 from silo_agent.vault import Secret
-from tests.attacks.keyed import FOUR
+from tests.attacks.keyed import FOUR, LAYOUT, add, grid_of, opened
 
 OF_A_ROUND = (Secret.SHARE_KEY, Secret.OPEN_KEY)
 
@@ -62,3 +71,30 @@ def test_when_the_job_is_over_nothing_is_left(afterwards):
     world.run()
     for name in FOUR:
         assert [path for path in (world.silos[name].state / "vault").rglob("*") if path.is_file()] == []
+
+
+def test_the_mail_key_of_a_silo_that_was_away_opens_the_sum_and_no_update(four, tmp_path):
+    world = four.copy_to(tmp_path / "world")
+    world.begin()
+    world.run(until=lambda: bool(world.said("west", JobJoin)))
+    world.leave("west")
+    world.hold(RoundPhase.SHARING)
+    world.run(until=lambda: any(row.phase is RoundPhase.RELEASING for row in world.rounds()), seconds=4.0)
+    row = world.rounds()[-1]
+    stolen, number = MailKey(world.secret_of("west", Secret.MAIL_KEY, 0)), row.round
+    assert row.participants == row.members == FOUR[:3]
+
+    ctx, sums = world.context(number), {}
+    for shown in world.shown_releases(number, "west"):
+        release = read(shown.release, Release)
+        of, mine = bytes.fromhex(release.transcript), {"sender": release.silo, "to": "west"}
+        data = open_release(stolen, ctx, of, shown.body, shown.mail, **mine)
+        sums[FOUR.index(release.silo) + 1] = check_share(data, LAYOUT.degree, sender=release.silo, step="release")
+    key = open_keys(sums, 3, LAYOUT.params.bound(3), os.urandom).total
+
+    updates = {name: world.ciphertexts(number)[name].chunks for name in FOUR[:3]}
+    total = opened(key, ctx, 3, add(updates.values()))
+    assert np.abs(total - sum(grid_of(world, name, number) for name in updates)).max() <= 3
+    for chunks in updates.values():
+        with pytest.raises(VerificationError):
+            opened(key, ctx, 3, chunks)

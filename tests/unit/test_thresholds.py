@@ -8,7 +8,7 @@ from privacy.thresholds import check_multikey_cohort, least_members, may_be_miss
 
 @pytest.mark.parametrize(
     ("n", "c", "t", "least", "missing"),
-    [(3, 1, 3, 3, 0), (4, 1, 3, 3, 1), (5, 1, 4, 3, 1), (10, 3, 7, 5, 3), (100, 33, 67, 35, 33)],
+    [(3, 1, 3, 3, 0), (4, 1, 3, 3, 1), (5, 1, 4, 3, 1), (10, 3, 7, 5, 3), (32, 10, 22, 12, 10), (100, 33, 67, 35, 33)],
 )
 def test_the_table_of_the_protocol(n, c, t, least, missing):
     check_multikey_cohort(n, c, least)

@@ -6,8 +6,8 @@ from pydantic import Field
 
 from cloister.v1 import coordination_pb2
 from cloister.wire.base import (
-    MAX_TRANSCRIPT_BYTES,
     MAX_COHORT,
+    MAX_TRANSCRIPT_BYTES,
     Digest,
     JobPhase,
     Label,

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from certs.identity import fingerprint
-from privacy.ckks.layout import CHUNK_BYTES
+from privacy.ckks.layouts import UpdateLayout, layout_of
 from privacy.errors import ConfigError, ProtocolError, VerificationError
 from privacy.record import RecordVerdict, RoundRecord, check_record, check_sum
 
@@ -19,7 +19,7 @@ def check(transcript: Path, sum_file: Path | None) -> dict[str, Any]:
     try:
         verdict = check_record(RoundRecord.decode(data))
         if sum_file is not None:
-            check_sum(verdict, _chunks(sum_file))
+            check_sum(verdict, _chunks(sum_file, layout_of(verdict.plan)))
     except ProtocolError as error:  # nobody is talking to us: it is evidence that does not hold
         raise VerificationError(error.what, error.why, error.next_step) from error
     return _facts(verdict, sum_checked=sum_file is not None)
@@ -74,10 +74,12 @@ def _read(path: Path) -> bytes:
         raise ConfigError(f"file {path}", error.strerror or "cannot be read", "Name a transcript.") from error
 
 
-def _chunks(path: Path) -> Iterator[bytes]:
+def _chunks(path: Path, layout: UpdateLayout) -> Iterator[bytes]:
+    """The chunks that the file is made of; what is missing or too much is in the last one."""
     try:
         with path.open("rb") as file:
-            while chunk := file.read(CHUNK_BYTES):
-                yield chunk
+            for index in range(layout.chunks - 1):
+                yield file.read(layout.chunk_bytes(index))
+            yield file.read()
     except OSError as error:
         raise ConfigError(f"file {path}", error.strerror or "cannot be read", "Name the sum's file.") from error

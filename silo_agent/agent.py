@@ -167,7 +167,7 @@ class Agent:
         """Until `stop`. Raises CloisterError when the state folder itself cannot be used."""
         self._home.store.check()
         self._board.show(message="starting")
-        threading.Thread(target=warm_up, name="warm-up", daemon=True).start()
+        warm_up()  # before anybody waits for this silo
         self._take_up()
         renewal = threading.Thread(target=self._renew_in_time, name="renewal", daemon=True)
         renewal.start()

@@ -6,6 +6,7 @@ from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
+import structlog
 
 from privacy.ckks import fingerprint, multikey
 from privacy.ckks.group import GroupKey, open_sum, seal
@@ -14,6 +15,8 @@ from privacy.ckks.layouts import UpdateLayout
 from privacy.ckks.multikey_layout import MultikeyLayout
 from privacy.ckks.multikey_params import GRID_BITS, LEAST_PARTICIPANTS, MultikeyParams
 from privacy.ckks.params import GroupParams
+from privacy.ckks.shares import Opened
+from privacy.errors import VerificationError
 from privacy.keyed import RoundRoll
 from privacy.plan import RoundContext
 from silo_agent.home import Home
@@ -23,6 +26,8 @@ from silo_agent.outbox import SealedDigests
 from silo_agent.status import Timing
 from silo_agent.sums import FetchedSum
 from silo_agent.vault import Secret
+
+LOG = structlog.get_logger("silo.round")
 
 GridBlocks = Iterator[npt.NDArray[np.uint16]]
 Sums = Iterator[npt.NDArray[np.uint32]]
@@ -107,9 +112,27 @@ class KeyedCipher:
             parts, lambda digests: {"roll": roll, "residues_root": digests.residues_root.hex(), "mails": mails}
         )
 
-    def open(self, ctx: RoundContext, fetched: FetchedSum, members: int, key: npt.NDArray[np.int32]) -> Sums:
-        """The sum's values, with the sum of its keys. Raises as `multikey.open_sum`."""
-        return multikey.open_sum(key, ctx.digest(), self._layout, members, fetched.chunks())
+    def open(self, ctx: RoundContext, fetched: FetchedSum, members: int, keys: Iterable[Opened]) -> Sums:
+        """The sum's values, by that of the possible sums of its keys which opens its first block.
+
+        Raises as `multikey.open_sum`, for the last of them.
+        """
+        refusal: VerificationError | None = None
+        for key in keys:
+            try:
+                sums = multikey.open_sum(key.total, ctx.digest(), self._layout, members, fetched.chunks())
+                first = next(sums)
+            except VerificationError as error:
+                refusal = error
+                continue
+            if key.wrong:
+                names = [ctx.participants[point - 1] for point in key.wrong]
+                LOG.warning("sums of shares do not fit the others", round=ctx.round_number, of=names)
+            yield first
+            yield from sums
+            return
+        if refusal is not None:
+            raise refusal
 
 
 Cipher = GroupCipher | KeyedCipher

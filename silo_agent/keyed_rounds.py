@@ -22,8 +22,7 @@ from privacy.canonical import DIGEST_BYTES
 from privacy.ckks.multikey import OneTimeKey, Pad, seal
 from privacy.ckks.multikey_layout import MultikeyLayout
 from privacy.ckks.sampling import SecureBits
-from privacy.ckks.shares import Share, add_shares, check_share, encode_share
-from privacy.ckks.shares import open_sum as open_keys
+from privacy.ckks.shares import Opened, Share, add_shares, candidates, check_share, encode_share
 from privacy.envelope import KeyedUpdateHeader
 from privacy.errors import InternalError, ProtocolError, VerificationError
 from privacy.keyed import (
@@ -259,8 +258,8 @@ class KeyedRounds:
         joins: Sequence[Signed],
         members: int,
         releases: Iterable[CheckedRelease],
-    ) -> npt.NDArray[np.int32]:
-        """S, the sum of the members' keys, from what was released. Releases that do not open are left out.
+    ) -> Iterator[Opened]:
+        """S, the sum of the members' keys, from what was released (`candidates`). What does not open is left out.
 
         Raises VerificationError if what is left does not give it: more releases may.
         """
@@ -270,11 +269,7 @@ class KeyedRounds:
         if len(sums) < threshold:
             why = f"are {len(sums)} of use, of {threshold} that it takes"
             raise VerificationError("released sums of shares", why, "It is tried again when more were released.")
-        opened = open_keys(sums, threshold, self._layout.params.bound(members), os.urandom)
-        if opened.wrong:
-            names = [ctx.participants[point - 1] for point in opened.wrong]
-            LOG.warning("wrong shares were released", round=ctx.round_number, by=names)
-        return opened.total
+        return candidates(sums, threshold, self._layout.params.bound(members), os.urandom)
 
     def _released_sums(
         self, ctx: RoundContext, transcript: bytes, roll: RoundRoll, releases: Iterable[CheckedRelease]

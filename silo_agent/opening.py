@@ -51,11 +51,11 @@ class Opening:
         shown = self._tools.port.fetch_releases(self._tools.member.job, number)
         releases = cipher.rounds.checked(ctx, checked.digest, shown)
         with self._patient(ctx, len(releases)):
-            key = cipher.rounds.rebuild(ctx, checked.digest, self._tools.log.joins(number), members, releases)
+            keys = cipher.rounds.rebuild(ctx, checked.digest, self._tools.log.joins(number), members, releases)
 
         def opened(fetched: FetchedSum) -> Iterator[npt.NDArray[np.uint32]]:
             with self._patient(ctx, len(releases)):
-                yield from cipher.open(ctx, fetched, members, key)
+                yield from cipher.open(ctx, fetched, members, keys)
 
         return opened
 

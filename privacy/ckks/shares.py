@@ -10,8 +10,9 @@ modulo p are exact in float64: entries are below 2^16 and up to 2^21 of them are
 randomness, which go nowhere, change its running time. Python cannot promise that no copy of a key stays in memory.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from math import prod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import combinations
+from math import comb, prod
 from typing import NamedTuple
 
 import numpy as np
@@ -27,6 +28,7 @@ FIELD = 65_521  # p, the largest prime below 2^16
 COEFFICIENT_BYTES = 2
 LARGEST = FIELD // 2  # |x| up to here survives the way into the field and back
 CHECKS = 5  # random combinations of find_wrong
+MOST_SETS = 5_000  # of t shares out of m, that `candidates` tries
 
 _MAX_TERMS = 1 << 21
 _REPORT = "Report this; nothing was opened."
@@ -220,3 +222,43 @@ def open_sum(shares: Mapping[int, Share], threshold: int, bound: int, random_byt
     wrong = find_wrong(shares, threshold, random_bytes)
     right = sorted(x for x in shares if x not in wrong)[:threshold]
     return Opened(reconstruct({x: shares[x] for x in right}, threshold, bound), wrong)
+
+
+def candidates(shares: Mapping[int, Share], threshold: int, bound: int, random_bytes: RandomBytes) -> Iterator[Opened]:
+    """What `open_sum` gives, then every other sum of keys that the shares may be of; each is made when it is asked for.
+
+    The others come of every set of t shares by itself, if there are no more than 5,000 sets: with a wrong share in it a
+    set gives uniform values, which are not all within the bound, unless the share was made for that. Of several
+    candidates the right one is that which opens the sum of ciphertexts: any other leaves noise beyond its bound. So t
+    right shares open it whatever else was released. Raises as `open_sum` where there is no candidate at all.
+    """
+    seen = set()
+    try:
+        first = open_sum(shares, threshold, bound, random_bytes)
+    except VerificationError as error:
+        refusal = error
+    else:
+        seen.add(first.total.tobytes())
+        yield first
+    if len(shares) > threshold and comb(len(shares), threshold) <= MOST_SETS:
+        for opened in _small_sums(shares, threshold, bound):
+            if opened.total.tobytes() not in seen:
+                seen.add(opened.total.tobytes())
+                yield opened
+    if not seen:
+        raise refusal
+
+
+def _small_sums(shares: Mapping[int, Share], threshold: int, bound: int) -> Iterator[Opened]:
+    for chosen in combinations(sorted(shares), threshold):
+        try:
+            total = reconstruct({x: shares[x] for x in chosen}, threshold, bound)
+        except VerificationError:
+            continue
+        others = sorted(shares.keys() - set(chosen))
+        yield Opened(total, tuple(x for x in others if not _on_one_polynomial(shares, (*chosen, x), threshold)))
+
+
+def _on_one_polynomial(shares: Mapping[int, Share], points: Sequence[int], threshold: int) -> bool:
+    points = sorted(points)
+    return not _multiply(_parity(points, threshold), np.stack([shares[x] for x in points])).any()

@@ -1,6 +1,7 @@
 import io
 import json
 import os
+from math import prod
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from privacy.ckks.shares import (
     LARGEST,
     _reduce,
     add_shares,
+    candidates,
     check_share,
     encode_share,
     find_wrong,
@@ -179,6 +181,41 @@ def test_colluders_beyond_capacity_may_agree_on_another_key():
     opened = open_sum(mixed, 3, 100, os.urandom)
     assert opened.wrong == (6, 7)
     assert (opened.total == key(seed=2)).all()
+
+
+def test_t_right_shares_are_among_the_candidates_whatever_else_was_released():
+    secret = key()
+    shares = deal(secret, 3, 4)
+    shares[2], shares[4] = np.random.default_rng(1).integers(0, FIELD, (2, 64)).astype(np.uint16)
+    with pytest.raises(VerificationError, match="more than 0"):
+        next(candidates(shares, 3, 100, os.urandom))
+    shares = deal(secret, 3, 5)
+    shares[4], shares[5] = shares[5], shares[4]
+    (found,) = candidates(shares, 3, 100, os.urandom)
+    assert found.wrong == (4, 5)
+    assert (found.total == secret).all()
+    assert [found.wrong for found in candidates(deal(secret, 3, 5), 3, 100, os.urandom)] == [()]
+
+
+def test_colluders_that_agree_on_another_key_cannot_hide_the_right_one():
+    """Three of ten move the sum by one, so that decoding takes one right share for the wrong one (t = 7)."""
+    secret, liars = key(), (1, 2, 3)
+    shares = deal(secret, 7, 10)
+    kept = (4, 5, 6, 7, 8, 9)  # of the honest; the polynomial that is 0 at them and 1 at 0:
+    for x in liars:
+        moved = prod(pow(-y, -1, FIELD) * (x - y) for y in kept) % FIELD
+        shares[x] = shares[x].copy()
+        shares[x][0] = (int(shares[x][0]) + moved) % FIELD
+    wrong, *others = candidates(shares, 7, 100, os.urandom)
+    assert (wrong.wrong, (wrong.total - secret).tolist()) == ((10,), [1, *[0] * 63])
+    right = [found for found in others if (found.total == secret).all()]
+    assert [found.wrong for found in right] == [liars]
+
+
+def test_so_many_sets_that_they_are_not_tried():
+    shares = spoil(deal(key(), 67, 100), range(1, 18))
+    with pytest.raises(VerificationError, match="more than 16"):
+        next(candidates(shares, 67, 100, os.urandom))
 
 
 @pytest.mark.parametrize(

@@ -256,8 +256,12 @@ class Negatives:
 
     def of_keys(self):
         at, keys = self.at("release"), self.at("keys")
-        garbage = self.released(self.operations[at], lambda share: (share.astype(np.uint32) * 7 + 1) % FIELD)
-        self.no_at("one wrong sum of shares of four", keys, "more than 0 of the shares", {at: garbage})
+        garbage, second = (
+            self.released(self.operations[place], lambda share: (share.astype(np.uint32) * 7 + 1) % FIELD)
+            for place in (at, at + 1)
+        )
+        two = {at: garbage, at + 1: second}
+        self.no_at("two wrong sums of shares of four", keys, "more than 0 of the shares", two)
         three = {"of": ["east", "north", "south"]}
         self.no_at("one wrong sum of shares of three", keys, "is beyond +-", {at: garbage, keys: three})
         self.no("fewer sums of shares than it takes", keys, "threshold", of=["east", "north"])

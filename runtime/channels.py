@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 
 import grpc
-from cloister.wire.base import MAX_MESSAGE_BYTES
+from cloister.wire.base import MAX_ANSWER_BYTES, MAX_REQUEST_BYTES
 
 from certs.files import read_file
 from certs.names import Role
@@ -22,12 +22,9 @@ from certs.wallet import Wallet
 from privacy.errors import ConfigError
 
 KEEPALIVE_S = 30
-_SIZES = [
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-]
 _SERVER_OPTIONS = [
-    *_SIZES,
+    ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
+    ("grpc.max_send_message_length", MAX_ANSWER_BYTES),
     # One silo's upload may not fill this machine's memory while it waits to be read: fixed, small windows (a message
     # that is being read may always come whole) instead of ones that grow with the line.
     ("grpc.http2.bdp_probe", 0),
@@ -40,7 +37,8 @@ _SERVER_OPTIONS = [
     ("grpc.keepalive_timeout_ms", KEEPALIVE_S * 1000),
 ]
 _CHANNEL_OPTIONS = [
-    *_SIZES,
+    ("grpc.max_receive_message_length", MAX_ANSWER_BYTES),
+    ("grpc.max_send_message_length", MAX_REQUEST_BYTES),
     ("grpc.keepalive_time_ms", KEEPALIVE_S * 1000),
     ("grpc.keepalive_timeout_ms", KEEPALIVE_S * 1000),
     ("grpc.http2.max_pings_without_data", 0),

@@ -354,9 +354,25 @@ def test_a_deadline_is_unavailable(world):
 
 
 def test_messages_have_a_limit(world):
+    """Requests of 1 MiB; answers of 4 MiB, for a whole round's transcript is one."""
     assert len(world.call(bytes(1 << 20))) == 1 << 20
     with pytest.raises(Unavailable, match="RESOURCE_EXHAUSTED"):
         world.call(bytes(2 << 20))
+    credentials = grpc.ssl_channel_credentials(world.hub.ca_pem, world.silo.key_pem, world.silo.certificate_pem)
+    with (
+        grpc.secure_channel(world.address, credentials) as careless,  # this client sends what it likes
+        pytest.raises(Unavailable, match="RESOURCE_EXHAUSTED"),
+        peer_call("call"),
+    ):
+        careless.unary_unary("/t.Service/One")(bytes(2 << 20), timeout=10)
+
+    def echoed(mebibytes):
+        with world.channel() as channel, peer_call("call"):
+            return channel.stream_unary("/t.Service/Upload")(iter([bytes(1 << 20)] * mebibytes), timeout=10)
+
+    assert len(echoed(4)) == 4 << 20
+    with pytest.raises(Unavailable, match="RESOURCE_EXHAUSTED"):
+        echoed(5)
 
 
 def test_the_enrolment_port_asks_for_no_certificate_but_proves_itself(world, tmp_path):

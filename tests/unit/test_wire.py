@@ -95,7 +95,7 @@ def test_all_that_a_hundred_silos_say_in_a_round_fits_into_one_message() -> None
         releases=releases,
         applied=applied,
     )
-    assert len(shown.encode().SerializeToString()) < wire.MAX_MESSAGE_BYTES
+    assert len(shown.encode().SerializeToString()) < wire.MAX_ANSWER_BYTES
 
     def texts(statements: tuple[Signed, ...]) -> tuple[SignedText, ...]:
         return tuple(SignedText.of(each) for each in statements)
@@ -116,4 +116,4 @@ def test_all_that_a_hundred_silos_say_in_a_round_fits_into_one_message() -> None
         applied=texts(applied),
     )
     exported = wire.ExportedTranscript(transcript=record.encode())
-    assert len(exported.encode().SerializeToString()) < wire.MAX_MESSAGE_BYTES
+    assert len(exported.encode().SerializeToString()) < wire.MAX_ANSWER_BYTES

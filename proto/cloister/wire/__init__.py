@@ -1,9 +1,9 @@
 """Strict decoding of the wire: protobuf in, frozen validated values out, and back. One file a service."""
 
 from cloister.wire.base import (
+    MAX_ANSWER_BYTES,
     MAX_CHUNK_BYTES,
     MAX_COHORT,
-    MAX_MESSAGE_BYTES,
     JobPhase,
     RoundPhase,
     SignedStatement,
@@ -82,9 +82,9 @@ from cloister.wire.federation import (
 )
 
 __all__ = [
+    "MAX_ANSWER_BYTES",
     "MAX_CHUNK_BYTES",
     "MAX_COHORT",
-    "MAX_MESSAGE_BYTES",
     "AppliedTaken",
     "ArtifactChunk",
     "CancelJobRequest",

@@ -19,7 +19,8 @@ from privacy.statement import MAX_BODY_BYTES, Signed
 
 MAX_CHUNK_BYTES = 1 << 20
 MAX_TRANSCRIPT_BYTES = 4 << 20  # all that 100 silos say in a round of ckks-multikey, as a record
-MAX_MESSAGE_BYTES = MAX_TRANSCRIPT_BYTES + (64 << 10)
+MAX_REQUEST_BYTES = MAX_CHUNK_BYTES + (64 << 10)
+MAX_ANSWER_BYTES = MAX_TRANSCRIPT_BYTES + (64 << 10)
 MAX_COHORT = 100
 
 Digest = Annotated[bytes, Field(min_length=32, max_length=32)]

@@ -358,7 +358,8 @@ def test_messages_have_a_limit(world):
     assert len(world.call(bytes(1 << 20))) == 1 << 20
     with pytest.raises(Unavailable, match="RESOURCE_EXHAUSTED"):
         world.call(bytes(2 << 20))
-    credentials = grpc.ssl_channel_credentials(world.hub.ca_pem, world.silo.key_pem, world.silo.certificate_pem)
+    own = world.silo.tls()
+    credentials = grpc.ssl_channel_credentials(world.ca.ca_pem, own.key_pem, own.certificate_pem)
     with (
         grpc.secure_channel(world.address, credentials) as careless,  # this client sends what it likes
         pytest.raises(Unavailable, match="RESOURCE_EXHAUSTED"),

@@ -1,6 +1,7 @@
 """What silos may read: their jobs, the rounds so far, committed sums."""
 
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 
 from cloister.wire import (
@@ -29,6 +30,7 @@ from privacy.ckks.layouts import layout_of
 from privacy.errors import InternalError, ProtocolError, Refused
 from privacy.keyed import mail_digests
 from privacy.statement import Signed, read
+from privacy.thresholds import MOST_PARTICIPANTS
 from privacy.transcript import RoundCommit
 
 Standing = tuple[Notice, tuple[str, ...], int]  # what is told of a job, whose deal it waits for, at which commit it is
@@ -224,9 +226,15 @@ def _all(tx: Transaction, job: bytes, number: int, kind: Kind) -> tuple[Signed, 
 
 def _share_mails(paths: Mapping[str, Path], place: int, size: int) -> Iterator[ShareMail]:
     for name, path in paths.items():
-        mails = tuple(read_chunks(path, size))
-        yield ShareMail(sender=name, digests=mail_digests(mails), sealed=mails[place])
-        del mails
+        with path.open("rb") as file:
+            file.seek(place * size)
+            yield ShareMail(sender=name, digests=_digests_in(path, size), sealed=file.read(size))
+
+
+@lru_cache(maxsize=2 * MOST_PARTICIPANTS)
+def _digests_in(path: Path, size: int) -> bytes:
+    """Those of the mails in a file. It never changes: the digest of the header that names them is in its name."""
+    return mail_digests(read_chunks(path, size))
 
 
 def _shown(release: Signed, data: bytes, split: int, place: int, receivers: int) -> ShownRelease:

@@ -161,15 +161,20 @@ class RoundRunner:
         LOG.info("round", round=number, state=name)
         self._durably(name)
         self._board.show(phase=name, round=number)
-        if isinstance(state, Released) and self._keyed is not None:
-            self._keyed.forget_shares(number)
+        self._forget_shares(number, state)
         if checkpoint is not None:
             self.published_through = checkpoint
+
+    def _forget_shares(self, number: int, state: State) -> None:
+        """Step 9, its beginning; again after a restart, for the process may have died in between."""
+        if isinstance(state, Released) and self._keyed is not None:
+            self._keyed.forget_shares(number)
 
     def _resend(self, number: int, state: State) -> bool:
         """Do again what is not known to have been done; whether the round moved on by it."""
         if isinstance(state, Idle):
             return False
+        self._forget_shares(number, state)
         _, actions = step(state, Restarted(), self._clock())
         waiting = tuple(action for action in actions if self._log.undelivered(number, action))
         event = self._perform(number, state, waiting)

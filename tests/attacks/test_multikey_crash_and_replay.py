@@ -6,6 +6,7 @@ from cloister.wire import JobPhase, RoundPhase
 from privacy.keyed import KeyedRoundJoin, KeyedUpdateHeader, Release
 from privacy.statement import read
 from privacy.transcript import Consent
+from silo_agent.vault import Secret
 from tests.attacks.keyed import FOUR, KeyedVersion
 from tests.attacks.lying import everybody
 
@@ -44,6 +45,8 @@ def test_a_crash_between_release_and_sending_and_another_story_when_it_is_back(k
     (release,) = keyed.said("north", Release)
     assert "north" in whole.released_by
     assert read(release, Release).round == 1
+    vault = keyed.silos["north"].home.vault
+    assert not any(vault.has(keyed.job, secret, 1) for secret in (Secret.SHARE_KEY, Secret.SHARES)), "step 9, caught up"
 
 
 @pytest.fixture

@@ -2,7 +2,8 @@
 
 Every figure is measured: by the silos (timings.jsonl), by the aggregator (its list of rounds), by the kernel (VmHWM).
 `protect` is encode, encrypt and serialise; of it, `protect_after_training` is what cannot be done beside training (the
-suite ckks-multikey makes its pads there). They, `quantise`, `aggregate` and `open` are processor time of one core.
+suite ckks-multikey makes its pads there). They, `quantise`, `aggregate` and `open` are processor time of one core, in a
+round in which all programs share this machine; `aggregate_alone` is the aggregator's part without the others.
 Silos send pseudo-random values that can be computed again, so the opened mean is compared with the exact one.
 """
 
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from federation.bench_alone import aggregate_alone
 from federation.jobs import prepare
 from federation.local import LocalFederation, SiloSetting, latest_adapter, local_federation
 from federation.processes import require_command
@@ -66,7 +68,10 @@ def bench_aggregation(
         federation.require_finished(job)
         adapters.look()
         _require_equal(federation, job)
-        return _figures(federation, job, plan, adapters) | idle
+        found = _figures(federation, job, plan, adapters) | idle
+    note("the aggregator's part once more, alone")
+    alone = aggregate_alone(layout_of(plan), silos, folder)
+    return found | {"aggregate_alone_ns_per_value_per_silo": alone}
 
 
 def job_text(values: int, silos: int, suite: Suite | None, rounds: int, bits: int) -> str:

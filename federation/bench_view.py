@@ -25,6 +25,7 @@ def aggregation_table(found: Mapping[str, Any]) -> "RenderableType":
         ("encode, encrypt, serialise", f"{found['protect_ns_per_value']:.1f} ns a value"),
         ("of that, after training", f"{found['protect_after_training_ns_per_value']:.1f} ns a value"),
         ("aggregator: check and add", f"{found['aggregate_ns_per_value_per_silo']:.1f} ns a value and silo"),
+        ("the same, alone", f"{found['aggregate_alone_ns_per_value_per_silo']:.1f} ns a value and silo"),
         ("open", f"{found['open_ns_per_value']:.1f} ns a value"),
         ("whole rounds", ", ".join(f"{seconds:.2f}" for seconds in found["round_seconds"]) + " s"),
         ("idle memory, aggregator", f"{found['aggregator_idle_rss_mb']:.0f} MB"),

@@ -4,10 +4,13 @@ import io
 import tomllib
 from datetime import UTC, datetime
 
+import numpy as np
 import pytest
 from rich.console import Console
 
+from aggregator.accumulate import read_chunks
 from federation.bench import job_text, protect_figures
+from federation.bench_alone import aggregate_alone
 from federation.bench_view import VARIANTS, aggregation_table, heart_table
 from federation.jobs import Membership, RehearsalFile, rehearsal_plan
 from privacy.ckks.layouts import layout_of
@@ -37,6 +40,7 @@ def test_every_figure_of_the_machinery_has_its_unit():
                 "protect_ns_per_value": 79.85,
                 "protect_after_training_ns_per_value": 12.3,
                 "aggregate_ns_per_value_per_silo": 11.2,
+                "aggregate_alone_ns_per_value_per_silo": 4.56,
                 "open_ns_per_value": 90.0,
                 "round_seconds": [3.96, 1.84],
                 "aggregator_idle_rss_mb": 101.2,
@@ -49,7 +53,8 @@ def test_every_figure_of_the_machinery_has_its_unit():
         )
     )
     for line in ("4.039 bytes a value", "79.8 ns a value", "3.96, 1.84 s", "264 MB", "0.75 grid steps", "4 silos",
-                 "3.123 bytes a value", "12.3 ns a value", "101 MB", "120 MB", "ckks-multikey (small)"):  # fmt: skip
+                 "3.123 bytes a value", "12.3 ns a value", "4.6 ns a value and silo", "101 MB", "120 MB",
+                 "ckks-multikey (small)"):  # fmt: skip
         assert line in text
 
 
@@ -100,3 +105,15 @@ def test_accuracy_stands_beside_every_baseline():
     assert sum("0.797 (0.012)" in line and "0.843 (0.002)" in line for line in lines) == len(VARIANTS)
     assert any("adapters and head, DP" in line and "1.9900" in line for line in lines)
     assert any("majority" in line and "0.750" in line for line in lines)
+
+
+@pytest.mark.parametrize("suite", list(Suite))
+def test_the_aggregators_part_alone_adds_up_what_the_aggregator_would(suite, tmp_path):
+    layout = layout_of(plan_of(4, suite))
+    assert aggregate_alone(layout, 4, tmp_path) > 0
+    whole = [layout.empty_sum(), layout.empty_sum()]
+    for sums, name in zip(whole, ("update", "sum"), strict=True):
+        for index, chunk in enumerate(read_chunks(tmp_path / name, layout.chunk_bytes(0))):
+            layout.add(sums, index, layout.check(chunk, index))
+    update, total = (each.reshape(-1, len(layout.moduli), layout.degree).astype(object) for each in whole)
+    assert (4 * update % np.array(layout.moduli, object).reshape(-1, 1) == total).all()

@@ -53,6 +53,7 @@ def show(
     typer.echo(f"job       {found.name} ({found.digest().hex()})")
     typer.echo(f"purpose   {found.purpose}")
     typer.echo(f"rounds    {found.rounds} of {found.values} values each, {found.grid.bits} bits a value")
+    typer.echo(f"server    {found.server.kind}, learning rate {found.server.learning_rate:g}")
     typer.echo(f"silos     {', '.join(member.name for member in found.cohort.roster)}; least {found.cohort.minimum}")
     typer.echo(f"costs     {told['cost'] or 'nothing: a rehearsal touches no data'}")
     typer.echo(f"opens to  {found.open_to.replace('+', ' and ')}")

@@ -31,7 +31,7 @@ from privacy.plan import (
 )
 from privacy.suites import Suite
 from runtime.config import validated
-from silo_agent.choices import OpenTo, Wanted, settle
+from silo_agent.choices import OpenTo, ServerChoice, Wanted, settle
 
 PLAN_FILE = "plan.json"
 ARTIFACT_FILE = "adapter.safetensors"
@@ -104,6 +104,7 @@ class RehearsalFile(Strict):
     open_to: OpenTo = "silos"
     grid_bits: int = 16
     rehearsal: RehearsalChoice
+    server: ServerChoice = ServerChoice()
     cohort: RehearsalCohort = RehearsalCohort()
     deadlines: RehearsalDeadlines = RehearsalDeadlines()
 
@@ -176,6 +177,7 @@ def rehearsal_plan(
             purpose=wanted.purpose,
             task=Rehearsal(kind="rehearsal", **wanted.rehearsal.model_dump()),
             dp=None,
+            server=wanted.server.fixed(),
             rounds=wanted.rounds,
             round_attempts=wanted.round_attempts or 2 * wanted.rounds,
             suite=chosen.suite,

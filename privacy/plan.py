@@ -112,6 +112,30 @@ class DpSgd(Strict):
     expected_batch_size: PositiveReal  # public divisor of the noised sum; never derived from a silo's record count
     unit: Literal["record", "patient"]
     delta: Annotated[float, Field(gt=0, lt=0.1, allow_inf_nan=False)]
+    proximal: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0  # mu of FedProx; 0: none
+
+
+class MeanServer(Strict):
+    """FedAvg: the next adapter is the last one plus `learning_rate` times the mean of the updates."""
+
+    kind: Literal["mean"] = "mean"
+    learning_rate: PositiveReal = 1.0
+
+
+class AdaptiveServer(Strict):
+    """FedAdagrad, FedAdam or FedYogi (privacy.server). Adagrad has no second decay: its beta2 is 0."""
+
+    kind: Literal["adagrad", "adam", "yogi"]
+    learning_rate: PositiveReal
+    beta1: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+    beta2: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+    adaptivity: Annotated[float, Field(ge=1e-12, le=1e12, allow_inf_nan=False)]  # tau
+
+    @model_validator(mode="after")
+    def _no_decay_of_a_sum(self) -> Self:
+        if self.kind == "adagrad" and self.beta2:
+            raise ValueError("adagrad sums squares and has no second decay: beta2 must be 0")
+        return self
 
 
 class Grid(Strict):
@@ -155,6 +179,7 @@ class JobPlan(Strict):
     purpose: Text
     task: Classification | Rehearsal = Field(discriminator="kind")
     dp: DpSgd | None
+    server: MeanServer | AdaptiveServer = Field(default=MeanServer(), discriminator="kind")
     rounds: Annotated[int, Field(gt=0, le=10_000)]
     round_attempts: Annotated[int, Field(gt=0, le=20_000)]  # a failed round's number is burnt; this many in all
     suite: Suite = Field(strict=False)
@@ -195,6 +220,12 @@ class JobPlan(Strict):
             raise ValueError("a job on data must have [dp]; only a rehearsal, which touches no data, may go without")
         if isinstance(self.task, Rehearsal) and self.dp is not None:
             raise ValueError("a rehearsal touches no data and takes no [dp]")
+        fastest = max(tensor.learning_rate for tensor in self.tensors)
+        if self.dp is not None and self.dp.proximal * fastest > 1:
+            raise ValueError(
+                f"dp.proximal is {self.dp.proximal:g}; times the largest learning rate, {fastest:g}, it is over 1, and "
+                "a step would overshoot the global adapter"
+            )
         if isinstance(self.task, Classification):
             tensors = [tensor.name for tensor in self.task.adapter.tensors]
             if tensors != sorted(set(tensors)):

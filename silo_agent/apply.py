@@ -1,7 +1,11 @@
 """Step 8: the next global adapter, the same bytes at every silo, and where adapters lie.
 
+What a server optimiser keeps lies beside them. It follows from the same sums, so silos whose adapters agree have the
+same; its file is bound to its adapter's digest, and is refused if the disk changed it.
+
 artifacts/<job>/initial.safetensors   the starting adapter's file, whose digest the plan pins
 artifacts/<job>/adapter-<round>.f32   the global adapter after a round: little-endian float32, flattening order
+artifacts/<job>/moments-<round>.f32   with an adaptive server optimiser: a digest, then m and v as the adapter
 """
 
 import hashlib
@@ -12,14 +16,17 @@ import numpy as np
 import numpy.typing as npt
 from cloister.wire import MAX_CHUNK_BYTES
 
+from privacy.canonical import DIGEST_BYTES, digest
 from privacy.errors import VerificationError
 from privacy.flatten import adapter_digest, coordinate_ranges
-from privacy.plan import Classification, JobPlan
+from privacy.plan import Classification, JobPlan, MeanServer
 from privacy.quantise import mean_from_sum
+from privacy.server import Moments, first_moments, server_step
 from runtime.files import write_durably, write_parts_durably
 from silo_agent.sums import Rejected
 
 Float32 = npt.NDArray[np.float32]
+MOMENTS_LABEL = "cloister/v1/moments"
 SENDER = "aggregator"
 INITIAL = "initial.safetensors"
 MAX_ARTIFACT_BYTES = 2 << 30
@@ -68,6 +75,30 @@ class AdapterShelf:
         write_durably(self._path(round_number), vector.astype("<f4", copy=False).tobytes())
         return adapter_digest(vector)
 
+    def load_moments(self, round_number: int, adapter: bytes) -> Moments | None:
+        """What the server optimiser kept after a round (0: at the start). Raises VerificationError if it changed."""
+        if round_number == 0 or isinstance(self._plan.server, MeanServer):
+            return first_moments(self._plan.server, self._plan.values)
+        try:
+            data = self._moments_path(round_number).read_bytes()
+        except FileNotFoundError:
+            data = b""
+        stored, kept = data[:DIGEST_BYTES], data[DIGEST_BYTES:]
+        if len(kept) != 8 * self._plan.values or digest(MOMENTS_LABEL, adapter, kept) != stored:
+            raise VerificationError(
+                f"moments after round {round_number}",
+                "the file on disk is not what belongs to the recorded adapter",
+                "Restore the state folder from a backup; the job cannot go on with this one.",
+            )
+        first, second = np.frombuffer(kept, "<f4").astype(np.float32).reshape(2, -1)
+        return Moments(first, second)
+
+    def store_moments(self, round_number: int, adapter: bytes, moments: Moments | None) -> None:
+        """Store what the server optimiser keeps with the adapter of this digest, durably."""
+        if moments is not None:
+            kept = b"".join(part.astype("<f4", copy=False).tobytes() for part in moments)
+            write_durably(self._moments_path(round_number), digest(MOMENTS_LABEL, adapter, kept) + kept)
+
     def parts(self, round_number: int) -> Iterator[bytes]:
         """The file of the adapter after a round, in parts that fit into a message."""
         with self._path(round_number).open("rb") as file:
@@ -76,9 +107,10 @@ class AdapterShelf:
 
     def drop_before(self, round_number: int) -> None:
         """Forget adapters of earlier rounds."""
-        for path in self._folder.glob("adapter-*.f32"):
-            if int(path.stem.partition("-")[2]) < round_number:
-                path.unlink(missing_ok=True)
+        for kind in ("adapter", "moments"):
+            for path in self._folder.glob(f"{kind}-*.f32"):
+                if int(path.stem.partition("-")[2]) < round_number:
+                    path.unlink(missing_ok=True)
 
     def _initial(self) -> Float32:
         if not isinstance(self._plan.task, Classification):
@@ -95,6 +127,9 @@ class AdapterShelf:
 
     def _path(self, round_number: int) -> Path:
         return self._folder / f"adapter-{round_number}.f32"
+
+    def _moments_path(self, round_number: int) -> Path:
+        return self._folder / f"moments-{round_number}.f32"
 
 
 def _most_bytes(plan: JobPlan) -> int:
@@ -120,18 +155,26 @@ def _checked(parts: Iterable[bytes], sha256: bytes, most_bytes: int) -> Iterator
         )
 
 
-def next_adapter(plan: JobPlan, current: Float32, sums: Iterable[npt.NDArray[np.uint32]], members: int) -> Float32:
-    """current + the mean of the members' updates, from the opened sum's blocks in order.
+def next_adapter(
+    plan: JobPlan,
+    current: Float32,
+    moments: Moments | None,
+    sums: Iterable[npt.NDArray[np.uint32]],
+    members: int,
+) -> Float32:
+    """current + what the server optimiser makes of the mean of the members' updates, from the opened sum's blocks.
 
-    Float64 arithmetic rounded once to float32: the same bytes at every silo. Raises what opening raises; nothing was
-    changed then.
+    Float64 arithmetic rounded once to float32: the same bytes at every silo. `moments` are brought up to date. Raises
+    what opening raises; use neither then.
     """
     ranges = coordinate_ranges(plan.tensors)
     following = np.empty_like(current)
     start = 0
     for block in sums:
         part = slice(start, start + len(block))
-        following[part] = current[part] + mean_from_sum(block, ranges[part], plan.grid.bits, members)
+        mean = mean_from_sum(block, ranges[part], plan.grid.bits, members)
+        kept = None if moments is None else Moments(moments.first[part], moments.second[part])
+        following[part] = current[part] + server_step(plan.server, mean, kept)
         start = part.stop
     if start != len(current):
         raise VerificationError("opened sum", f"has {start} values of {len(current)}", "The round was not applied.")

@@ -173,6 +173,7 @@ def _provenance(plan: JobPlan, task: Classification, global_vector: Float32, fac
         "base model": f"{task.model.source}, revision {task.model.revision or 'by digest'}",
         "base model, SHA-256": task.model.weights_sha256,
         "method": f"{task.adapter.method}, rank {task.adapter.rank}, {plan.values} trained values",
+        "server optimiser": f"{plan.server.kind}, learning rate {plan.server.learning_rate:g}",
         "plan, SHA-256": plan.digest().hex(),
         "starting values, SHA-256": task.adapter.initial_sha256,
         "global adapter, SHA-256": adapter_digest(global_vector).hex(),

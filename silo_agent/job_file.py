@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from privacy.plan import Deadlines, Name, Positive, Strict, Text
 from privacy.suites import Suite
-from silo_agent.choices import OpenTo, Wanted
+from silo_agent.choices import OpenTo, ServerChoice, Wanted
 from silo_agent.normaliser import Normaliser
 
 Real = Annotated[float, Field(gt=0, strict=False, allow_inf_nan=False)]  # TOML's 2 means 2.0
@@ -60,6 +60,7 @@ class PrivacyChoice(Strict):
     steps_per_round: Positive
     expected_batch_size: Real
     unit: Literal["record", "patient"]
+    proximal: Annotated[float, Field(ge=0, strict=False, allow_inf_nan=False)] = 0.0
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
@@ -107,6 +108,7 @@ class JobFile(Strict):
     adapter: AdapterChoice
     normaliser: Normaliser | None = None
     dp: PrivacyChoice
+    server: ServerChoice = Field(default_factory=ServerChoice)
     cohort: CohortChoice
     deadlines: DeadlineChoice = Field(default_factory=DeadlineChoice)
 

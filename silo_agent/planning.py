@@ -111,6 +111,7 @@ def make_plan(
             purpose=job.purpose,
             task=task,
             dp=dp,
+            server=job.server.fixed(),
             rounds=job.rounds,
             round_attempts=job.round_attempts or 2 * job.rounds,
             suite=chosen.suite,
@@ -152,6 +153,7 @@ def fix_mechanism(job: JobFile) -> DpSgd:
         expected_batch_size=chosen.expected_batch_size,
         unit=chosen.unit,
         delta=chosen.delta,
+        proximal=chosen.proximal,
     )
 
 
@@ -159,7 +161,8 @@ def update_range(learning_rate: float, dp: DpSgd) -> float:
     """R of a tensor: how far one round may move a coordinate before it is clipped to the grid, from public figures.
 
     The clipped gradients of an expected batch that all point along one coordinate, plus six deviations of the noise:
-    lr * (steps * C + 6 * sqrt(steps) * sigma * C / expected batch size), rounded up to three digits. Clipping beyond
+    lr * (steps * C + 6 * sqrt(steps) * sigma * C / expected batch size), rounded up to three digits; a proximal term
+    only brings a value back. Clipping beyond
     it biases the update and costs no privacy. Raises ConfigError when float32 has no room for it.
     """
     noise = NOISE_DEVIATIONS * math.sqrt(dp.steps_per_round) * dp.noise_multiplier * dp.clip_l2 / dp.expected_batch_size

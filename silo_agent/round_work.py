@@ -20,9 +20,10 @@ from privacy.errors import (
     Unavailable,
     VerificationError,
 )
-from privacy.flatten import coordinate_ranges
+from privacy.flatten import adapter_digest, coordinate_ranges
 from privacy.plan import RoundContext
 from privacy.quantise import quantise_blocks
+from privacy.server import Moments
 from privacy.transcript import CheckedCommit
 from silo_agent.apply import AdapterShelf, next_adapter
 from silo_agent.ciphers import cipher_of
@@ -176,15 +177,18 @@ class RoundWork:
         Raises ConfigError or VerificationError when this silo's own key or adapter is not on disk as it must be.
         """
         number, plan, started = ctx.round_number, self._member.plan, time.thread_time_ns()
-        fetched, adapter = self.fetched(number), self.adapter()
+        fetched, adapter, moments = self.fetched(number), self.adapter(), self._moments()
         try:
             sums = opener(fetched)
-            following = next_adapter(plan, adapter, sums, len(checked.members))
+            following = next_adapter(plan, adapter, moments, sums, len(checked.members))
         except (ProtocolError, VerificationError, InternalError) as error:
             LOG.warning("the sum does not open", round=number, exc_info=error)
             return EvidenceRejected(f"{error.what}: {error.why}")
         timing.open_ns = time.thread_time_ns() - started
-        return SumOpened(self.shelf.store(number, following))
+        digest = adapter_digest(following)
+        self.shelf.store_moments(number, digest, moments)
+        self.shelf.store(number, following)
+        return SumOpened(digest)
 
     def evaluate(self, number: int) -> None:
         """Evaluate the global adapter after a round at home. A failure is logged and changes nothing."""
@@ -211,6 +215,12 @@ class RoundWork:
         with self._home.store.reading() as connection:
             record = require_job_record(connection, self._member.job)
         return self.shelf.load(record.adapter_round, record.adapter_digest)
+
+    def _moments(self) -> Moments | None:
+        """What the server optimiser kept with it."""
+        with self._home.store.reading() as connection:
+            record = require_job_record(connection, self._member.job)
+        return self.shelf.load_moments(record.adapter_round, record.adapter_digest)
 
 
 def _timed(blocks: Iterator[npt.NDArray[np.uint16]], timing: Timing) -> Iterator[npt.NDArray[np.uint16]]:

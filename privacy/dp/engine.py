@@ -73,7 +73,9 @@ def train_round(
     Each step moves the parameters by -lr * (sum of clipped gradients + N(0, (sigma C)^2)) / expected_batch_size,
     where the sum runs over the Poisson-sampled units; an empty sample is a step of noise alone. The loss of an example
     is the cross-entropy of its logits, `model(**inputs)` of shape [batch, classes]. `learning_rates` names exactly the
-    trainable parameters, as `model.named_parameters()` does. Dropout is off while this runs; the model's modes and
+    trainable parameters, as `model.named_parameters()` does. With `mechanism.proximal` (mu of FedProx; Li et al., MLSys
+    2020) each step also goes back by lr * mu * (parameters - those at the start): a term that reads no record, and so
+    stands outside clipping and noise. Dropout is off while this runs; the model's modes and
     attributes are afterwards as they were, whatever happens. `max_physical_batch` bounds memory and changes nothing
     else; `on_step(done, planned)` follows the progress. `randomness` is for tests.
 
@@ -89,12 +91,16 @@ def train_round(
     sampler = PoissonSampler(examples.units, mechanism.sampling_rate, bits.sampling)
     noise = GaussianNoise(bits.noise)
     steps = empty_steps = 0
+    start = flat(parameters)
     with dropout_off(model), ClippedGradients(model, parameters, clipping) as gradients:
         for _ in range(mechanism.steps_per_round):
             units = sampler.draw()
             total = _sum_over(units, examples, gradients, mechanism.clip_l2, max_physical_batch)
             noise.add_(total, mechanism.noise_multiplier * mechanism.clip_l2)
-            descend(parameters, total / mechanism.expected_batch_size, learning_rates)
+            mean = total / mechanism.expected_batch_size
+            if mechanism.proximal:
+                mean += mechanism.proximal * (flat(parameters) - start)
+            descend(parameters, mean, learning_rates)
             steps += 1
             empty_steps += len(units) == 0
             if on_step is not None:
@@ -130,6 +136,11 @@ def trained_parameters(model: nn.Module, learning_rates: Mapping[str, float]) ->
         why = f"{unknown[0]} has a learning rate and is no trainable parameter ({len(unknown)} such)"
         raise Refused("DP training", why, "Make it trainable or take it out of the plan.")
     return parameters
+
+
+def flat(parameters: Mapping[str, nn.Parameter]) -> torch.Tensor:
+    """A copy of their values, float64, in their order."""
+    return torch.cat([parameter.detach().flatten().double().cpu() for parameter in parameters.values()])
 
 
 def descend(parameters: Mapping[str, nn.Parameter], mean: torch.Tensor, learning_rates: Mapping[str, float]) -> None:

@@ -31,6 +31,7 @@ from privacy.plan import JobPlan, RoundContext
 from privacy.quantise import mean_from_sum
 from privacy.record import SignedText
 from privacy.roll import check_deal, check_roll
+from privacy.server import first_moments, server_step
 from privacy.statement import verify
 from privacy.transcript import (
     Applied,
@@ -205,7 +206,9 @@ class Replay:
         if adapter_digest(before) != at.ctx.adapter_digest:
             raise ProtocolError("adapter", "is not the one that the round began with", "")
         ranges, count = coordinate_ranges(at.plan.tensors), len(at.commit.members)
-        after = (before + mean_from_sum(at.opened, ranges, at.plan.grid.bits, count)).astype(np.float32)
+        mean = mean_from_sum(at.opened, ranges, at.plan.grid.bits, count)
+        step = server_step(at.plan.server, mean, first_moments(at.plan.server, at.plan.values))
+        after = (before + step).astype(np.float32)
         at.adapter = adapter_digest(after)
         return {"adapter": at.adapter.hex()}
 

@@ -46,15 +46,19 @@ def test_clipped_sum_equals_one_by_one_autograd(allowed: nn.Module, dp: SimpleNa
 
 
 @BOTH
-def test_a_round_is_sgd_on_the_clipped_sums_over_the_public_batch_size(dp: SimpleNamespace, clipping: str) -> None:
+@pytest.mark.parametrize("proximal", [0.0, 2.5], ids=["fedavg", "fedprox"])
+def test_a_round_is_sgd_on_the_clipped_sums_over_the_public_batch_size(
+    dp: SimpleNamespace, clipping: str, proximal: float
+) -> None:
+    """And with a proximal term each step goes back by lr * mu * (parameters - start), neither clipped nor noised."""
     model, records = dp.bert_ffa_lora(), dp.Records(12)
     shake(model)
-    mechanism = dp.mechanism(noise_multiplier=SILENT, expected_batch_size=3.7, steps_per_round=2)
-    expected = flat(model)
+    mechanism = dp.mechanism(noise_multiplier=SILENT, expected_batch_size=3.7, steps_per_round=3, proximal=proximal)
+    start = expected = flat(model)
     sampler = PoissonSampler(12, 0.5, Randomness.deterministic_for_tests(4).sampling)
     oracle = dp.bert_ffa_lora()
     shake(oracle)
-    for _ in range(2):
+    for _ in range(3):
         units = sampler.draw()
         assert len(units) > 0
         with dropout_off(oracle):
@@ -62,7 +66,8 @@ def test_a_round_is_sgd_on_the_clipped_sums_over_the_public_batch_size(dp: Simpl
                 oracle, trained_parameters(oracle, dp.rates(oracle)), *dp.Records(12).batch(units)
             )
         total = (alone * (0.5 / alone.norm(dim=1).clamp(min=0.5))[:, None]).sum(dim=0)
-        expected = expected - 0.1 * total / 3.7  # the public divisor, not the sample's size
+        moved = proximal * (expected - start)
+        expected = expected - 0.1 * (total / 3.7 + moved)  # the public divisor, not the sample's size
         torch.nn.utils.vector_to_parameters(expected.float(), trained_parameters(oracle, dp.rates(oracle)).values())
     train_round(
         model,

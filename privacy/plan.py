@@ -72,6 +72,7 @@ class Adapter(Strict):
     method: Literal["ffa-lora", "lora", "head"]
     rank: Annotated[int, Field(ge=0, le=256)]
     alpha: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    rank_stabilised: bool = False  # LoRA's product is scaled by alpha / sqrt(rank) instead of alpha / rank
     target_modules: tuple[Text, ...] = Field(strict=False)
     layers: tuple[Annotated[int, Field(ge=0)], ...] = Field(strict=False)
     head: Literal["model", "mean-pooled-normalised"]

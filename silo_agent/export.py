@@ -172,7 +172,7 @@ def _provenance(plan: JobPlan, task: Classification, global_vector: Float32, fac
         "suite": plan.suite.value,
         "base model": f"{task.model.source}, revision {task.model.revision or 'by digest'}",
         "base model, SHA-256": task.model.weights_sha256,
-        "method": f"{task.adapter.method}, rank {task.adapter.rank}, {plan.values} trained values",
+        "method": f"{_method(task)}, {plan.values} trained values",
         "server optimiser": f"{plan.server.kind}, learning rate {plan.server.learning_rate:g}",
         "plan, SHA-256": plan.digest().hex(),
         "starting values, SHA-256": task.adapter.initial_sha256,
@@ -181,3 +181,11 @@ def _provenance(plan: JobPlan, task: Classification, global_vector: Float32, fac
         "created": plan.created_utc,
     }
     return [f"| {what} | {value} |" for what, value in rows.items()]
+
+
+def _method(task: Classification) -> str:
+    adapter = task.adapter
+    if adapter.method == "head":
+        return "head"
+    scale = "sqrt(rank)" if adapter.rank_stabilised else "rank"
+    return f"{adapter.method}, rank {adapter.rank}, scaled by {adapter.alpha:g} / {scale}"

@@ -32,6 +32,7 @@ class AdapterChoice(Strict):
     method: Literal["ffa-lora", "lora", "head"]
     rank: Annotated[int, Field(ge=0, le=256)] = 0
     alpha: Annotated[float, Field(ge=0, strict=False, allow_inf_nan=False)] = 0.0
+    rank_stabilised: bool = False
     target_modules: tuple[Text, ...] = Field(default=(), strict=False)
     layers: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(), strict=False)
     head: Literal["model", "mean-pooled-normalised"] = "mean-pooled-normalised"
@@ -44,8 +45,9 @@ class AdapterChoice(Strict):
         lora = self.method != "head"
         if lora and (self.rank < 1 or self.alpha <= 0 or not self.target_modules or self.lora_learning_rate is None):
             raise ValueError(f"{self.method} needs rank, alpha, target_modules and lora_learning_rate")
-        if not lora and (self.rank or self.alpha or self.target_modules or self.layers or self.lora_learning_rate):
-            raise ValueError("method head takes no rank, alpha, target_modules, layers or lora_learning_rate")
+        of_lora = ("rank", "alpha", "rank_stabilised", "target_modules", "layers", "lora_learning_rate")
+        if not lora and any(getattr(self, name) for name in of_lora):
+            raise ValueError(f"method head takes no {', '.join(of_lora[:-1])} or {of_lora[-1]}")
         return self
 
 

@@ -50,6 +50,11 @@ class Shape(Protocol):
         ...
 
     @property
+    def rank_stabilised(self) -> bool:
+        """Or by alpha / sqrt(r) (Kalajdzievski, arXiv 2312.03732)."""
+        ...
+
+    @property
     def target_modules(self) -> Sequence[str]:
         """Names (endings) of the linear layers that LoRA adapts."""
         ...
@@ -125,6 +130,7 @@ def adapter_config(shape: Shape, heads: Sequence[str]) -> LoraConfig:
         r=shape.rank if lora else 1,
         lora_alpha=cast("int", shape.alpha) if lora else 1,
         lora_dropout=0.0,
+        use_rslora=shape.rank_stabilised,
         target_modules=sorted(shape.target_modules) if lora else DUMMY_TARGET_MODULES,
         layers_to_transform=(sorted(shape.layers) or None) if lora else None,
         modules_to_save=list(heads),

@@ -98,7 +98,8 @@ def make_plan(
             ),
             adapter=Adapter(
                 **job.adapter.model_dump(
-                    include={"method", "rank", "alpha", "target_modules", "layers", "head"}, mode="python"
+                    include={"method", "rank", "alpha", "rank_stabilised", "target_modules", "layers", "head"},
+                    mode="python",
                 ),
                 initial_sha256=hashlib.sha256(artifact).hexdigest(),
                 tensors=tensors,

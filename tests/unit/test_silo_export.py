@@ -34,6 +34,7 @@ def trained(plan, artifact):
     [
         {},
         {"adapter": {"method": "lora"}},
+        {"adapter": {"method": "lora", "rank": 4, "rank_stabilised": True}},
         {"adapter": HEAD_ALONE},
         {"adapter": {"head": "model"}, "normaliser": None},
         {"adapter": {"layers": []}},

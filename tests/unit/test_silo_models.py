@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from peft import get_peft_model_state_dict
+from peft.tuners.lora.layer import LoraLayer
 from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
 from transformers import AutoModelForSequenceClassification, LlamaConfig, LlamaForSequenceClassification
@@ -72,6 +73,17 @@ def test_plain_lora_trains_a_too(folder):
     plan, artifact = tiny_plan(tiny_job(adapter={"method": "lora"}), folder)
     assert sum(".lora_A." in spec.name for spec in plan.tensors) == 2
     build_model(plan.task, folder, artifact)
+
+
+@pytest.mark.parametrize(("stabilised", "scale"), [(False, 1.0), (True, 2.0)])
+def test_rank_stabilised_lora_is_scaled_by_the_root_of_the_rank(folder, stabilised, scale):
+    """Alpha 4, rank 4: 4 / 4, or 4 / 2."""
+    changes = {"method": "lora", "rank": 4, "alpha": 4.0, "rank_stabilised": stabilised}
+    plan, artifact = tiny_plan(tiny_job(adapter=changes), folder)
+    model = build_model(plan.task, folder, artifact)
+    layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
+    scales = {found for layer in layers for found in layer.scaling.values()}
+    assert scales == {scale}
 
 
 def test_state_goes_out_and_comes_back(folder, planned):

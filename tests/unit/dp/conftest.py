@@ -55,6 +55,10 @@ def gpt2_lora() -> nn.Module:
     return lora(gpt2(), target_modules=["c_attn"], fan_in_fan_out=True)
 
 
+def bert_rslora() -> nn.Module:
+    return lora(bert(), r=4, use_rslora=True)
+
+
 def bert_head() -> nn.Module:
     model = bert()
     for name, parameter in model.named_parameters():
@@ -112,7 +116,7 @@ def dp() -> SimpleNamespace:
     )  # fmt: skip
 
 
-@pytest.fixture(params=[bert_lora, bert_ffa_lora, gpt2_lora, bert_head], ids=lambda build: build.__name__)
+@pytest.fixture(params=[bert_lora, bert_ffa_lora, bert_rslora, gpt2_lora, bert_head], ids=lambda build: build.__name__)
 def allowed(request: pytest.FixtureRequest) -> nn.Module:
     """Every kind of model on the allow-list."""
     build: Callable[[], nn.Module] = request.param

@@ -185,6 +185,16 @@ def refuse(job: JobName, state: State = DEFAULT_STATE, as_json: Json = False) ->
 
 
 @app.command()
+def preflight(job: JobName, state: State = DEFAULT_STATE, as_json: Json = False) -> None:
+    """What the self-test measured before this silo joined a job: made-up examples, no record, no budget."""
+    from runtime.console import emit
+    from silo_agent.preflight_report import facts, text
+
+    found = facts(_home(state), job)
+    emit(found, as_json=as_json, text=text(found))
+
+
+@app.command()
 def export(
     job: JobName,
     out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="A new folder.")],

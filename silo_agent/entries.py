@@ -1,5 +1,6 @@
 """The ledger entries a silo makes of what happens: facts in, frozen entries out. Nothing here stores anything."""
 
+import hashlib
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
@@ -26,6 +27,7 @@ from privacy.ledger.entry import (
     SelfTestEntry,
 )
 from privacy.plan import Classification, DpSgd, JobPlan, RoundContext
+from silo_agent.source import SelfTest
 
 SAMPLER = "Poisson, one draw per unit and step"
 PRECISION = "float32 gradients, clipped sum and noise in float64"
@@ -128,18 +130,17 @@ def key_entry(by: Author, action: Literal["own", "pinned"], party: str, fingerpr
     return KeyEntry(**by.fields(), action=action, party=party, fingerprint=bare, reason=reason)
 
 
-def self_test_entry(
-    by: Author, plan: JobPlan, checks: tuple[str, ...], *, passed: bool, reason: str | None = None
-) -> SelfTestEntry:
-    """The preflight of a job's model at this silo."""
+def self_test_entry(by: Author, plan: JobPlan, found: SelfTest) -> SelfTestEntry:
+    """The preflight of a job's model at this silo, which it passed; a failure is a refusal."""
     return SelfTestEntry(
         **by.fields(),
         job=plan.digest().hex(),
-        passed=passed,
-        checks=checks,
+        passed=True,
+        checks=found.checks,
+        report_sha256=hashlib.sha256(found.report).hexdigest(),
         model_sha256=_model(plan),
         software=software(),
-        reason=None if reason is None else reason[:400],
+        reason=None,
     )
 
 

@@ -26,6 +26,7 @@ from privacy.mail import MailKey
 from privacy.plan import JobPlan
 from privacy.roll import JobJoin, JobRefusal, KeyDeal, Roll, check_roll, dealer_of
 from privacy.statement import Signed
+from runtime.files import write_durably
 from silo_agent import approval, entries
 from silo_agent.accounts import all_budgets, find_budget, require_budget
 from silo_agent.admission import ForeignJobError, check_plan, check_price
@@ -33,7 +34,7 @@ from silo_agent.apply import AdapterShelf
 from silo_agent.asking import Asking
 from silo_agent.client import AggregatorPort
 from silo_agent.deal import dealt_mails, prepare_deal, take_deal
-from silo_agent.home import Home
+from silo_agent.home import PREFLIGHT_FILE, Home
 from silo_agent.jobs import (
     OPEN,
     WAITING,
@@ -217,10 +218,12 @@ class Participation:
         whatever the aggregator answers are raised: the operator sees them, and it is tried again.
         """
         try:
-            checks = self._preparation.check(record)
+            tested = self._preparation.check(record)
         except (Refused, VerificationError, Rejected) as error:
             self._refuse(record, "cannot-run", error)
             return
+        if tested is not None:
+            write_durably(self._home.results(self._job) / PREFLIGHT_FILE, tested.report)
         if not self._home.vault.has(self._job, Secret.MAIL_KEY):
             self._home.vault.put(self._job, Secret.MAIL_KEY, MailKey.generate().private_bytes)
         mail_key = MailKey(self._home.vault.get(self._job, Secret.MAIL_KEY)).public_bytes
@@ -228,8 +231,8 @@ class Participation:
         with self._home.store.writing() as tx:
             set_job_state(tx.connection, self._job, JobState.JOINED, self._clock(), expected={JobState.APPROVED})
             say(tx.connection, 0, join, self._home.identity.sign)
-            if checks:
-                tx.record(entries.self_test_entry(self._author(), record.plan, checks, passed=True))
+            if tested is not None:
+                tx.record(entries.self_test_entry(self._author(), record.plan, tested))
         self._durably("JobJoined")
 
     def _refuse(self, record: JobRecord, reason: approval.Reason, error: CloisterError) -> None:

@@ -11,7 +11,7 @@ from silo_agent.client import AggregatorPort
 from silo_agent.home import Home
 from silo_agent.jobs import JobRecord
 from silo_agent.register import require_dataset
-from silo_agent.source import UpdateSource
+from silo_agent.source import SelfTest, UpdateSource
 from silo_agent.sums import Rejected
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ class Preparation:
         self._sources = sources
         self._source: UpdateSource | None = None
 
-    def check(self, record: JobRecord) -> tuple[str, ...]:
-        """Fetch the starting adapter and run the self-test; the names of its checks.
+    def check(self, record: JobRecord) -> SelfTest | None:
+        """Fetch the starting adapter and run the self-test; None where there is none.
 
         Raises Refused, VerificationError or Rejected for what the job itself is, for good; and, to be tried again,
         ConfigError for a fault of this machine and what the aggregator answers.

@@ -27,11 +27,19 @@ class SourcedUpdate:
     noise_additions: int
 
 
+@dataclass(frozen=True)
+class SelfTest:
+    """A self-test that was passed: the names of its checks, and its report (canonical JSON, from made-up examples)."""
+
+    checks: tuple[str, ...]
+    report: bytes = field(repr=False)
+
+
 class UpdateSource(Protocol):
     """What runs the mechanism of a job. Nothing in it touches the budget."""
 
-    def prepare(self) -> tuple[str, ...]:
-        """Check data and model, run the self-test; the names of its checks. Raises ConfigError, Refused, ..."""
+    def prepare(self) -> SelfTest | None:
+        """Check data and model, run the self-test; None where there is none. Raises ConfigError, Refused, ..."""
         ...
 
     def update(self, ctx: RoundContext, adapter: Float32, on_step: OnStep) -> SourcedUpdate:
@@ -50,9 +58,9 @@ class RehearsalSource:
         self._plan = plan
         self._silo = silo
 
-    def prepare(self) -> tuple[str, ...]:
+    def prepare(self) -> SelfTest | None:
         """Nothing to check."""
-        return ()
+        return None
 
     def update(self, ctx: RoundContext, adapter: Float32, on_step: OnStep) -> SourcedUpdate:
         """See `rehearsal_vector`."""
@@ -78,9 +86,10 @@ class TrainingSource:
             self._training = self._prepare()
         return self._training
 
-    def prepare(self) -> tuple[str, ...]:
+    def prepare(self) -> SelfTest | None:
         """Check dataset, model and starting adapter against the plan, then the engine's preflight: once a process."""
-        return tuple(finding.check for finding in self._prepared().self_test.findings)
+        report = self._prepared().self_test
+        return SelfTest(tuple(finding.check for finding in report.findings), report.encode())
 
     def update(self, ctx: RoundContext, adapter: Float32, on_step: OnStep) -> SourcedUpdate:  # noqa: ARG002 - the port's
         """One round of DP-SGD, with the engine's counts; whether they are the plan's, the round machine decides."""

@@ -208,6 +208,7 @@ def sample_log() -> Log:
             job=JOB,
             passed=True,
             checks=("clipped sum",),
+            report_sha256="22" * 32,
             model_sha256="11" * 32,
             software=SOFTWARE,
             reason=None,

@@ -37,7 +37,7 @@ from silo_agent.membership import Membership
 from silo_agent.participation import Participation
 from silo_agent.peers import trust_peer
 from silo_agent.runner import RoundRunner, nothing_more
-from silo_agent.source import SourcedUpdate
+from silo_agent.source import SelfTest, SourcedUpdate
 from silo_agent.status import StatusBoard
 from silo_agent.tables import LEDGER
 from silo_agent.vault import Secret
@@ -76,9 +76,10 @@ class FixedSource:
         self.on_run: Callable[[], None] = lambda: None
         self.error: Exception = MemoryError()
         self.counted = (STEPS, STEPS)  # steps and noise additions, as the engine says
+        self.self_test: SelfTest | None = None
 
-    def prepare(self) -> tuple[str, ...]:
-        return ()
+    def prepare(self) -> SelfTest | None:
+        return self.self_test
 
     def update(self, ctx: RoundContext, adapter: np.ndarray, on_step: Callable[[int, int], None]) -> SourcedUpdate:
         self.runs += 1

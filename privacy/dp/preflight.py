@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from privacy.canonical import canonical_json, digest
+from privacy.canonical import canonical_json
 from privacy.dp.allowlist import NEAREST, Kind, check_allowed
 from privacy.dp.engine import (
     ClippedGradients,
@@ -26,7 +26,6 @@ from privacy.dp.engine import (
 from privacy.errors import InternalError, Refused
 from privacy.plan import DpSgd
 
-REPORT_LABEL = "cloister/v1/preflight"
 TOLERANCE = 1e-4  # relative; float32 kernels differ by parts in a million between one row and a batch
 SPREAD = 0.05  # how far parameters are shaken, so that none sits at a zero that hides others' gradients
 
@@ -53,16 +52,12 @@ class PreflightReport:
     findings: tuple[Finding, ...]
 
     def encode(self) -> bytes:
-        """Canonical JSON. Measured deviations differ between machines, and so does the digest."""
+        """Canonical JSON, whose SHA-256 the ledger has. Measured deviations differ between machines."""
         findings = [{"check": f.check, "measured": f.measured, "bound": f.bound} for f in self.findings]
         parameters = [{"name": name, "kind": kind.value} for name, kind in self.parameters]
         return canonical_json(
             {"clipping": self.clipping, "parameters": parameters, "values": self.values, "findings": findings}
         )
-
-    def digest(self) -> bytes:
-        """32 bytes that name this report."""
-        return digest(REPORT_LABEL, self.encode())
 
 
 def preflight(

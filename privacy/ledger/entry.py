@@ -293,6 +293,7 @@ class SelfTestEntry(Entry):
     job: Hex32 | None
     passed: bool
     checks: tuple[Text, ...] = Field(strict=False, max_length=64)
+    report_sha256: Hex32 | None  # of the report with what was measured; it stays at the institution
     model_sha256: Hex32 | None
     software: Text
     reason: Text | None

@@ -27,6 +27,7 @@ from silo_agent.jobs import JobState, require_job_record
 from silo_agent.modeling import MeanPooledClassifier
 from silo_agent.peers import trust_peer
 from silo_agent.planning import Parties, make_plan
+from silo_agent.preflight_report import facts
 from silo_agent.register import RegisteredDataset, add_dataset, data_files
 from silo_agent.tables import LEDGER
 from tests.sim.world import World
@@ -130,7 +131,11 @@ def test_three_silos_train_pay_and_export(tmp_path, model):
         report = verify_log(bodies, notes, log_origin("sim", name), world.identity_key(name), leaves)
         assert report.populations[0].rounds_committed == 2
         assert 0 < budget.spent_epsilon == pytest.approx(report.populations[0].spent_epsilon)
-        assert len(list((silo.state / "results" / world.job.hex()).iterdir())) == 2
+        results = {path.name for path in (silo.state / "results" / world.job.hex()).iterdir()}
+        assert results == {"evaluation-1.json", "evaluation-2.json", "preflight.json"}
+        measured = {each["check"]: each["measured"] for each in facts(silo.home, "tiny")["findings"]}
+        assert set(measured) == set(world.entries(name)[2].checks)
+        assert max(measured.values()) < 1e-4
         assert not (silo.state / "vault" / world.job.hex()).exists()
     digests = {world.record(name).adapter_digest for name in NAMES}
     assert len(digests) == 1

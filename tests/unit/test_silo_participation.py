@@ -40,7 +40,6 @@ def test_a_refusal_during_the_preflight_stands(silo):
 
     def prepare():
         assert run(app, ["refuse", silo.job.hex(), "--state", str(silo.folder)]) == 0
-        return ()
 
     silo.source.prepare = prepare
     assert silo.take_part().advance() is JobState.REFUSED

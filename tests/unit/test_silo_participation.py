@@ -184,7 +184,7 @@ def test_a_fault_of_this_machine_is_no_refusal(silo):
         silo.take_part().advance()
     assert silo.job_state is JobState.APPROVED
     assert spoken(silo, JobRefusal) is None
-    silo.source.prepare = tuple
+    silo.source.prepare = lambda: None
     assert silo.take_part().advance() is JobState.JOINED
 
 

@@ -79,7 +79,7 @@ def test_an_agent_that_was_started_again_prepares_before_it_reserves(charged):
     charged.start()
     with pytest.raises(KeyboardInterrupt):
         charged.advance()
-    charged.source.prepare = tuple
+    charged.source.prepare = lambda: None
     charged.start()
     assert charged.state == "Joined"
     assert "reserve" not in charged.kinds
@@ -118,7 +118,7 @@ def test_what_is_only_away_while_preparing_is_tried_again(charged):
     with pytest.raises(Unavailable):
         charged.to_submitted()
     assert charged.state == "Joined"
-    charged.source.prepare = tuple
+    charged.source.prepare = lambda: None
     charged.advance()
     assert charged.state == "Submitted"
 

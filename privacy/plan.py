@@ -69,7 +69,7 @@ class ModelPin(Strict):
 class Adapter(Strict):
     """What trains on the frozen base, in the order in which it is flattened."""
 
-    method: Literal["ffa-lora", "lora", "head"]
+    method: Literal["ffa-lora", "lora", "bitfit", "norm", "head"]
     rank: Annotated[int, Field(ge=0, le=256)]
     alpha: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     rank_stabilised: bool = False  # LoRA's product is scaled by alpha / sqrt(rank) instead of alpha / rank

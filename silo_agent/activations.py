@@ -13,6 +13,7 @@ from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel
 
+from silo_agent.adapters import HEAD
 from silo_agent.models import Tokens
 
 RECORD_BATCH = 32
@@ -96,7 +97,7 @@ def _frozen_depth(model: PeftModel) -> tuple[nn.ModuleList, int] | None:
     outside = [
         name
         for name, p in model.named_parameters()
-        if p.requires_grad and ".lora_" in name and not name.startswith(f"{prefix}.")
+        if p.requires_grad and HEAD not in name and not name.startswith(f"{prefix}.")
     ]
     return None if depth == 0 or outside else (layers, depth)
 

@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from peft import LoraConfig
+from peft import PeftConfig
 from safetensors.numpy import save as save_safetensors
 
 from privacy.errors import ConfigError
 from privacy.flatten import adapter_digest, unflatten
 from privacy.plan import Classification, JobPlan
-from silo_agent.models import adapter_config, read_artifact
+from silo_agent.adapters import adapter_config, saved_heads
+from silo_agent.models import read_artifact
 from silo_agent.policy import job_epsilon
 
 Float32 = npt.NDArray[np.float32]
@@ -26,7 +27,6 @@ WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
 CARD_FILE = "README.md"
 PLAN_FILE = "cloister_plan.json"
-SAVED_PREFIX = "base_model.model."  # what PEFT puts before the names of the base model
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,7 @@ def write_adapter(folder: Path, plan: JobPlan, artifact: bytes, global_vector: F
     if folder.exists() and any(folder.iterdir()):
         raise ConfigError(f"export folder {folder}", "is not empty", "Name a new folder.")
     folder.mkdir(parents=True, exist_ok=True)
-    heads = {name.removeprefix(SAVED_PREFIX).split(".")[0] for name in state if ".lora_" not in name}
-    config = adapter_config(plan.task.adapter, sorted(heads))
+    config = adapter_config(plan.task.adapter, sorted(saved_heads(state)))
     config.base_model_name_or_path = plan.task.model.source
     config.revision = plan.task.model.revision
     config.inference_mode = True
@@ -71,13 +70,13 @@ def write_adapter(folder: Path, plan: JobPlan, artifact: bytes, global_vector: F
     return folder
 
 
-def _config_json(config: LoraConfig) -> str:
+def _config_json(config: PeftConfig) -> str:
     """Stable JSON: sets sorted, so that two exports of one adapter are the same bytes."""
 
     def plain(value: Any) -> Any:  # noqa: ANN401 - whatever PEFT put there
         return sorted(value) if isinstance(value, set | frozenset) else value
 
-    as_dict: dict[str, Any] = config.to_dict()  # type: ignore[no-untyped-call]
+    as_dict: dict[str, Any] = config.to_dict()
     values = {key: plain(value) for key, value in as_dict.items()}
     return json.dumps(values, indent=2, sort_keys=True) + "\n"
 
@@ -185,7 +184,7 @@ def _provenance(plan: JobPlan, task: Classification, global_vector: Float32, fac
 
 def _method(task: Classification) -> str:
     adapter = task.adapter
-    if adapter.method == "head":
-        return "head"
+    if adapter.method in {"head", "bitfit", "norm"}:
+        return adapter.method
     scale = "sqrt(rank)" if adapter.rank_stabilised else "rank"
     return f"{adapter.method}, rank {adapter.rank}, scaled by {adapter.alpha:g} / {scale}"

@@ -26,10 +26,24 @@ class TaskChoice(Strict):
     max_tokens: Annotated[int, Field(gt=0, le=8192)] = 128
 
 
-class AdapterChoice(Strict):
-    """What trains: LoRA with A fixed (ffa-lora), plain LoRA, or the head alone; and how far each step goes."""
+# The keys of [adapter] that are about the model's body; which of them a method needs, and which it may take.
+OF_BODY = ("rank", "alpha", "rank_stabilised", "target_modules", "layers", "body_learning_rate")
+_LORA, _PART = {"rank", "alpha", "target_modules", "body_learning_rate"}, {"target_modules", "body_learning_rate"}
+NEEDS: dict[str, set[str]] = {"ffa-lora": _LORA, "lora": _LORA, "bitfit": _PART, "norm": _PART, "head": set()}
+TAKES = {method: keys | {"layers"} if keys else keys for method, keys in NEEDS.items()}
+TAKES |= {method: TAKES[method] | {"rank_stabilised"} for method in ("ffa-lora", "lora")}
 
-    method: Literal["ffa-lora", "lora", "head"]
+
+def _listed(keys: set[str], word: str = "and") -> str:
+    """`rank, alpha and layers`, in the job file's order."""
+    *most, last = [key for key in OF_BODY if key in keys]
+    return f"{', '.join(most)} {word} {last}" if most else last
+
+
+class AdapterChoice(Strict):
+    """What trains beside the head (silo_agent.adapters says what the methods are), and how far each step goes."""
+
+    method: Literal["ffa-lora", "lora", "bitfit", "norm", "head"]
     rank: Annotated[int, Field(ge=0, le=256)] = 0
     alpha: Annotated[float, Field(ge=0, strict=False, allow_inf_nan=False)] = 0.0
     rank_stabilised: bool = False
@@ -37,17 +51,16 @@ class AdapterChoice(Strict):
     layers: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(), strict=False)
     head: Literal["model", "mean-pooled-normalised"] = "mean-pooled-normalised"
     head_learning_rate: Real
-    lora_learning_rate: Real | None = None
+    body_learning_rate: Real | None = None
     seed: Annotated[int, Field(ge=0)] | None = None  # of LoRA's random A; fresh from the operating system if absent
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
-        lora = self.method != "head"
-        if lora and (self.rank < 1 or self.alpha <= 0 or not self.target_modules or self.lora_learning_rate is None):
-            raise ValueError(f"{self.method} needs rank, alpha, target_modules and lora_learning_rate")
-        of_lora = ("rank", "alpha", "rank_stabilised", "target_modules", "layers", "lora_learning_rate")
-        if not lora and any(getattr(self, name) for name in of_lora):
-            raise ValueError(f"method head takes no {', '.join(of_lora[:-1])} or {of_lora[-1]}")
+        needed, taken = NEEDS[self.method], TAKES[self.method]
+        if not all(getattr(self, name) for name in needed):
+            raise ValueError(f"{self.method} needs {_listed(needed)}")
+        if any(getattr(self, name) for name in OF_BODY if name not in taken):
+            raise ValueError(f"method {self.method} takes no {_listed(set(OF_BODY) - taken, 'or')}")
         return self
 
 

@@ -1,21 +1,19 @@
-"""The model that a job trains: a frozen base from a local folder, PEFT on it, and the job's pinned starting values.
+"""The model that a job trains: a frozen base from a local folder, its adapter, and the job's pinned starting values.
 
 The names of tensors are PEFT's own (`get_peft_model_state_dict`), in the plan, in the artifact and in the export, so
 that what is trained here loads anywhere with `PeftModel.from_pretrained`.
 """
 
 import hashlib
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
-from peft.utils.constants import DUMMY_TARGET_MODULES
+from peft import PeftModel, get_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
 from torch import nn
@@ -24,50 +22,12 @@ from transformers.utils import logging as transformers_logging
 
 from privacy.errors import ConfigError, VerificationError
 from privacy.plan import Adapter, Classification
+from silo_agent.adapters import adapt, trained_parameters
 from silo_agent.modeling import MeanPooledClassifier
 
 Float32 = npt.NDArray[np.float32]
 Tokens = dict[str, torch.Tensor]
 NORMALISER = ("base_model.model.normaliser.center", "base_model.model.normaliser.deviation")
-
-
-class Shape(Protocol):
-    """The part of an adapter that decides its architecture: of a plan's adapter, and of a job file's."""
-
-    @property
-    def method(self) -> str:
-        """ffa-lora, lora or head."""
-        ...
-
-    @property
-    def rank(self) -> int:
-        """LoRA's r."""
-        ...
-
-    @property
-    def alpha(self) -> float:
-        """LoRA's alpha: the update is scaled by alpha / r."""
-        ...
-
-    @property
-    def rank_stabilised(self) -> bool:
-        """Or by alpha / sqrt(r) (Kalajdzievski, arXiv 2312.03732)."""
-        ...
-
-    @property
-    def target_modules(self) -> Sequence[str]:
-        """Names (endings) of the linear layers that LoRA adapts."""
-        ...
-
-    @property
-    def layers(self) -> Sequence[int]:
-        """Which layers; all of them if empty."""
-        ...
-
-    @property
-    def head(self) -> str:
-        """`model` or `mean-pooled-normalised`."""
-        ...
 
 
 @contextmanager
@@ -112,59 +72,6 @@ def load_base(folder: Path, labels: Sequence[str], head: str) -> PreTrainedModel
         why = f"{missing[0]} is not in the checkpoint and would be random"
         raise ConfigError("model", why, 'Use head = "mean-pooled-normalised".')
     return model
-
-
-def head_modules(model: PreTrainedModel) -> list[str]:
-    """The children outside the pretrained body that hold weights: what PEFT trains and saves beside LoRA."""
-    return [
-        name
-        for name, child in model.named_children()
-        if name != model.base_model_prefix and (*child.parameters(), *child.buffers())
-    ]
-
-
-def adapter_config(shape: Shape, heads: Sequence[str]) -> LoraConfig:
-    """PEFT's configuration of the adapter, saving the modules `heads` whole; a head alone adapts nothing."""
-    lora = shape.method != "head"
-    return LoraConfig(
-        r=shape.rank if lora else 1,
-        lora_alpha=cast("int", shape.alpha) if lora else 1,
-        lora_dropout=0.0,
-        use_rslora=shape.rank_stabilised,
-        target_modules=sorted(shape.target_modules) if lora else DUMMY_TARGET_MODULES,
-        layers_to_transform=(sorted(shape.layers) or None) if lora else None,
-        modules_to_save=list(heads),
-    )
-
-
-def adapt(base: PreTrainedModel, shape: Shape) -> PeftModel:
-    """Put the adapter on a base: only what the method trains requires a gradient (FFA-LoRA: B and the head).
-
-    Raises ConfigError when `target_modules` or `layers` name nothing in the model.
-    """
-    config = adapter_config(shape, head_modules(base))
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing")  # PEFT asks by the old name
-            model = cast("PeftModel", get_peft_model(base, config))
-    except ValueError as error:
-        why = f"target_modules {', '.join(shape.target_modules)} and layers {list(shape.layers)} match nothing in it"
-        raise ConfigError("model", why, "Name its linear layers, for instance query and value for BERT.") from error
-    if shape.method == "ffa-lora":
-        for name, parameter in model.named_parameters():
-            if ".lora_A." in name:
-                parameter.requires_grad = False
-    return model
-
-
-def saved_name(parameter: str) -> str:
-    """A parameter's name in PEFT's state dictionary: without the adapter's own name and wrappers."""
-    return parameter.replace(".modules_to_save.default.", ".").replace(".default.", ".")
-
-
-def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """What trains, by the name that the plan gives it."""
-    return {saved_name(name): parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 def adapter_state(model: PeftModel) -> dict[str, Float32]:

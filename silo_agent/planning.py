@@ -20,6 +20,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from privacy.accounting import noise_multiplier_for
+from privacy.dp.allowlist import check_allowed
 from privacy.errors import ConfigError
 from privacy.flatten import adapter_digest, flatten
 from privacy.plan import (
@@ -35,18 +36,16 @@ from privacy.plan import (
     first_complaint,
 )
 from runtime.models import weights_digest
+from silo_agent.adapters import adapt, head_modules, trained_heads, trained_parameters
 from silo_agent.choices import settle
 from silo_agent.job_file import JobFile
 from silo_agent.modeling import MeanPooledClassifier
 from silo_agent.models import (
     NORMALISER,
     Tokenizer,
-    adapt,
     adapter_state,
-    head_modules,
     load_base,
     require_length,
-    trained_parameters,
 )
 from silo_agent.normaliser import feature_moments
 
@@ -83,9 +82,9 @@ def make_plan(
     naming the key of the job file that is wrong.
     """
     dp = fix_mechanism(job)
-    state, trained = starting_values(job, job_folder, model_folder)
+    state, rates = starting_values(job, job_folder, model_folder)
     artifact = save_safetensors(state)
-    tensors = tuple(_spec(name, state[name].shape, job, dp) for name in sorted(trained))
+    tensors = tuple(_spec(name, state[name].shape, rates[name], dp) for name in sorted(rates))
     start = flatten({spec.name: state[spec.name] for spec in tensors}, tensors)
     chosen = settle(job.wanted, len(parties.silos), len(start))
     try:
@@ -175,10 +174,11 @@ def update_range(learning_rate: float, dp: DpSgd) -> float:
     raise ConfigError("job file", why, "Choose learning rate, clip_l2 and noise so that it is a number of float32.")
 
 
-def starting_values(job: JobFile, job_folder: Path, model_folder: Path) -> tuple[dict[str, Float32], set[str]]:
-    """All that PEFT saves for the job's adapter, at its starting values; and the names of what trains.
+def starting_values(job: JobFile, job_folder: Path, model_folder: Path) -> tuple[dict[str, Float32], dict[str, float]]:
+    """All that PEFT saves for the job's adapter, at its starting values; and the learning rate of each that trains.
 
-    LoRA's A is uniform on +-1/sqrt(inputs) (Kaiming, as PEFT starts it), B is zero, the head's last layer is zero.
+    LoRA's A is uniform on +-1/sqrt(inputs) (Kaiming, as PEFT starts it), B is zero, the head's last layer is zero;
+    biases and norm layers start at the base model's values. Raises Refused where no silo could train it under DP-SGD.
     """
     base = load_base(model_folder, job.task.labels, job.adapter.head)
     moments = None
@@ -187,6 +187,7 @@ def starting_values(job: JobFile, job_folder: Path, model_folder: Path) -> tuple
         moments = feature_moments(base, Tokenizer(model_folder, job.task.max_tokens), sentences)
     _start_head_at_zero(base, len(job.task.labels))
     model = adapt(base, job.adapter)
+    check_allowed(model)
     require_length(model, job.task.max_tokens)
     state = adapter_state(model)
     if moments is not None:
@@ -198,7 +199,10 @@ def starting_values(job: JobFile, job_folder: Path, model_folder: Path) -> tuple
             state[name] = bits.uniform(-bound, bound, state[name].shape).astype(np.float32)
         elif ".lora_B." in name:
             state[name] = np.zeros_like(state[name])
-    return state, set(trained_parameters(model))
+    heads = trained_heads(model)
+    body_rate = cast("float", job.adapter.body_learning_rate)  # absent only where the head alone trains
+    rates = {n: job.adapter.head_learning_rate if n in heads else body_rate for n in trained_parameters(model)}
+    return state, rates
 
 
 def _start_head_at_zero(base: PreTrainedModel, labels: int) -> None:
@@ -212,7 +216,5 @@ def _start_head_at_zero(base: PreTrainedModel, labels: int) -> None:
                     nn.init.zeros_(layer.bias)
 
 
-def _spec(name: str, shape: tuple[int, ...], job: JobFile, dp: DpSgd) -> TensorSpec:
-    lora = ".lora_A." in name or ".lora_B." in name
-    rate = cast("float", job.adapter.lora_learning_rate) if lora else job.adapter.head_learning_rate
+def _spec(name: str, shape: tuple[int, ...], rate: float, dp: DpSgd) -> TensorSpec:
     return TensorSpec(name=name, shape=shape, update_range=update_range(rate, dp), learning_rate=rate)

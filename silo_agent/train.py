@@ -23,8 +23,9 @@ from privacy.flatten import flatten, unflatten
 from privacy.plan import Classification, DpSgd, JobPlan
 from runtime.models import check_weights
 from silo_agent.activations import with_cached_activations
+from silo_agent.adapters import trained_parameters
 from silo_agent.datasets import Dataset, Part, require_fit
-from silo_agent.models import Tokenizer, build_model, load_state, read_artifact, trainable_state, trained_parameters
+from silo_agent.models import Tokenizer, build_model, load_state, read_artifact, trainable_state
 
 Float32 = npt.NDArray[np.float32]
 Inputs = dict[str, torch.Tensor]

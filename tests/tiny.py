@@ -84,7 +84,7 @@ def tiny_job(**changes: Any) -> JobFile:
             "target_modules": ["query", "value"],
             "layers": [2],
             "head_learning_rate": 2.0,
-            "lora_learning_rate": 0.5,
+            "body_learning_rate": 0.5,
             "seed": 1,
         },
         "normaliser": {
@@ -115,7 +115,10 @@ def tiny_job(**changes: Any) -> JobFile:
     return JobFile.model_validate(value)
 
 
-HEAD_ALONE = {"rank": 0, "alpha": 0.0, "target_modules": [], "layers": [], "lora_learning_rate": None, "method": "head"}
+HEAD_ALONE = {"rank": 0, "alpha": 0.0, "target_modules": [], "layers": [], "body_learning_rate": None, "method": "head"}
+_PART = {"rank": 0, "alpha": 0.0, "layers": [1, 2]}
+BITFIT = {"method": "bitfit", "target_modules": ["query", "value", "dense"], **_PART}
+NORM = {"method": "norm", "target_modules": ["LayerNorm"], **_PART}
 PARTIES = Parties.of({"north": "11" * 32, "south": "22" * 32}, ("aggregator", "33" * 32))
 
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from privacy.errors import Refused
 
-NEAREST = "Train FFA-LoRA or LoRA on linear layers, a linear classifier head, or both"
+NEAREST = "Train FFA-LoRA or LoRA on linear layers, the biases, the norm layers, or a linear classifier head"
 
 
 class Kind(StrEnum):
@@ -21,6 +21,8 @@ class Kind(StrEnum):
 
     LORA_A = "lora-a"
     LORA_B = "lora-b"
+    BIAS = "bias"
+    NORM = "norm"
     HEAD = "head"
 
 
@@ -29,13 +31,14 @@ METHODS = {
     "PROMPT_TUNING": "its embedding runs once per batch, so per-example gradients do not exist and clipping is wrong",
     "P_TUNING": "its prompt encoder runs once per batch, so per-example gradients do not exist and clipping is wrong",
     "MULTITASK_PROMPT_TUNING": "its prompt runs once per batch, so per-example gradients do not exist",
-    "PREFIX_TUNING": "ghost clipping fails on it",
+    "PREFIX_TUNING": "it is not supported yet",
     "IA3": "its scaling vectors have no per-example gradients",
     "VERA": "its scaling vectors have no per-example gradients",
 }
 
+ALLOWED_METHODS = {"LORA", "LN_TUNING"}
+
 BATCH_COUPLED = (nn.modules.batchnorm._BatchNorm, nn.SyncBatchNorm)  # noqa: SLF001 - the public classes' only common base
-NORMS = (nn.LayerNorm, nn.RMSNorm)
 
 
 def check_allowed(model: nn.Module) -> dict[str, Kind]:
@@ -43,7 +46,7 @@ def check_allowed(model: nn.Module) -> dict[str, Kind]:
 
     Raises Refused, naming the module or parameter, when nothing trains, a module couples examples, a trainable tensor
     is shared or is not float32 or float64, the PEFT method is not on the list, or a parameter belongs to anything but
-    LoRA on a Linear or Conv1D layer or a linear head outside the pretrained backbone.
+    LoRA on a Linear or Conv1D layer, their biases, a norm layer, or a linear head outside the pretrained backbone.
     """
     trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     if not trainable:
@@ -55,12 +58,51 @@ def check_allowed(model: nn.Module) -> dict[str, Kind]:
         if str(parameter.dtype) not in {"torch.float32", "torch.float64"}:
             raise _refused(name, f"trains in {parameter.dtype}, where clipping is off by about a percent")
     lora = _lora_kinds(model)
+    bodies = _backbones(model)
     others = {name: owner_of(model, name) for name in trainable if name not in lora}
-    _check_backbones(model, others)
-    for name, owner in others.items():
-        if type(owner) is not nn.Linear:
-            raise _refused(name, f"it belongs to a {type(owner).__name__}, which is not on the allow-list")
-    return {name: lora.get(name, Kind.HEAD) for name in trainable}
+    inside = {name for name in others if any(not body or name.startswith(f"{body}.") for body in bodies)}
+    kinds = {name: _kind_of(name, owner, in_body=name in inside) for name, owner in others.items()}
+    unknown = {name: others[name] for name, kind in kinds.items() if kind is None}
+    if unknown:
+        raise _unproven(unknown, inside)
+    found = lora | {name: kind for name, kind in kinds.items() if kind is not None}
+    return {name: found[name] for name in trainable}
+
+
+def _kind_of(name: str, owner: nn.Module, *, in_body: bool) -> Kind | None:
+    """Why a parameter that is not LoRA's may train, inside the pretrained body or outside of it; None: it may not."""
+    if is_norm(owner):
+        return Kind.NORM
+    if in_body:
+        return Kind.BIAS if name.endswith(".bias") and (type(owner) is nn.Linear or _is_conv1d(owner)) else None
+    return Kind.HEAD if type(owner) is nn.Linear else None
+
+
+def _unproven(unknown: dict[str, nn.Module], inside: set[str]) -> Refused:
+    """The refusal of parameters that are not on the list; it names what training them looks like."""
+    first, owner = next(iter(unknown.items()))
+    if first not in inside:
+        return _refused(first, f"it belongs to a {type(owner).__name__}, which is not on the allow-list")
+    if all(isinstance(each, nn.Embedding) for each in unknown.values()):
+        return _refused(first, "training embeddings is not on the allow-list")
+    return _refused(first, f"full fine-tuning ({len(unknown)} tensors of the backbone) is not on the allow-list")
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Whether it is a norm over one token's own features: torch's LayerNorm or RMSNorm, or transformers' own RMSNorm.
+
+    The last is known by its name: every model family of transformers has a class of its own.
+    """
+    kind = type(module)
+    own = kind.__module__.startswith("transformers.models.") and kind.__name__.endswith("RMSNorm")
+    return kind in {nn.LayerNorm, nn.RMSNorm} or own
+
+
+def _is_conv1d(module: nn.Module) -> bool:
+    """GPT-2's linear layer."""
+    from transformers.pytorch_utils import Conv1D
+
+    return type(module) is Conv1D
 
 
 def owner_of(model: nn.Module, parameter: str) -> nn.Module:
@@ -87,7 +129,7 @@ def _check_methods(model: nn.Module) -> None:
             continue
         for config in configs.values():
             method = str(getattr(config.peft_type, "value", config.peft_type))
-            if method != "LORA":
+            if method not in ALLOWED_METHODS:
                 why = METHODS.get(method, "its per-example gradients have not been shown to be right")
                 raise _refused(f"PEFT method {method}", why)
 
@@ -151,19 +193,3 @@ def _pretrained_inside(module: nn.Module) -> Iterator[nn.Module]:
     from transformers import PreTrainedModel
 
     return (inner for inner in module.modules() if isinstance(inner, PreTrainedModel))
-
-
-def _check_backbones(model: nn.Module, others: dict[str, nn.Module]) -> None:
-    """Inside a pretrained body nothing but LoRA trains; the refusal names what this looks like."""
-    bodies = _backbones(model)
-    inside = {name: owner for name, owner in others.items() if any(not b or name.startswith(f"{b}.") for b in bodies)}
-    if not inside:
-        return
-    first = next(iter(inside))
-    if all(isinstance(owner, nn.Embedding) for owner in inside.values()):
-        raise _refused(first, "training embeddings is not on the allow-list")
-    if all(isinstance(owner, NORMS) for owner in inside.values()):
-        raise _refused(first, "training norm layers is not on the allow-list")
-    if all(name.endswith(".bias") for name in inside):
-        raise _refused(first, "bias-only training (BitFit) is not on the allow-list")
-    raise _refused(first, f"full fine-tuning ({len(inside)} tensors of the backbone) is not on the allow-list")

@@ -14,7 +14,8 @@ from types import TracebackType
 from typing import Literal, Protocol, Self
 
 import torch
-from opacus.grad_sample import GradSampleHooks, GradSampleHooksFastGradientClipping
+from opacus.grad_sample import GradSampleHooks, GradSampleHooksFastGradientClipping, register_grad_sampler
+from opacus.utils.tensor_utils import sum_over_all_but_batch_and_last_n
 from torch import nn
 
 from privacy.dp.allowlist import check_allowed
@@ -33,6 +34,20 @@ ROUNDING_MARGIN = 1e-6
 # What Opacus 1.6 leaves on parameters and modules.
 OPACUS_ON_PARAMETERS = frozenset({"grad_sample", "_forward_counter", "_current_grad_sample", "_norm_sample"})
 OPACUS_ON_MODULES = frozenset({"activations", "max_batch_len", "autograd_grad_sample_hooks", "ft_compute_sample_grad"})
+
+
+@register_grad_sampler(nn.LayerNorm)  # type: ignore[untyped-decorator]
+def _layer_norm_grad_sample(
+    layer: nn.LayerNorm, activations: list[torch.Tensor], backprops: torch.Tensor
+) -> dict[nn.Parameter, torch.Tensor]:
+    """Each example's gradient of a LayerNorm. Opacus' own fails where there is no bias, as in ModernBERT."""
+    found = {}
+    if layer.weight.requires_grad:
+        normed = nn.functional.layer_norm(activations[0], layer.normalized_shape, eps=layer.eps)
+        found[layer.weight] = sum_over_all_but_batch_and_last_n(normed * backprops, layer.weight.dim())
+    if layer.bias is not None and layer.bias.requires_grad:
+        found[layer.bias] = sum_over_all_but_batch_and_last_n(backprops, layer.bias.dim())
+    return found
 
 
 class Examples(Protocol):

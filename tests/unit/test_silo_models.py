@@ -8,22 +8,20 @@ from safetensors.numpy import save as save_safetensors
 from transformers import AutoModelForSequenceClassification, LlamaConfig, LlamaForSequenceClassification
 
 from privacy.dp.allowlist import check_allowed
-from privacy.errors import ConfigError, VerificationError
+from privacy.errors import ConfigError, Refused, VerificationError
 from silo_agent.activations import Suffix, with_cached_activations
+from silo_agent.adapters import adapt, head_modules, trained_parameters
 from silo_agent.modeling import MeanPooledClassifier, Normaliser
 from silo_agent.models import (
     Tokenizer,
-    adapt,
     adapter_state,
     build_model,
-    head_modules,
     load_base,
     load_state,
     read_artifact,
     trainable_state,
-    trained_parameters,
 )
-from tests.tiny import HEAD_ALONE, tiny_folder, tiny_job, tiny_plan
+from tests.tiny import BITFIT, HEAD_ALONE, NORM, tiny_folder, tiny_job, tiny_plan
 
 TEXTS = ("red big 3", "blue small 4 made up", "green")
 
@@ -181,6 +179,57 @@ def test_a_head_alone_runs_no_layer_again(folder):
         torch.testing.assert_close(trainable.module(**trainable.inputs[0]), expected)
     assert [spec.name for spec in plan.tensors] == ["base_model.model.classifier.weight"]
     assert sum(p.numel() for n, p in trainable.module.named_parameters() if ".layer." in n) == 0
+
+
+@pytest.mark.parametrize("method", [BITFIT, NORM])
+@pytest.mark.parametrize(("layers", "cached"), [((2,), True), ((1, 2), True), ((), False)])
+def test_biases_and_norms_are_cached_below_the_first_layer_that_trains(folder, method, layers, cached):
+    """With no layers named, those of the embeddings train too, and there is nothing below to cache."""
+    plan, artifact = tiny_plan(tiny_job(adapter=method | {"layers": list(layers)}), folder)
+    model = shaken(build_model(plan.task, folder, artifact)).eval()
+    tokens = Tokenizer(folder, 16)(TEXTS)
+    with torch.no_grad():
+        expected = model(**tokens).logits
+        trainable = with_cached_activations(model, (tokens,))
+        assert isinstance(trainable.module, Suffix) == cached
+        found = trainable.module(**trainable.inputs[0])
+        torch.testing.assert_close(getattr(found, "logits", found), expected)
+
+
+@pytest.mark.parametrize(
+    ("method", "ends", "values"),
+    [
+        (BITFIT, {"query.bias", "value.bias", "dense.bias"}, 2 * (5 * 16 + 32 - 16) + 2 * 16),
+        (NORM, {"ln_tuning_layers.weight", "ln_tuning_layers.bias"}, 2 * 2 * 2 * 16 + 2 * 16),
+    ],
+)
+def test_only_what_the_method_names_trains(folder, method, ends, values):
+    """Of the last two of three layers, and the head."""
+    plan, _ = tiny_plan(tiny_job(adapter=method), folder)
+    body = [spec.name for spec in plan.tensors if ".classifier." not in spec.name]
+    assert {".".join(name.split(".")[-2:]) for name in body} == ends
+    assert {name.split(".layer.")[1][0] for name in body} == {"1", "2"}
+    assert plan.values == values
+    assert {spec.learning_rate for spec in plan.tensors if spec.name in body} == {0.5}
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (BITFIT | {"target_modules": ["nothing"]}, r"nothing and layers \[1, 2\] match nothing in it.*with a bias"),
+        (BITFIT | {"layers": [9]}, r"layers \[9\] match nothing"),
+        (NORM | {"target_modules": ["Norm"]}, r"match nothing in it.*norm layers, for instance LayerNorm"),
+        (NORM | {"layers": [9]}, r"layers \[9\] match nothing"),
+    ],
+)
+def test_targets_that_are_not_there_are_refused(folder, change, complaint):
+    with pytest.raises(ConfigError, match=complaint):
+        tiny_plan(tiny_job(adapter=change), folder)
+
+
+def test_a_job_no_silo_could_train_is_refused_when_it_is_planned(folder):
+    with pytest.raises(Refused, match=r"query.*full fine-tuning"):
+        tiny_plan(tiny_job(adapter=NORM | {"target_modules": ["query"]}), folder)
 
 
 def test_decoder_layers_with_other_masks_are_cached_too():

@@ -17,7 +17,7 @@ from silo_agent.models import NORMALISER
 from silo_agent.normaliser import Normaliser, Range
 from silo_agent.planning import Parties, fix_mechanism, make_plan, update_range
 from silo_agent.train import initial_vector
-from tests.tiny import HEAD_ALONE, PARTIES, tiny_folder, tiny_job, tiny_plan
+from tests.tiny import HEAD_ALONE, NORM, PARTIES, tiny_folder, tiny_job, tiny_plan
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def test_a_range_that_float32_does_not_hold_is_the_job_file_s_fault(rate):
 
 @pytest.mark.parametrize("rate", [1e-30, 1e-20, 1e20, 2e29])
 def test_ranges_are_normal_numbers_of_float32(folder, rate):
-    plan, _ = tiny_plan(tiny_job(adapter={"lora_learning_rate": rate}), folder)
+    plan, _ = tiny_plan(tiny_job(adapter={"body_learning_rate": rate}), folder)
     for spec in plan.tensors:
         assert np.isfinite(np.float32(spec.update_range))
         assert np.float32(spec.update_range) >= np.finfo(np.float32).tiny
@@ -121,8 +121,13 @@ def test_wrong_ranges(value, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"adapter": {"rank": 0}}, "ffa-lora needs rank, alpha, target_modules and lora_learning_rate"),
-        ({"adapter": {"method": "head"}}, "method head takes no rank"),
+        ({"adapter": {"rank": 0}}, "ffa-lora needs rank, alpha, target_modules and body_learning_rate"),
+        (
+            {"adapter": {"method": "head"}},
+            "method head takes no rank, alpha, rank_stabilised, target_modules, layers or",
+        ),
+        ({"adapter": {"method": "bitfit"}}, "method bitfit takes no rank, alpha or rank_stabilised"),
+        ({"adapter": NORM | {"target_modules": []}}, "norm needs target_modules and body_learning_rate"),
         ({"adapter": {"head": "model"}}, "takes no \\[normaliser\\]"),
         ({"normaliser": None}, "needs a \\[normaliser\\]"),
         ({"normaliser": {"template": "{size} {shape}"}}, "the template disagree about 'colour'"),

@@ -10,7 +10,7 @@ from privacy.errors import ConfigError, Refused, VerificationError
 from silo_agent import train as train_module
 from silo_agent.datasets import Dataset, Part
 from silo_agent.train import CachedExamples, Training, initial_vector, physical_batch, run_round
-from tests.tiny import HEAD_ALONE, tiny_dataset, tiny_folder, tiny_job, tiny_plan
+from tests.tiny import BITFIT, HEAD_ALONE, NORM, tiny_dataset, tiny_folder, tiny_job, tiny_plan
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +98,7 @@ def test_the_preflight_passes_and_leaves_the_model_alone(planned, folder):
     np.testing.assert_array_equal(training.vector(), before)
 
 
-@pytest.mark.parametrize("changes", [{"adapter": {"method": "lora"}}, {"adapter": HEAD_ALONE}])
+@pytest.mark.parametrize("changes", [{"adapter": change} for change in ({"method": "lora"}, BITFIT, NORM, HEAD_ALONE)])
 def test_the_preflight_passes_for_every_method(folder, changes):
     plan, artifact = tiny_plan(tiny_job(**changes), folder)
     assert Training(plan, artifact, tiny_dataset(), folder).self_test.values == plan.values
@@ -109,9 +109,16 @@ def test_the_preflight_passes_for_a_model_s_own_head(folder):
     assert Training(plan, artifact, tiny_dataset(), folder).self_test.values == plan.values
 
 
+def test_the_bias_of_attention_keys_is_refused(folder):
+    """Softmax cancels it: it would carry noise alone, and a step in float32 does not move it."""
+    plan, artifact = tiny_plan(tiny_job(adapter=BITFIT | {"target_modules": ["key"]}), folder)
+    with pytest.raises(Refused, match=r"DP preflight: .*key\.bias"):
+        Training(plan, artifact, tiny_dataset(), folder)
+
+
 def test_there_is_no_training_without_a_passed_preflight(folder):
     """A step so small that float32 drops it: the preflight's last check, in whatever process prepares the job."""
-    plan, artifact = tiny_plan(tiny_job(adapter={"head_learning_rate": 1e-12, "lora_learning_rate": 1e-12}), folder)
+    plan, artifact = tiny_plan(tiny_job(adapter={"head_learning_rate": 1e-12, "body_learning_rate": 1e-12}), folder)
     with pytest.raises(Refused, match="DP preflight"):
         Training(plan, artifact, tiny_dataset(), folder)
 

@@ -66,6 +66,37 @@ def bert_head() -> nn.Module:
     return model
 
 
+def only(model: nn.Module, *ends: str) -> nn.Module:
+    """The model, training what is so named and its head."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad = name.endswith(ends) or name.startswith(("classifier", "score"))
+    return model
+
+
+def bert_bitfit() -> nn.Module:
+    return only(bert(), "query.bias", "value.bias", "dense.bias")
+
+
+def gpt2_bitfit() -> nn.Module:
+    return only(gpt2(), ".bias")
+
+
+def bert_norm() -> nn.Module:
+    return only(bert(), "LayerNorm.weight", "LayerNorm.bias")
+
+
+def llama_norm() -> nn.Module:
+    """Its RMSNorm is transformers' own, and Opacus has no rule for it."""
+    from transformers import LlamaConfig, LlamaForSequenceClassification
+
+    torch.manual_seed(1)
+    config = LlamaConfig(
+        vocab_size=WORDS, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+        num_labels=3, pad_token_id=0,
+    )  # fmt: skip
+    return only(LlamaForSequenceClassification(config), "norm.weight")
+
+
 def synthetic(examples: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     bits = torch.Generator().manual_seed(3)
     ids = torch.randint(1, WORDS, (examples, TOKENS), generator=bits)
@@ -116,7 +147,10 @@ def dp() -> SimpleNamespace:
     )  # fmt: skip
 
 
-@pytest.fixture(params=[bert_lora, bert_ffa_lora, bert_rslora, gpt2_lora, bert_head], ids=lambda build: build.__name__)
+ALLOWED = [bert_lora, bert_ffa_lora, bert_rslora, gpt2_lora, bert_bitfit, gpt2_bitfit, bert_norm, llama_norm, bert_head]
+
+
+@pytest.fixture(params=ALLOWED, ids=lambda build: build.__name__)
 def allowed(request: pytest.FixtureRequest) -> nn.Module:
     """Every kind of model on the allow-list."""
     build: Callable[[], nn.Module] = request.param

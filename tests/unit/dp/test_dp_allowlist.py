@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from privacy.dp.allowlist import Kind, check_allowed
+from privacy.dp.allowlist import Kind, check_allowed, is_norm
 from privacy.errors import Refused
 
 
@@ -30,7 +30,7 @@ def test_a_head_beside_an_encoder_in_ones_own_module_is_allowed(dp: SimpleNamesp
 
 @pytest.mark.parametrize(
     ("method", "reason"),
-    [("PROMPT_TUNING", "once per batch"), ("P_TUNING", "once per batch"), ("PREFIX_TUNING", "ghost clipping fails")],
+    [("PROMPT_TUNING", "once per batch"), ("P_TUNING", "once per batch"), ("PREFIX_TUNING", "not supported yet")],
 )
 def test_prompt_methods_are_refused(dp: SimpleNamespace, method: str, reason: str) -> None:
     from peft import PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig, get_peft_model
@@ -77,12 +77,37 @@ def only(model: nn.Module, *ends: str) -> nn.Module:
     return model
 
 
+def test_biases_and_norm_layers_of_the_body_are_allowed_and_named(dp: SimpleNamespace) -> None:
+    ends = ("query.bias", "LayerNorm.weight", "LayerNorm.bias", "classifier.bias")
+    kinds = {name.rpartition("layer.1.")[2]: kind for name, kind in check_allowed(only(dp.bert(), *ends)).items()}
+    assert kinds["attention.self.query.bias"] is Kind.BIAS
+    assert kinds["attention.output.LayerNorm.weight"] is kinds["attention.output.LayerNorm.bias"] is Kind.NORM
+    assert kinds["classifier.bias"] is Kind.HEAD
+    gpt2 = check_allowed(only(dp.gpt2(), "c_attn.bias", "ln_1.weight"))
+    assert set(gpt2.values()) == {Kind.BIAS, Kind.NORM}
+
+
+def test_the_norms_of_transformers_own_models_are_norms_and_nobody_elses(dp: SimpleNamespace) -> None:
+    from transformers.models.llama.modeling_llama import LlamaRMSNorm
+
+    class HomeMadeRMSNorm(nn.RMSNorm):
+        pass
+
+    assert all(is_norm(norm) for norm in (nn.LayerNorm(4), nn.RMSNorm(4), LlamaRMSNorm(4)))
+    assert not any(is_norm(other) for other in (HomeMadeRMSNorm(4), nn.Linear(4, 4), nn.GroupNorm(2, 4)))
+    with pytest.raises(Refused, match="belongs to a HomeMadeRMSNorm"):
+        check_allowed(nn.Sequential(HomeMadeRMSNorm(4)))
+
+
+def test_a_weight_beside_the_biases_is_refused(dp: SimpleNamespace) -> None:
+    with pytest.raises(Refused, match=r"layer\.0\.attention\.self\.query\.weight .*full fine-tuning .2 tensors"):
+        check_allowed(only(dp.bert(), "query.weight", "query.bias"))
+
+
 @pytest.mark.parametrize(
     ("ends", "reason"),
     [
         (("weight", "bias"), "full fine-tuning"),
-        (("query.bias", "value.bias"), "BitFit"),
-        (("LayerNorm.weight", "LayerNorm.bias"), "norm layers"),
         (("word_embeddings.weight",), "training embeddings"),
         (("pooler.dense.weight", "classifier.weight"), "full fine-tuning .1 tensors"),
     ],

@@ -1,0 +1,182 @@
+"""What trains on the frozen base: a PEFT adapter and the head, by the job's method.
+
+LoRA (Hu et al., arXiv 2106.09685), with A fixed for FFA-LoRA (Sun et al., arXiv 2403.12313); the biases alone (BitFit,
+Ben Zaken et al., arXiv 2106.10199); the norm layers alone (Zhao et al., arXiv 2312.11420); or the head alone.
+"""
+
+import re
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import Protocol, cast
+
+from peft import LNTuningConfig, LoraConfig, PeftConfig, PeftModel, get_peft_model
+from peft.utils.constants import DUMMY_TARGET_MODULES
+from torch import nn
+from transformers import PreTrainedModel
+
+from privacy.errors import ConfigError
+
+SAVED_PREFIX = "base_model.model."  # what PEFT puts before the names of the base model
+HEAD = ".modules_to_save."  # in the name of every parameter of a head that PEFT wraps
+
+
+class Shape(Protocol):
+    """The part of an adapter that decides its architecture: of a plan's adapter, and of a job file's."""
+
+    @property
+    def method(self) -> str:
+        """ffa-lora, lora, bitfit, norm or head."""
+        ...
+
+    @property
+    def rank(self) -> int:
+        """LoRA's r."""
+        ...
+
+    @property
+    def alpha(self) -> float:
+        """LoRA's alpha: the update is scaled by alpha / r."""
+        ...
+
+    @property
+    def rank_stabilised(self) -> bool:
+        """Or by alpha / sqrt(r) (Kalajdzievski, arXiv 2312.03732)."""
+        ...
+
+    @property
+    def target_modules(self) -> Sequence[str]:
+        """Names (endings) of what the method adapts: linear layers, layers with a bias, or norm layers."""
+        ...
+
+    @property
+    def layers(self) -> Sequence[int]:
+        """Which layers; all of them if empty."""
+        ...
+
+    @property
+    def head(self) -> str:
+        """`model` or `mean-pooled-normalised`."""
+        ...
+
+
+def head_modules(model: PreTrainedModel) -> list[str]:
+    """The children outside the pretrained body that hold weights: what PEFT trains and saves beside the adapter."""
+    return [
+        name
+        for name, child in model.named_children()
+        if name != model.base_model_prefix and (*child.parameters(), *child.buffers())
+    ]
+
+
+def adapter_config(shape: Shape, heads: Sequence[str]) -> PeftConfig:
+    """PEFT's configuration of the adapter, saving the modules `heads` whole; a head alone adapts nothing.
+
+    PEFT has no BitFit: it is an adapter of nothing that saves every bias.
+    """
+    match shape.method:
+        case "norm":
+            return LNTuningConfig(target_modules=sorted(shape.target_modules), modules_to_save=list(heads))
+        case "lora" | "ffa-lora":
+            return LoraConfig(
+                r=shape.rank,
+                lora_alpha=cast("int", shape.alpha),
+                lora_dropout=0.0,
+                use_rslora=shape.rank_stabilised,
+                target_modules=sorted(shape.target_modules),
+                layers_to_transform=sorted(shape.layers) or None,
+                modules_to_save=list(heads),
+            )
+    return LoraConfig(
+        r=1,
+        lora_alpha=1,
+        lora_dropout=0.0,
+        target_modules=DUMMY_TARGET_MODULES,
+        bias="all" if shape.method == "bitfit" else "none",
+        modules_to_save=list(heads),
+    )
+
+
+def adapt(base: PreTrainedModel, shape: Shape) -> PeftModel:
+    """Put the adapter on a base: only what the method trains, and the head, requires a gradient afterwards.
+
+    Raises ConfigError when `target_modules` or `layers` name nothing in the model.
+    """
+    config = adapter_config(shape, head_modules(base))
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing")  # PEFT asks by the old name
+            warnings.filterwarnings("ignore", message="Unsupported layer type")  # PEFT's, of its own norm layers
+            model = cast("PeftModel", get_peft_model(base, config))
+    except ValueError as error:
+        raise _nothing(shape) from error
+    except StopIteration as error:  # how PEFT fails on a norm that is an nn.Identity, such as ModernBERT's first
+        names = ", ".join(shape.target_modules)
+        why = f"target_modules {names} name a layer that has no weights"
+        raise ConfigError("model", why, "Name layers that have some.") from error
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad = parameter.requires_grad and _trains(name, shape)
+    if shape.method != "head" and not any(HEAD not in name for name in _trained(model)):
+        raise _nothing(shape)
+    return model
+
+
+def _trains(parameter: str, shape: Shape) -> bool:
+    """Whether the method trains a parameter that PEFT would, by its name in the PEFT model."""
+    if HEAD in parameter:
+        return True
+    match shape.method:
+        case "ffa-lora":
+            return ".lora_A." not in parameter
+        case "bitfit":
+            module = parameter.rpartition(".")[0]
+            return _in_layers(parameter, shape.layers) and any(
+                f".{module}".endswith(f".{t}") for t in shape.target_modules
+            )
+        case "norm":
+            return _in_layers(parameter, shape.layers)
+    return True
+
+
+def _in_layers(parameter: str, layers: Sequence[int]) -> bool:
+    """Whether a parameter is in one of the numbered layers; any will do if none are given."""
+    number = re.search(r"\.(\d+)\.", parameter)
+    return not layers or (number is not None and int(number[1]) in layers)
+
+
+def _nothing(shape: Shape) -> ConfigError:
+    why = f"target_modules {', '.join(shape.target_modules)} and layers {list(shape.layers)} match nothing in it"
+    ways = {
+        "bitfit": "Name its layers with a bias, for instance query, value and dense for BERT.",
+        "norm": "Name its norm layers, for instance LayerNorm for BERT.",
+    }
+    return ConfigError(
+        "model", why, ways.get(shape.method, "Name its linear layers, for instance query and value for BERT.")
+    )
+
+
+def _trained(model: nn.Module) -> dict[str, nn.Parameter]:
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def saved_name(parameter: str) -> str:
+    """A parameter's name in PEFT's state dictionary: without the adapter's own name and wrappers."""
+    return parameter.replace(f"{HEAD}default.", ".").replace(".default.", ".")
+
+
+def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """What trains, by the name that the plan gives it."""
+    return {saved_name(name): parameter for name, parameter in _trained(model).items()}
+
+
+def trained_heads(model: nn.Module) -> set[str]:
+    """Of what trains, the names of what stands outside the pretrained body."""
+    return {saved_name(name) for name in _trained(model) if HEAD in name}
+
+
+def saved_heads(saved: Iterable[str]) -> set[str]:
+    """The head's modules, from the names in PEFT's state dictionary alone: what is no LoRA, no norm layer, no bias.
+
+    A head has weights, so its name is found though its own biases are passed over.
+    """
+    heads = (name for name in saved if not re.search(r"\.lora_[AB]\.|\.ln_tuning_layers\.|\.bias$", name))
+    return {name.removeprefix(SAVED_PREFIX).split(".")[0] for name in heads}

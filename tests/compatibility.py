@@ -1,0 +1,217 @@
+"""Which methods train on which models under DP-SGD: the table of docs/reference/compatibility.md, made by trying each.
+
+`python -m tests.compatibility` writes the page: every pair is a small model with random weights that goes through the
+allow-list and the engine's preflight, as a silo's would.
+"""
+
+import re
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import peft
+import torch
+import transformers
+from peft import get_peft_model
+from torch import nn
+from transformers import PreTrainedModel
+
+from privacy.dp.preflight import preflight
+from privacy.errors import Refused
+from privacy.plan import DpSgd
+from silo_agent.adapters import adapt
+from silo_agent.job_file import AdapterChoice
+
+PAGE = Path(__file__).parents[1] / "docs" / "reference" / "compatibility.md"
+WORDS, TOKENS, CLASSES = 50, 7, 3
+SIZES: dict[str, Any] = {"vocab_size": WORDS, "num_labels": CLASSES, "pad_token_id": 0}
+BERT_SIZES = SIZES | {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+MECHANISM = DpSgd(
+    clip_l2=0.5, noise_multiplier=1.0, sampling_rate=0.5, steps_per_round=1, expected_batch_size=8.0, unit="record",
+    delta=1e-3,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Family:
+    """A family of models: how to make a small one, and what its layers are called."""
+
+    name: str
+    make: Callable[[], PreTrainedModel]
+    linear: tuple[str, ...]  # LoRA's targets
+    biased: tuple[str, ...]  # BitFit's; empty where the family has no biases
+    norms: tuple[str, ...]
+    embeddings: str
+
+
+def _of(model: str, config: str, **sizes: Any) -> Callable[[], PreTrainedModel]:
+    def make() -> PreTrainedModel:
+        torch.manual_seed(1)
+        return getattr(transformers, f"{model}ForSequenceClassification")(getattr(transformers, config)(**sizes))
+
+    return make
+
+
+BERT_LAYERS = (("query", "value"), ("query", "value", "dense"), ("LayerNorm",), "word_embeddings")
+FAMILIES = (
+    Family("BERT", _of("Bert", "BertConfig", **BERT_SIZES), *BERT_LAYERS),
+    Family("RoBERTa", _of("Roberta", "RobertaConfig", **BERT_SIZES, max_position_embeddings=20), *BERT_LAYERS),
+    Family(
+        "DistilBERT",
+        _of("DistilBert", "DistilBertConfig", **SIZES, dim=16, n_layers=2, n_heads=2, hidden_dim=32),
+        ("q_lin", "v_lin"),
+        ("q_lin", "v_lin", "out_lin", "lin1", "lin2"),
+        ("sa_layer_norm", "output_layer_norm"),
+        "word_embeddings",
+    ),
+    Family(
+        "ModernBERT",
+        _of(
+            "ModernBert",
+            "ModernBertConfig",
+            **BERT_SIZES,
+            cls_token_id=1,
+            sep_token_id=2,
+            bos_token_id=1,
+            eos_token_id=2,
+        ),
+        ("Wqkv", "Wo"),
+        (),
+        ("mlp_norm", "final_norm"),
+        "tok_embeddings",
+    ),
+    Family(
+        "GPT-2",
+        _of(
+            "GPT2",
+            "GPT2Config",
+            **SIZES,
+            n_positions=16,
+            n_embd=16,
+            n_layer=2,
+            n_head=2,
+            bos_token_id=1,
+            eos_token_id=1,
+        ),
+        ("c_attn",),
+        ("c_attn", "c_proj", "c_fc"),
+        ("ln_1", "ln_2", "ln_f"),
+        "wte",
+    ),
+    Family(
+        "Llama",
+        _of("Llama", "LlamaConfig", **BERT_SIZES),
+        ("q_proj", "v_proj"),
+        (),
+        ("input_layernorm", "post_attention_layernorm", "norm"),
+        "embed_tokens",
+    ),
+)
+
+
+def _choice(method: str, targets: tuple[str, ...], **more: Any) -> AdapterChoice:
+    of_lora = {"rank": 2, "alpha": 4.0} if "lora" in method else {}
+    return AdapterChoice.model_validate(
+        {"method": method, "target_modules": targets, "head": "model", "head_learning_rate": 0.1}
+        | {"body_learning_rate": 0.1} | of_lora | more
+    )  # fmt: skip
+
+
+def _head_alone(family: Family) -> nn.Module:
+    return adapt(family.make(), AdapterChoice(method="head", head="model", head_learning_rate=0.1))
+
+
+def _bitfit(family: Family) -> nn.Module:
+    if not family.biased:
+        raise Refused("bitfit", "the family has no biases", "Train LoRA.")
+    return adapt(family.make(), _choice("bitfit", family.biased))
+
+
+def _others(config: str, **options: Any) -> Callable[[Family], nn.Module]:
+    """One of PEFT's own methods; `targets` names which of a family's layers it goes to."""
+    targets = options.pop("targets", None)
+
+    def make(family: Family) -> nn.Module:
+        chosen = options if targets is None else options | {"target_modules": targets(family)}
+        try:
+            return get_peft_model(family.make(), getattr(peft, config)(task_type="SEQ_CLS", **chosen))
+        except ValueError as error:
+            raise Refused(config, f"PEFT itself cannot put it on this family ({error})", "Train LoRA.") from error
+
+    return make
+
+
+def _linear(family: Family) -> list[str]:
+    return list(family.linear)
+
+
+METHODS: dict[str, Callable[[Family], nn.Module]] = {
+    "`ffa-lora`": lambda family: adapt(family.make(), _choice("ffa-lora", family.linear)),
+    "`lora`": lambda family: adapt(family.make(), _choice("lora", family.linear)),
+    "`lora`, `rank_stabilised`": lambda f: adapt(f.make(), _choice("lora", f.linear, rank=4, rank_stabilised=True)),
+    "`bitfit`": _bitfit,
+    "`norm`": lambda family: adapt(family.make(), _choice("norm", family.norms)),
+    "`head`": _head_alone,
+    "DoRA": _others("LoraConfig", r=2, use_dora=True, targets=_linear),
+    "LoRA on embeddings": _others("LoraConfig", r=2, targets=lambda family: [family.embeddings]),
+    "IA3": _others("IA3Config", feedforward_modules=[], targets=_linear),
+    "VeRA": _others("VeraConfig", r=2, targets=lambda family: [family.linear[-1]]),
+    "PEFT's prompt tuning": _others("PromptTuningConfig", num_virtual_tokens=3),
+    "PEFT's prefix tuning": _others("PrefixTuningConfig", num_virtual_tokens=3),
+    "the whole model": lambda family: family.make(),
+}
+
+
+def synthetic(examples: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """Made-up records of seven tokens."""
+    ids = torch.randint(3, WORDS, (examples, TOKENS), generator=torch.Generator().manual_seed(3))
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, torch.arange(examples) % CLASSES
+
+
+def attempt(method: str, family: Family) -> str | None:
+    """None if the preflight passes, else why it does not."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            model = METHODS[method](family)
+            preflight(
+                model,
+                synthetic,
+                MECHANISM,
+                {name: 0.1 for name, p in model.named_parameters() if p.requires_grad},
+                state_of=lambda model: {name: p for name, p in model.named_parameters() if p.requires_grad},
+                load_state=lambda model, state: model.load_state_dict(state, strict=False),
+            )
+        except Refused as error:
+            return re.sub(r" \(\d+ tensors[^)]*\)", "", error.why)
+    return None
+
+
+def page() -> str:
+    """The whole page, as it stands in the repository."""
+    names = [family.name for family in FAMILIES]
+    lines = [f"| method | {' | '.join(names)} |", "|---|" + "---|" * len(names)]
+    reasons: dict[str, int] = {}
+    for method in METHODS:
+        cells = []
+        for family in FAMILIES:
+            why = attempt(method, family)
+            cells.append("yes" if why is None else f"no ({reasons.setdefault(why, len(reasons) + 1)})")
+        lines.append(f"| {method} | {' | '.join(cells)} |")
+    return HEADING + "\n".join([*lines, "", "Why not:", "", *(f"{n}. {why}" for why, n in reasons.items()), ""])
+
+
+HEADING = """# What trains on what
+
+Made by `python -m tests.compatibility`: each pair is a small model with random weights, of the family's own code in
+`transformers`, that goes through the allow-list and the self-test every silo runs before any budget is touched
+([DP training](../explanation/dp-training.md)); a test makes the page anew and compares. The task is sequence
+classification with the model's own head. "yes" says that per-example gradients are right and clipping bounds them; how
+well a method learns is another matter. A silo runs the self-test on the job's real model in any case.
+
+"""
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")

@@ -69,11 +69,12 @@ class ModelPin(Strict):
 class Adapter(Strict):
     """What trains on the frozen base, in the order in which it is flattened."""
 
-    method: Literal["ffa-lora", "lora", "bitfit", "norm", "head"]
+    method: Literal["ffa-lora", "lora", "bitfit", "norm", "prompt", "prefix", "head"]
     rank: Annotated[int, Field(ge=0, le=256)]
     alpha: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     rank_stabilised: bool = False  # LoRA's product is scaled by alpha / sqrt(rank) instead of alpha / rank
     target_modules: tuple[Text, ...] = Field(strict=False)
+    virtual_tokens: Annotated[int, Field(ge=0, le=1024)] = 0  # of a prompt or prefix
     layers: tuple[Annotated[int, Field(ge=0)], ...] = Field(strict=False)
     head: Literal["model", "mean-pooled-normalised"]
     initial_sha256: Hex32  # of the safetensors bytes with the starting values, FFA's fixed A and the normaliser

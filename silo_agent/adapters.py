@@ -1,23 +1,36 @@
 """What trains on the frozen base: a PEFT adapter and the head, by the job's method.
 
 LoRA (Hu et al., arXiv 2106.09685), with A fixed for FFA-LoRA (Sun et al., arXiv 2403.12313); the biases alone (BitFit,
-Ben Zaken et al., arXiv 2106.10199); the norm layers alone (Zhao et al., arXiv 2312.11420); or the head alone.
+Ben Zaken et al., arXiv 2106.10199); the norm layers alone (Zhao et al., arXiv 2312.11420); virtual tokens before the
+text (prompt tuning, Lester et al., EMNLP 2021) or before every layer's keys and values (prefix tuning, Li and Liang,
+ACL 2021); or the head alone.
 """
 
+import inspect
 import re
 import warnings
 from collections.abc import Iterable, Sequence
 from typing import Protocol, cast
 
-from peft import LNTuningConfig, LoraConfig, PeftConfig, PeftModel, get_peft_model
+from peft import (
+    LNTuningConfig,
+    LoraConfig,
+    PeftConfig,
+    PeftModel,
+    PrefixTuningConfig,
+    PromptTuningConfig,
+    TaskType,
+    get_peft_model,
+)
 from peft.utils.constants import DUMMY_TARGET_MODULES
 from torch import nn
 from transformers import PreTrainedModel
 
+from privacy.dp.prompts import prompt_per_example
 from privacy.errors import ConfigError
 
-SAVED_PREFIX = "base_model.model."  # what PEFT puts before the names of the base model
 HEAD = ".modules_to_save."  # in the name of every parameter of a head that PEFT wraps
+PROMPT = "prompt_embeddings"  # PEFT's name for the virtual tokens it saves
 
 
 class Shape(Protocol):
@@ -25,7 +38,7 @@ class Shape(Protocol):
 
     @property
     def method(self) -> str:
-        """ffa-lora, lora, bitfit, norm or head."""
+        """ffa-lora, lora, bitfit, norm, prompt, prefix or head."""
         ...
 
     @property
@@ -46,6 +59,11 @@ class Shape(Protocol):
     @property
     def target_modules(self) -> Sequence[str]:
         """Names (endings) of what the method adapts: linear layers, layers with a bias, or norm layers."""
+        ...
+
+    @property
+    def virtual_tokens(self) -> int:
+        """How many a prompt or prefix has."""
         ...
 
     @property
@@ -76,6 +94,11 @@ def adapter_config(shape: Shape, heads: Sequence[str]) -> PeftConfig:
     match shape.method:
         case "norm":
             return LNTuningConfig(target_modules=sorted(shape.target_modules), modules_to_save=list(heads))
+        case "prompt" | "prefix":
+            kind = PromptTuningConfig if shape.method == "prompt" else PrefixTuningConfig
+            return kind(
+                task_type=TaskType.SEQ_CLS, num_virtual_tokens=shape.virtual_tokens, modules_to_save=list(heads)
+            )
         case "lora" | "ffa-lora":
             return LoraConfig(
                 r=shape.rank,
@@ -101,6 +124,7 @@ def adapt(base: PreTrainedModel, shape: Shape) -> PeftModel:
 
     Raises ConfigError when `target_modules` or `layers` name nothing in the model.
     """
+    _check_virtual_tokens(base, shape)
     config = adapter_config(shape, head_modules(base))
     try:
         with warnings.catch_warnings():
@@ -108,16 +132,32 @@ def adapt(base: PreTrainedModel, shape: Shape) -> PeftModel:
             warnings.filterwarnings("ignore", message="Unsupported layer type")  # PEFT's, of its own norm layers
             model = cast("PeftModel", get_peft_model(base, config))
     except ValueError as error:
+        if shape.virtual_tokens:
+            why = f"PEFT cannot put virtual tokens on it ({error})"
+            raise ConfigError("model", why, 'Use head = "mean-pooled-normalised".') from error
         raise _nothing(shape) from error
     except StopIteration as error:  # how PEFT fails on a norm that is an nn.Identity, such as ModernBERT's first
         names = ", ".join(shape.target_modules)
         why = f"target_modules {names} name a layer that has no weights"
         raise ConfigError("model", why, "Name layers that have some.") from error
+    if shape.method == "prompt":
+        prompt_per_example(model)
     for name, parameter in model.named_parameters():
         parameter.requires_grad = parameter.requires_grad and _trains(name, shape)
     if shape.method != "head" and not any(HEAD not in name for name in _trained(model)):
         raise _nothing(shape)
     return model
+
+
+def _check_virtual_tokens(base: PreTrainedModel, shape: Shape) -> None:
+    """Raises ConfigError where the model would take no notice of them, or of the text's end beside them."""
+    if shape.method == "prompt" and "score" in head_modules(base):
+        why = "finds the end of a text by its token ids, which prompt tuning hides from it"
+        raise ConfigError("model", why, 'Use method = "prefix", or head = "mean-pooled-normalised".')
+    body = base.get_submodule(base.base_model_prefix)
+    if shape.method == "prefix" and "past_key_values" not in inspect.signature(body.forward).parameters:
+        why = f"is a {type(body).__name__}, which takes no past keys and values: a prefix would do nothing"
+        raise ConfigError("model", why, 'Use method = "prompt" or "ffa-lora".')
 
 
 def _trains(parameter: str, shape: Shape) -> bool:
@@ -160,6 +200,8 @@ def _trained(model: nn.Module) -> dict[str, nn.Parameter]:
 
 def saved_name(parameter: str) -> str:
     """A parameter's name in PEFT's state dictionary: without the adapter's own name and wrappers."""
+    if parameter == "prompt_encoder.default.embedding.weight":
+        return PROMPT
     return parameter.replace(f"{HEAD}default.", ".").replace(".default.", ".")
 
 
@@ -174,9 +216,10 @@ def trained_heads(model: nn.Module) -> set[str]:
 
 
 def saved_heads(saved: Iterable[str]) -> set[str]:
-    """The head's modules, from the names in PEFT's state dictionary alone: what is no LoRA, no norm layer, no bias.
+    """The head's modules, from the names in PEFT's state dictionary alone: what is no adapter's, and no bias.
 
     A head has weights, so its name is found though its own biases are passed over.
     """
-    heads = (name for name in saved if not re.search(r"\.lora_[AB]\.|\.ln_tuning_layers\.|\.bias$", name))
-    return {name.removeprefix(SAVED_PREFIX).split(".")[0] for name in heads}
+    of_adapter = re.compile(rf"\.lora_[AB]\.|\.ln_tuning_layers\.|\.bias$|^{PROMPT}$")
+    heads = (name for name in saved if not of_adapter.search(name))
+    return {re.sub(r"^base_model\.(model\.)?", "", name).split(".")[0] for name in heads}

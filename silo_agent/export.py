@@ -186,5 +186,7 @@ def _method(task: Classification) -> str:
     adapter = task.adapter
     if adapter.method in {"head", "bitfit", "norm"}:
         return adapter.method
+    if adapter.virtual_tokens:
+        return f"{adapter.method}, {adapter.virtual_tokens} virtual tokens"
     scale = "sqrt(rank)" if adapter.rank_stabilised else "rank"
     return f"{adapter.method}, rank {adapter.rank}, scaled by {adapter.alpha:g} / {scale}"

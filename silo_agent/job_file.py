@@ -27,10 +27,19 @@ class TaskChoice(Strict):
 
 
 # The keys of [adapter] that are about the model's body; which of them a method needs, and which it may take.
-OF_BODY = ("rank", "alpha", "rank_stabilised", "target_modules", "layers", "body_learning_rate")
+OF_BODY = ("rank", "alpha", "rank_stabilised", "target_modules", "virtual_tokens", "layers", "body_learning_rate")
 _LORA, _PART = {"rank", "alpha", "target_modules", "body_learning_rate"}, {"target_modules", "body_learning_rate"}
-NEEDS: dict[str, set[str]] = {"ffa-lora": _LORA, "lora": _LORA, "bitfit": _PART, "norm": _PART, "head": set()}
-TAKES = {method: keys | {"layers"} if keys else keys for method, keys in NEEDS.items()}
+_TOKENS = {"virtual_tokens", "body_learning_rate"}
+NEEDS: dict[str, set[str]] = {
+    "ffa-lora": _LORA,
+    "lora": _LORA,
+    "bitfit": _PART,
+    "norm": _PART,
+    "prompt": _TOKENS,
+    "prefix": _TOKENS,
+    "head": set(),
+}
+TAKES = {method: keys | {"layers"} if "target_modules" in keys else keys for method, keys in NEEDS.items()}
 TAKES |= {method: TAKES[method] | {"rank_stabilised"} for method in ("ffa-lora", "lora")}
 
 
@@ -43,11 +52,12 @@ def _listed(keys: set[str], word: str = "and") -> str:
 class AdapterChoice(Strict):
     """What trains beside the head (silo_agent.adapters says what the methods are), and how far each step goes."""
 
-    method: Literal["ffa-lora", "lora", "bitfit", "norm", "head"]
+    method: Literal["ffa-lora", "lora", "bitfit", "norm", "prompt", "prefix", "head"]
     rank: Annotated[int, Field(ge=0, le=256)] = 0
     alpha: Annotated[float, Field(ge=0, strict=False, allow_inf_nan=False)] = 0.0
     rank_stabilised: bool = False
     target_modules: tuple[Text, ...] = Field(default=(), strict=False)
+    virtual_tokens: Annotated[int, Field(ge=0, le=1024)] = 0
     layers: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(), strict=False)
     head: Literal["model", "mean-pooled-normalised"] = "mean-pooled-normalised"
     head_learning_rate: Real

@@ -16,6 +16,8 @@ from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedMode
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 Tensor = torch.Tensor
+# What PEFT asks a model's configuration for, to shape virtual tokens.
+SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "vocab_size")
 
 
 class MeanPooledConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
@@ -79,26 +81,38 @@ class MeanPooledClassifier(PreTrainedModel):  # type: ignore[no-untyped-call]
         """
         encoder = cast("PreTrainedModel", AutoModel.from_pretrained(source, **options))
         names = dict(enumerate(labels))
+        sizes = {name: getattr(encoder.config, name) for name in SIZES if hasattr(encoder.config, name)}
         config = MeanPooledConfig(
-            encoder=encoder.config.to_dict(), id2label=names, label2id={name: i for i, name in names.items()}
+            encoder=encoder.config.to_dict(), id2label=names, label2id={name: i for i, name in names.items()}, **sizes
         )
         return cls(config, encoder)
 
-    def pooled(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """The mean of the last hidden state over the tokens that are not padding: [B, T] to [B, H]."""
-        hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        weight = attention_mask.unsqueeze(-1).to(hidden.dtype)
+    def pooled(self, input_ids: Tensor | None, attention_mask: Tensor, **virtual: Any) -> Tensor:  # noqa: ANN401 - see forward
+        """The mean of the last hidden state over the tokens that are not padding: [B, T] to [B, H].
+
+        Virtual tokens of a prompt count; those of a prefix have no hidden state, only a place in the mask.
+        """
+        hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask, **virtual).last_hidden_state
+        weight = attention_mask[:, -hidden.shape[1] :].unsqueeze(-1).to(hidden.dtype)
         return cast("Tensor", (hidden * weight).sum(1) / weight.sum(1))
 
     def forward(
         self,
-        input_ids: Tensor,
-        attention_mask: Tensor,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        past_key_values: Any = None,  # noqa: ANN401 - a cache of whatever class PEFT makes of a prefix
         **ignored: Any,  # noqa: ANN401 - what tokenizers add (token_type_ids) and PEFT passes on
     ) -> SequenceClassifierOutput:
-        """Logits [B, labels]; the mean cross-entropy too where `labels` [B] are given."""
+        """Logits [B, labels] of token ids, or of embeddings with a prompt before them; a prefix comes as
+        `past_key_values`. The mean cross-entropy too where `labels` [B] are given.
+        """
         del ignored
-        logits = self.classifier(self.normaliser(self.pooled(input_ids, attention_mask)))
+        if attention_mask is None:
+            raise ValueError("attention_mask is needed: the mean is over the tokens that are not padding")
+        virtual = {"inputs_embeds": inputs_embeds, "past_key_values": past_key_values}
+        virtual = {name: value for name, value in virtual.items() if value is not None}
+        logits = self.classifier(self.normaliser(self.pooled(input_ids, attention_mask, **virtual)))
         loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
         return SequenceClassifierOutput(loss=loss, logits=logits)

@@ -27,7 +27,7 @@ from silo_agent.modeling import MeanPooledClassifier
 
 Float32 = npt.NDArray[np.float32]
 Tokens = dict[str, torch.Tensor]
-NORMALISER = ("base_model.model.normaliser.center", "base_model.model.normaliser.deviation")
+NORMALISER = ("normaliser.center", "normaliser.deviation")  # endings of its names in PEFT's state dictionary
 
 
 @contextmanager
@@ -144,7 +144,7 @@ def require_length(model: nn.Module, max_tokens: int) -> None:
 
 def set_adapter(model: PeftModel, state: Mapping[str, npt.NDArray[np.float32]]) -> None:
     """Set all that PEFT saves, parameters and buffers. Raises VerificationError unless the names and shapes match."""
-    own: dict[str, torch.Tensor] = get_peft_model_state_dict(model)
+    own: dict[str, torch.Tensor] = get_peft_model_state_dict(model) | trained_parameters(model)  # PEFT copies a prompt
     _require_same({name: tuple(tensor.shape) for name, tensor in own.items()}, state, "initial adapter")
     with torch.no_grad():
         for name, tensor in own.items():

@@ -14,6 +14,7 @@ from typing import cast
 
 import numpy as np
 import numpy.typing as npt
+from peft import PeftModel
 from pydantic import ValidationError
 from safetensors.numpy import save as save_safetensors
 from torch import nn
@@ -36,7 +37,7 @@ from privacy.plan import (
     first_complaint,
 )
 from runtime.models import weights_digest
-from silo_agent.adapters import adapt, head_modules, trained_heads, trained_parameters
+from silo_agent.adapters import PROMPT, adapt, head_modules, trained_heads, trained_parameters
 from silo_agent.choices import settle
 from silo_agent.job_file import JobFile
 from silo_agent.modeling import MeanPooledClassifier
@@ -52,6 +53,7 @@ from silo_agent.normaliser import feature_moments
 Float32 = npt.NDArray[np.float32]
 NOISE_DEVIATIONS = 6.0  # a round's noise leaves +-6 deviations in one coordinate of a billion
 RANGE_DIGITS = 3
+PREFIX_DEVIATION = 0.02  # what most models' own weights start with
 LEAST_RANGE, LARGEST_RANGE = 1e-30, 1e30  # well within float32's normal numbers
 
 
@@ -97,7 +99,7 @@ def make_plan(
             ),
             adapter=Adapter(
                 **job.adapter.model_dump(
-                    include={"method", "rank", "alpha", "rank_stabilised", "target_modules", "layers", "head"},
+                    include=set(Adapter.model_fields) - {"initial_sha256", "tensors"},
                     mode="python",
                 ),
                 initial_sha256=hashlib.sha256(artifact).hexdigest(),
@@ -178,7 +180,8 @@ def starting_values(job: JobFile, job_folder: Path, model_folder: Path) -> tuple
     """All that PEFT saves for the job's adapter, at its starting values; and the learning rate of each that trains.
 
     LoRA's A is uniform on +-1/sqrt(inputs) (Kaiming, as PEFT starts it), B is zero, the head's last layer is zero;
-    biases and norm layers start at the base model's values. Raises Refused where no silo could train it under DP-SGD.
+    biases and norm layers start at the base model's values, virtual tokens as `_first_prompt` says. Raises Refused
+    where no silo could train it under DP-SGD.
     """
     base = load_base(model_folder, job.task.labels, job.adapter.head)
     moments = None
@@ -191,7 +194,12 @@ def starting_values(job: JobFile, job_folder: Path, model_folder: Path) -> tuple
     require_length(model, job.task.max_tokens)
     state = adapter_state(model)
     if moments is not None:
-        state |= dict(zip(NORMALISER, moments, strict=True))
+        state |= {
+            name: moment
+            for name in state
+            for end, moment in zip(NORMALISER, moments, strict=True)
+            if name.endswith(end)
+        }
     bits = np.random.default_rng(job.adapter.seed)  # None: seeded by the operating system
     for name in sorted(state):
         if ".lora_A." in name:
@@ -199,10 +207,22 @@ def starting_values(job: JobFile, job_folder: Path, model_folder: Path) -> tuple
             state[name] = bits.uniform(-bound, bound, state[name].shape).astype(np.float32)
         elif ".lora_B." in name:
             state[name] = np.zeros_like(state[name])
+        elif name == PROMPT:
+            state[name] = _first_prompt(model, job.adapter.method, state[name].shape, bits)
     heads = trained_heads(model)
     body_rate = cast("float", job.adapter.body_learning_rate)  # absent only where the head alone trains
     rates = {n: job.adapter.head_learning_rate if n in heads else body_rate for n in trained_parameters(model)}
     return state, rates
+
+
+def _first_prompt(model: PeftModel, method: str, shape: tuple[int, ...], bits: np.random.Generator) -> Float32:
+    """Prompt tuning starts at the embeddings of words drawn from the vocabulary (Lester et al., section 3.2), a prefix
+    near zero.
+    """
+    if method == "prefix":
+        return bits.normal(0, PREFIX_DEVIATION, shape).astype(np.float32)
+    words = cast("nn.Embedding", model.word_embeddings).weight.detach().numpy()
+    return words[bits.integers(0, len(words), shape[0])].astype(np.float32)
 
 
 def _start_head_at_zero(base: PreTrainedModel, labels: int) -> None:

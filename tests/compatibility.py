@@ -19,7 +19,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from privacy.dp.preflight import preflight
-from privacy.errors import Refused
+from privacy.errors import ConfigError, Refused
 from privacy.plan import DpSgd
 from silo_agent.adapters import adapt
 from silo_agent.job_file import AdapterChoice
@@ -153,13 +153,15 @@ METHODS: dict[str, Callable[[Family], nn.Module]] = {
     "`lora`, `rank_stabilised`": lambda f: adapt(f.make(), _choice("lora", f.linear, rank=4, rank_stabilised=True)),
     "`bitfit`": _bitfit,
     "`norm`": lambda family: adapt(family.make(), _choice("norm", family.norms)),
+    "`prompt`": lambda family: adapt(family.make(), _choice("prompt", (), virtual_tokens=3)),
+    "`prefix`": lambda family: adapt(family.make(), _choice("prefix", (), virtual_tokens=3)),
     "`head`": _head_alone,
     "DoRA": _others("LoraConfig", r=2, use_dora=True, targets=_linear),
     "LoRA on embeddings": _others("LoraConfig", r=2, targets=lambda family: [family.embeddings]),
     "IA3": _others("IA3Config", feedforward_modules=[], targets=_linear),
     "VeRA": _others("VeraConfig", r=2, targets=lambda family: [family.linear[-1]]),
     "PEFT's prompt tuning": _others("PromptTuningConfig", num_virtual_tokens=3),
-    "PEFT's prefix tuning": _others("PrefixTuningConfig", num_virtual_tokens=3),
+    "PEFT's P-tuning": _others("PromptEncoderConfig", num_virtual_tokens=3, encoder_hidden_size=16),
     "the whole model": lambda family: family.make(),
 }
 
@@ -184,7 +186,7 @@ def attempt(method: str, family: Family) -> str | None:
                 state_of=lambda model: {name: p for name, p in model.named_parameters() if p.requires_grad},
                 load_state=lambda model, state: model.load_state_dict(state, strict=False),
             )
-        except Refused as error:
+        except (Refused, ConfigError) as error:
             return re.sub(r" \(\d+ tensors[^)]*\)", "", error.why)
     return None
 

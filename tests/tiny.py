@@ -119,6 +119,8 @@ HEAD_ALONE = {"rank": 0, "alpha": 0.0, "target_modules": [], "layers": [], "body
 _PART = {"rank": 0, "alpha": 0.0, "layers": [1, 2]}
 BITFIT = {"method": "bitfit", "target_modules": ["query", "value", "dense"], **_PART}
 NORM = {"method": "norm", "target_modules": ["LayerNorm"], **_PART}
+_TOKENS = {"rank": 0, "alpha": 0.0, "layers": [], "target_modules": [], "virtual_tokens": 3}
+PROMPT, PREFIX = {"method": "prompt", **_TOKENS}, {"method": "prefix", **_TOKENS}
 PARTIES = Parties.of({"north": "11" * 32, "south": "22" * 32}, ("aggregator", "33" * 32))
 
 

@@ -11,9 +11,10 @@ from enum import StrEnum
 
 from torch import nn
 
+from privacy.dp.prompts import is_per_example
 from privacy.errors import Refused
 
-NEAREST = "Train FFA-LoRA or LoRA on linear layers, the biases, the norm layers, or a linear classifier head"
+NEAREST = "Train FFA-LoRA, LoRA, biases, norm layers, a prompt, a prefix or a linear head by a job's method"
 
 
 class Kind(StrEnum):
@@ -23,6 +24,7 @@ class Kind(StrEnum):
     LORA_B = "lora-b"
     BIAS = "bias"
     NORM = "norm"
+    PROMPT = "prompt"
     HEAD = "head"
 
 
@@ -31,12 +33,11 @@ METHODS = {
     "PROMPT_TUNING": "its embedding runs once per batch, so per-example gradients do not exist and clipping is wrong",
     "P_TUNING": "its prompt encoder runs once per batch, so per-example gradients do not exist and clipping is wrong",
     "MULTITASK_PROMPT_TUNING": "its prompt runs once per batch, so per-example gradients do not exist",
-    "PREFIX_TUNING": "it is not supported yet",
     "IA3": "its scaling vectors have no per-example gradients",
     "VERA": "its scaling vectors have no per-example gradients",
 }
 
-ALLOWED_METHODS = {"LORA", "LN_TUNING"}
+ALLOWED_METHODS = {"LORA", "LN_TUNING", "PREFIX_TUNING", "PROMPT_TUNING"}
 
 BATCH_COUPLED = (nn.modules.batchnorm._BatchNorm, nn.SyncBatchNorm)  # noqa: SLF001 - the public classes' only common base
 
@@ -46,7 +47,8 @@ def check_allowed(model: nn.Module) -> dict[str, Kind]:
 
     Raises Refused, naming the module or parameter, when nothing trains, a module couples examples, a trainable tensor
     is shared or is not float32 or float64, the PEFT method is not on the list, or a parameter belongs to anything but
-    LoRA on a Linear or Conv1D layer, their biases, a norm layer, or a linear head outside the pretrained backbone.
+    LoRA on a Linear or Conv1D layer, their biases, a norm layer, a prompt or prefix that is looked up once per
+    example, or a linear head outside the pretrained backbone.
     """
     trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     if not trainable:
@@ -57,15 +59,15 @@ def check_allowed(model: nn.Module) -> dict[str, Kind]:
     for name, parameter in trainable.items():
         if str(parameter.dtype) not in {"torch.float32", "torch.float64"}:
             raise _refused(name, f"trains in {parameter.dtype}, where clipping is off by about a percent")
-    lora = _lora_kinds(model)
+    adapter = _lora_kinds(model) | _prompt_kinds(model)
     bodies = _backbones(model)
-    others = {name: owner_of(model, name) for name in trainable if name not in lora}
+    others = {name: owner_of(model, name) for name in trainable if name not in adapter}
     inside = {name for name in others if any(not body or name.startswith(f"{body}.") for body in bodies)}
     kinds = {name: _kind_of(name, owner, in_body=name in inside) for name, owner in others.items()}
     unknown = {name: others[name] for name, kind in kinds.items() if kind is None}
     if unknown:
         raise _unproven(unknown, inside)
-    found = lora | {name: kind for name, kind in kinds.items() if kind is not None}
+    found = adapter | {name: kind for name, kind in kinds.items() if kind is not None}
     return {name: found[name] for name in trainable}
 
 
@@ -129,7 +131,8 @@ def _check_methods(model: nn.Module) -> None:
             continue
         for config in configs.values():
             method = str(getattr(config.peft_type, "value", config.peft_type))
-            if method not in ALLOWED_METHODS:
+            per_example = method != "PROMPT_TUNING" or is_per_example(module)
+            if method not in ALLOWED_METHODS or not per_example:
                 why = METHODS.get(method, "its per-example gradients have not been shown to be right")
                 raise _refused(f"PEFT method {method}", why)
 
@@ -159,6 +162,17 @@ def _lora_kinds(model: nn.Module) -> dict[str, Kind]:
                     prefix = f"{name}.{part}.{inner}" if name else f"{part}.{inner}"
                     kinds |= {f"{prefix}.{leaf}": kind for leaf, p in owner.named_parameters() if p.requires_grad}
     return kinds
+
+
+def _prompt_kinds(model: nn.Module) -> dict[str, Kind]:
+    """The trainable virtual tokens of prompt and prefix tuning; not what projects them, which no method here has."""
+    from peft import PrefixEncoder, PromptEmbedding
+
+    return {
+        f"{name}.embedding.weight" if name else "embedding.weight": Kind.PROMPT
+        for name, module in model.named_modules()
+        if type(module) in {PrefixEncoder, PromptEmbedding} and not getattr(module, "prefix_projection", False)
+    }
 
 
 def _check_lora_layer(name: str, layer: nn.Module) -> None:

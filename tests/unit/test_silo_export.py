@@ -13,7 +13,7 @@ from silo_agent.modeling import MeanPooledClassifier
 from silo_agent.models import Tokenizer, build_model, load_state
 from silo_agent.policy import job_epsilon
 from silo_agent.train import initial_vector
-from tests.tiny import BITFIT, HEAD_ALONE, NORM, tiny_folder, tiny_job, tiny_plan
+from tests.tiny import BITFIT, HEAD_ALONE, NORM, PREFIX, PROMPT, tiny_folder, tiny_job, tiny_plan
 
 TEXTS = ("red big 3", "blue small 4 made up", "green")
 FACTS = Facts(3, {"north": 3, "south": 2}, {"north": Spent(1.9999, 0.001)}, "tests/north 12 abc")
@@ -37,6 +37,10 @@ def trained(plan, artifact):
         {"adapter": {"method": "lora", "rank": 4, "rank_stabilised": True}},
         {"adapter": BITFIT},
         {"adapter": NORM},
+        {"adapter": PROMPT},
+        {"adapter": PREFIX},
+        {"adapter": PROMPT | {"head": "model"}, "normaliser": None},
+        {"adapter": PREFIX | {"head": "model"}, "normaliser": None},
         {"adapter": BITFIT | {"head": "model"}, "normaliser": None},
         {"adapter": NORM | {"head": "model"}, "normaliser": None},
         {"adapter": HEAD_ALONE},

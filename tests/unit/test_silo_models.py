@@ -21,8 +21,10 @@ from silo_agent.models import (
     read_artifact,
     trainable_state,
 )
-from tests.tiny import BITFIT, HEAD_ALONE, NORM, tiny_folder, tiny_job, tiny_plan
+from tests.tiny import BITFIT, HEAD_ALONE, NORM, PREFIX, PROMPT, tiny_folder, tiny_job, tiny_plan
 
+LLAMA_SIZES = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3}
+LLAMA_SIZES |= {"num_attention_heads": 2, "pad_token_id": 0}
 TEXTS = ("red big 3", "blue small 4 made up", "green")
 
 
@@ -227,6 +229,21 @@ def test_targets_that_are_not_there_are_refused(folder, change, complaint):
         tiny_plan(tiny_job(adapter=change), folder)
 
 
+def test_a_prefix_that_would_do_nothing_is_refused(tmp_path):
+    distilled = tiny_folder(tmp_path, "distilbert")
+    with pytest.raises(ConfigError, match=r"DistilBertModel, which takes no past keys and values.*prompt"):
+        tiny_plan(tiny_job(adapter=PREFIX), distilled)
+    plan, _ = tiny_plan(tiny_job(adapter=PROMPT), distilled)
+    assert plan.values == 3 * 16 + 2 * 16
+
+
+def test_a_prompt_that_hides_the_text_s_end_is_refused():
+    config = LlamaConfig(**LLAMA_SIZES)
+    shape = tiny_job(adapter=PROMPT | {"head": "model"}, normaliser=None).adapter
+    with pytest.raises(ConfigError, match=r"end of a text by its token ids.*prefix"):
+        adapt(LlamaForSequenceClassification(config), shape)
+
+
 def test_a_job_no_silo_could_train_is_refused_when_it_is_planned(folder):
     with pytest.raises(Refused, match=r"query.*full fine-tuning"):
         tiny_plan(tiny_job(adapter=NORM | {"target_modules": ["query"]}), folder)
@@ -234,9 +251,7 @@ def test_a_job_no_silo_could_train_is_refused_when_it_is_planned(folder):
 
 def test_decoder_layers_with_other_masks_are_cached_too():
     torch.manual_seed(1)
-    config = LlamaConfig(
-        vocab_size=64, hidden_size=16, intermediate_size=32, num_hidden_layers=3, num_attention_heads=2, pad_token_id=0
-    )
+    config = LlamaConfig(**LLAMA_SIZES)
     shape = tiny_job().adapter.model_copy(update={"target_modules": ("q_proj",), "head": "model"})
     model = shaken(adapt(LlamaForSequenceClassification(config), shape)).eval()
     assert head_modules(model.get_base_model()) == ["score"]

@@ -17,7 +17,7 @@ from silo_agent.models import NORMALISER
 from silo_agent.normaliser import Normaliser, Range
 from silo_agent.planning import Parties, fix_mechanism, make_plan, update_range
 from silo_agent.train import initial_vector
-from tests.tiny import HEAD_ALONE, NORM, PARTIES, tiny_folder, tiny_job, tiny_plan
+from tests.tiny import HEAD_ALONE, NORM, PARTIES, PREFIX, PROMPT, tiny_body, tiny_folder, tiny_job, tiny_plan
 
 
 @pytest.fixture(scope="module")
@@ -79,8 +79,19 @@ def test_starting_values(folder):
     assert a.std() > 0.05
     fresh = [load_safetensors(tiny_plan(tiny_job(adapter={"seed": None}), folder)[1]) for _ in range(2)]
     assert any(not np.array_equal(fresh[0][name], fresh[1][name]) for name in first if ".lora_A." in name)
-    assert first[NORMALISER[0]].any()
-    assert (first[NORMALISER[1]] > 0).all()
+    center, deviation = (first[f"base_model.model.{name}"] for name in NORMALISER)
+    assert center.any()
+    assert (deviation > 0).all()
+
+
+def test_a_prompt_starts_at_words_and_a_prefix_near_zero(folder):
+    words = tiny_body().get_input_embeddings().weight.detach().numpy()
+    prompt = load_safetensors(tiny_plan(tiny_job(adapter=PROMPT), folder)[1])
+    assert all((words == row).all(axis=1).any() for row in prompt["prompt_embeddings"])
+    assert prompt[f"base_model.{NORMALISER[0]}"].any()
+    prefix = load_safetensors(tiny_plan(tiny_job(adapter=PREFIX), folder)[1])["prompt_embeddings"]
+    assert prefix.shape == (3, 2 * 3 * 16)  # keys and values of three layers
+    assert 0.01 < prefix.std() < 0.03
 
 
 def test_made_up_sentences(tmp_path):
@@ -124,9 +135,14 @@ def test_wrong_ranges(value, message):
         ({"adapter": {"rank": 0}}, "ffa-lora needs rank, alpha, target_modules and body_learning_rate"),
         (
             {"adapter": {"method": "head"}},
-            "method head takes no rank, alpha, rank_stabilised, target_modules, layers or",
+            "method head takes no rank, alpha, rank_stabilised, target_modules, virtual_tokens, layers or",
         ),
-        ({"adapter": {"method": "bitfit"}}, "method bitfit takes no rank, alpha or rank_stabilised"),
+        ({"adapter": {"method": "bitfit"}}, "method bitfit takes no rank, alpha, rank_stabilised or virtual_tokens"),
+        ({"adapter": PROMPT | {"virtual_tokens": 0}}, "prompt needs virtual_tokens and body_learning_rate"),
+        (
+            {"adapter": PREFIX | {"layers": [1]}},
+            "prefix takes no rank, alpha, rank_stabilised, target_modules or layers",
+        ),
         ({"adapter": NORM | {"target_modules": []}}, "norm needs target_modules and body_learning_rate"),
         ({"adapter": {"head": "model"}}, "takes no \\[normaliser\\]"),
         ({"normaliser": None}, "needs a \\[normaliser\\]"),

@@ -10,7 +10,7 @@ from privacy.errors import ConfigError, Refused, VerificationError
 from silo_agent import train as train_module
 from silo_agent.datasets import Dataset, Part
 from silo_agent.train import CachedExamples, Training, initial_vector, physical_batch, run_round
-from tests.tiny import BITFIT, HEAD_ALONE, NORM, tiny_dataset, tiny_folder, tiny_job, tiny_plan
+from tests.tiny import BITFIT, HEAD_ALONE, NORM, PREFIX, PROMPT, tiny_dataset, tiny_folder, tiny_job, tiny_plan
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +98,9 @@ def test_the_preflight_passes_and_leaves_the_model_alone(planned, folder):
     np.testing.assert_array_equal(training.vector(), before)
 
 
-@pytest.mark.parametrize("changes", [{"adapter": change} for change in ({"method": "lora"}, BITFIT, NORM, HEAD_ALONE)])
+@pytest.mark.parametrize(
+    "changes", [{"adapter": change} for change in ({"method": "lora"}, BITFIT, NORM, PROMPT, PREFIX, HEAD_ALONE)]
+)
 def test_the_preflight_passes_for_every_method(folder, changes):
     plan, artifact = tiny_plan(tiny_job(**changes), folder)
     assert Training(plan, artifact, tiny_dataset(), folder).self_test.values == plan.values

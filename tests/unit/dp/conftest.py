@@ -1,6 +1,5 @@
 """Tiny models with random weights, their adapters, and made-up records, for the tests of privacy.dp."""
 
-from collections.abc import Callable
 from types import SimpleNamespace
 
 import numpy as np
@@ -97,6 +96,24 @@ def llama_norm() -> nn.Module:
     return only(LlamaForSequenceClassification(config), "norm.weight")
 
 
+def bert_prompt() -> nn.Module:
+    from peft import PromptTuningConfig, get_peft_model
+
+    from privacy.dp.prompts import prompt_per_example
+
+    torch.manual_seed(2)
+    model = get_peft_model(bert(), PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=3))
+    prompt_per_example(model)
+    return model
+
+
+def gpt2_prefix() -> nn.Module:
+    from peft import PrefixTuningConfig, get_peft_model
+
+    torch.manual_seed(2)
+    return get_peft_model(gpt2(), PrefixTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=3))
+
+
 def synthetic(examples: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     bits = torch.Generator().manual_seed(3)
     ids = torch.randint(1, WORDS, (examples, TOKENS), generator=bits)
@@ -143,15 +160,19 @@ def dp() -> SimpleNamespace:
     """The builders above, by name."""
     return SimpleNamespace(
         bert=bert, gpt2=gpt2, lora=lora, bert_lora=bert_lora, bert_ffa_lora=bert_ffa_lora, gpt2_lora=gpt2_lora,
+        bert_prompt=bert_prompt, gpt2_prefix=gpt2_prefix,
         bert_head=bert_head, synthetic=synthetic, Records=Records, mechanism=mechanism, rates=rates, trained=trained,
     )  # fmt: skip
 
 
 ALLOWED = [bert_lora, bert_ffa_lora, bert_rslora, gpt2_lora, bert_bitfit, gpt2_bitfit, bert_norm, llama_norm, bert_head]
+BY_HOOKS_ALONE = [bert_prompt, gpt2_prefix]
+PAIRS = [(build, clipping) for build in ALLOWED for clipping in ("ghost", "hooks")]
+PAIRS += [(build, "hooks") for build in BY_HOOKS_ALONE]
 
 
-@pytest.fixture(params=ALLOWED, ids=lambda build: build.__name__)
-def allowed(request: pytest.FixtureRequest) -> nn.Module:
-    """Every kind of model on the allow-list."""
-    build: Callable[[], nn.Module] = request.param
-    return build()
+@pytest.fixture(params=PAIRS, ids=lambda pair: f"{pair[0].__name__}-{pair[1]}")
+def allowed(request: pytest.FixtureRequest) -> tuple[nn.Module, str]:
+    """Every kind of model on the allow-list, with every way of clipping that is right for it."""
+    build, clipping = request.param
+    return build(), clipping

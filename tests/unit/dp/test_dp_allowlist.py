@@ -28,17 +28,38 @@ def test_a_head_beside_an_encoder_in_ones_own_module_is_allowed(dp: SimpleNamesp
     assert check_allowed(model) == {"head.weight": Kind.HEAD, "head.bias": Kind.HEAD}
 
 
-@pytest.mark.parametrize(
-    ("method", "reason"),
-    [("PROMPT_TUNING", "once per batch"), ("P_TUNING", "once per batch"), ("PREFIX_TUNING", "not supported yet")],
-)
-def test_prompt_methods_are_refused(dp: SimpleNamespace, method: str, reason: str) -> None:
-    from peft import PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig, get_peft_model
+@pytest.mark.parametrize("method", ["PROMPT_TUNING", "P_TUNING"])
+def test_prompts_that_are_looked_up_once_per_batch_are_refused(dp: SimpleNamespace, method: str) -> None:
+    from peft import PromptEncoderConfig, PromptTuningConfig, get_peft_model
 
-    config = {"PROMPT_TUNING": PromptTuningConfig, "P_TUNING": PromptEncoderConfig, "PREFIX_TUNING": PrefixTuningConfig}
-    model = get_peft_model(dp.gpt2(), config[method](task_type="SEQ_CLS", num_virtual_tokens=2))
-    with pytest.raises(Refused, match=rf"PEFT method {method}.*{reason}.*Train FFA-LoRA"):
+    config = {"PROMPT_TUNING": PromptTuningConfig, "P_TUNING": PromptEncoderConfig}
+    model = get_peft_model(dp.bert(), config[method](task_type="SEQ_CLS", num_virtual_tokens=2))
+    with pytest.raises(Refused, match=rf"PEFT method {method}.*once per batch.*Train FFA-LoRA"):
         check_allowed(model)
+
+
+def test_a_prompt_per_example_and_a_prefix_are_allowed_and_named(dp: SimpleNamespace) -> None:
+    name = "prompt_encoder.default.embedding.weight"
+    assert check_allowed(dp.bert_prompt())[name] is Kind.PROMPT
+    assert check_allowed(dp.gpt2_prefix())[name] is Kind.PROMPT
+
+
+def test_a_copy_of_a_model_does_not_inherit_its_prompt(dp: SimpleNamespace) -> None:
+    """It would look up the original's prompt, whose gradients are not the copy's."""
+    model, other = dp.bert_prompt(), dp.bert_prompt()
+    vars(other)["get_prompt"] = vars(model)["get_prompt"]
+    with pytest.raises(Refused, match="once per batch"):
+        check_allowed(other)
+
+
+def test_a_prefix_that_is_projected_is_refused(dp: SimpleNamespace) -> None:
+    from peft import PrefixTuningConfig, get_peft_model
+
+    config = PrefixTuningConfig(
+        task_type="SEQ_CLS", num_virtual_tokens=2, prefix_projection=True, encoder_hidden_size=8
+    )
+    with pytest.raises(Refused, match=r"prompt_encoder\.default\.embedding\.weight .*Embedding.*not on the allow-list"):
+        check_allowed(get_peft_model(dp.gpt2(), config))
 
 
 @pytest.mark.parametrize("method", ["IA3", "VERA", "LOHA"])

@@ -30,15 +30,15 @@ def flat(model: nn.Module) -> torch.Tensor:
     return torch.cat([p.detach().flatten() for p in model.parameters() if p.requires_grad]).double()
 
 
-@BOTH
-def test_clipped_sum_equals_one_by_one_autograd(allowed: nn.Module, dp: SimpleNamespace, clipping: str) -> None:
-    shake(allowed)
+def test_clipped_sum_equals_one_by_one_autograd(allowed: tuple[nn.Module, str], dp: SimpleNamespace) -> None:
+    model, clipping = allowed
+    shake(model)
     inputs, labels = dp.synthetic(6)
-    parameters = trained_parameters(allowed, dp.rates(allowed))
-    with dropout_off(allowed):
-        alone = gradients_one_by_one(allowed, parameters, inputs, labels)
+    parameters = trained_parameters(model, dp.rates(model))
+    with dropout_off(model):
+        alone = gradients_one_by_one(model, parameters, inputs, labels)
         clip = float(alone.norm(dim=1).median())
-        with ClippedGradients(allowed, parameters, clipping) as gradients:
+        with ClippedGradients(model, parameters, clipping) as gradients:
             clipped = gradients.sum(inputs, labels, clip)
     expected = (alone * (clip / alone.norm(dim=1).clamp(min=clip))[:, None]).sum(dim=0)
     torch.testing.assert_close(clipped.norms, alone.norm(dim=1), rtol=1e-5, atol=0)

@@ -71,17 +71,23 @@ class Wrong(nn.Module):
         return self.after(self.head(self.before(x)))
 
 
-@pytest.mark.parametrize("clipping", ["ghost", "hooks"])
-def test_allowed_models_pass_and_are_left_as_they_were(allowed: nn.Module, dp: SimpleNamespace, clipping: str) -> None:
-    allowed.train()
-    before = {name: tensor.clone() for name, tensor in allowed.state_dict().items()}
-    report = check(allowed, dp, clipping=clipping)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in allowed.state_dict().items())
-    assert all(module.training for module in allowed.modules() if not list(module.children()))
-    assert report.values == sum(p.numel() for p in allowed.parameters() if p.requires_grad)
-    assert {name for name, _ in report.parameters} == dp.rates(allowed).keys()
+def test_allowed_models_pass_and_are_left_as_they_were(allowed: tuple[nn.Module, str], dp: SimpleNamespace) -> None:
+    model, clipping = allowed
+    model.train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    report = check(model, dp, clipping=clipping)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert all(module.training for module in model.modules() if not list(module.children()))
+    assert report.values == sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert {name for name, _ in report.parameters} == dp.rates(model).keys()
     assert len(report.findings) == 9
     assert all(0 <= finding.measured <= finding.bound <= TOLERANCE for finding in report.findings)
+
+
+def test_ghost_clipping_of_virtual_tokens_is_refused(dp: SimpleNamespace) -> None:
+    for model in (dp.bert_prompt(), dp.gpt2_prefix()):
+        with pytest.raises(Refused, match="Opacus cannot clip it"):
+            check(model, dp, clipping="ghost")
 
 
 def test_peft_state_passes_and_the_report_is_canonical(dp: SimpleNamespace) -> None:

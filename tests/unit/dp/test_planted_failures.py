@@ -119,7 +119,7 @@ def test_losses_that_couple_the_batch(dp: SimpleNamespace, monkeypatch: Patch, l
 
 
 def test_the_state_of_a_wrapped_module(dp: SimpleNamespace) -> None:
-    """PEFT, asked for the state of Opacus' wrapper, gives names that nothing loads (older ones gave no names at all)."""
+    """PEFT, asked for the state of Opacus' wrapper, gives names that nothing loads (older ones gave none)."""
     from opacus import GradSampleModule
     from peft import get_peft_model_state_dict
 

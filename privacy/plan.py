@@ -222,16 +222,28 @@ class JobPlan(Strict):
             raise ValueError("a job on data must have [dp]; only a rehearsal, which touches no data, may go without")
         if isinstance(self.task, Rehearsal) and self.dp is not None:
             raise ValueError("a rehearsal touches no data and takes no [dp]")
-        fastest = max(tensor.learning_rate for tensor in self.tensors)
-        if self.dp is not None and self.dp.proximal * fastest > 1:
-            raise ValueError(
-                f"dp.proximal is {self.dp.proximal:g}; times the largest learning rate, {fastest:g}, it is over 1, and "
-                "a step would overshoot the global adapter"
-            )
         if isinstance(self.task, Classification):
             tensors = [tensor.name for tensor in self.task.adapter.tensors]
             if tensors != sorted(set(tensors)):
                 raise ValueError("task.adapter.tensors must be sorted by name, each name once")
+        return self
+
+    @model_validator(mode="after")
+    def _sound_mechanism(self) -> Self:
+        if self.dp is None:
+            return self
+        if self.dp.delta * self.cohort.minimum_dataset_size > 1:
+            raise ValueError(
+                f"dp.delta is {self.dp.delta:g}; with cohort.minimum_dataset_size = {self.cohort.minimum_dataset_size} "
+                f"it must be at most {1 / self.cohort.minimum_dataset_size:.2g}: to publish one {self.dp.unit} of so "
+                "many whole would keep within it"
+            )
+        fastest = max(tensor.learning_rate for tensor in self.tensors)
+        if self.dp.proximal * fastest > 1:
+            raise ValueError(
+                f"dp.proximal is {self.dp.proximal:g}; times the largest learning rate, {fastest:g}, it is over 1, and "
+                "a step would overshoot the global adapter"
+            )
         return self
 
     @property

@@ -86,9 +86,12 @@ def examine(home: Home, plan: JobPlan, dataset_name: str | None, rounds: int) ->
     except BudgetRefusal as refusal:
         raise _BudgetRefused(refusal, charged) from refusal
     check_weights(model_folder(home, plan.task), plan.task.model.weights_sha256)
-    from silo_agent.datasets import require_fit
+    from silo_agent.datasets import require_fit, require_small_delta
 
-    require_fit(loaded(dataset), plan)
+    records = loaded(home, dataset)
+    require_fit(records, plan)
+    if budget is not None:
+        require_small_delta(records, budget.policy.delta, "population's budget's")
     return Examined(dataset, charged, forecast)
 
 
@@ -98,12 +101,19 @@ def model_folder(home: Home, task: Classification) -> Path:
     return resolve_model(task.model.source, task.model.revision, home.model_folders(), hub)
 
 
-def loaded(dataset: RegisteredDataset) -> "Dataset":
-    """The registered dataset's records. Raises ConfigError naming the column or row that is wrong."""
+def loaded(home: Home, dataset: RegisteredDataset) -> "Dataset":
+    """The registered dataset's records. Raises ConfigError naming the column or row that is wrong, or a file that has
+    changed since.
+    """
     from silo_agent.dataset_spec import DatasetSpec
     from silo_agent.datasets import load_dataset
+    from silo_agent.register import check_unchanged, data_files
 
-    return load_dataset(DatasetSpec.model_validate_json(dataset.spec), dataset.folder)
+    spec = DatasetSpec.model_validate_json(dataset.spec)
+    files = data_files(spec.files(dataset.folder))
+    with home.store.reading() as connection:
+        check_unchanged(connection, dataset, files)
+    return load_dataset(spec, dataset.folder)
 
 
 def charged_of(plan: JobPlan, dataset: RegisteredDataset | None) -> Charged | None:

@@ -230,8 +230,7 @@ def datasets_add(
     folder = spec.resolve().parent
     load_dataset(described, folder)
     registered = RegisteredDataset(described.name, described.population, folder, described.model_dump_json())
-    apart = described.held_out.path
-    files = data_files([described.file(folder), *([folder / apart] if apart is not None else [])])
+    files = data_files(described.files(folder))
     with home.store.writing() as tx:
         add_dataset(tx.connection, registered, files, _now())
     value = {"name": described.name, "population": described.population, "unit": described.unit}

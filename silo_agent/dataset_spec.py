@@ -94,6 +94,9 @@ class DatasetSpec(Strict):
     values: dict[Column, dict[str, Words]] = Field(default_factory=dict)  # per column: what a value reads as
     label: Label
     patient_column: Column | None = None
+    # What is known to be odd and right: columns with one value throughout, and a patient with most of the records.
+    constant_columns: tuple[Column, ...] = Field(default=(), strict=False)
+    one_patient_may_dominate: bool = False
     held_out: HeldOut
 
     @field_validator("template")
@@ -117,6 +120,11 @@ class DatasetSpec(Strict):
             for name in names:
                 if name not in used:
                     raise ValueError(f"{where}.{name}: the sentence does not use this column")
+        odd = next((name for name in self.constant_columns if name not in used | {self.label.column}), None)
+        if odd is not None:
+            raise ValueError(f"constant_columns: neither sentence nor label uses {odd!r}")
+        if self.one_patient_may_dominate and self.patient_column is None:
+            raise ValueError("one_patient_may_dominate goes with patient_column")
         if self.label.column in used:
             raise ValueError(f"the label column {self.label.column!r} is part of the sentence")
         return self
@@ -146,3 +154,8 @@ class DatasetSpec(Strict):
     def file(self, folder: Path) -> Path:
         """The data file, seen from the folder of the dataset's own TOML file."""
         return folder / self.path
+
+    def files(self, folder: Path) -> tuple[Path, ...]:
+        """Every file it consists of: the held-out part may have one of its own."""
+        apart = self.held_out.path
+        return (self.file(folder),) if apart is None else (self.file(folder), folder / apart)

@@ -6,6 +6,7 @@ Nothing here leaves the silo. Errors name columns and row numbers, never the val
 import hmac
 import json
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
@@ -22,6 +23,7 @@ from silo_agent.dataset_spec import DatasetSpec
 from silo_agent.template import Template, as_text, parse_template
 
 Indices = npt.NDArray[np.int64]
+ENOUGH_TO_JUDGE = 20  # records; fewer may be alike by chance
 DRAW_BYTES = 8  # of a MAC, as a fraction of one
 
 
@@ -70,9 +72,9 @@ def load_dataset(spec: DatasetSpec, folder: Path) -> Dataset:
     """Read and check a whole dataset; relative paths start at `folder`.
 
     Raises ConfigError on a file that cannot be read, a column that is absent (naming the nearest), a value outside
-    the classes or a value map, a null in the patient column, and when there are fewer units to train on than
-    `public_size` says. To add or remove one unit of privacy adds or removes that unit and moves no other between the
-    parts.
+    the classes or a value map, a null in the patient column, a column that is the same throughout, a patient with most
+    of the records, and when there are fewer units to train on than `public_size` says. To add or remove one unit of
+    privacy adds or removes that unit and moves no other between the parts.
     """
     rows = _read(spec, spec.file(folder))
     if spec.held_out.path is not None:
@@ -102,8 +104,8 @@ def require_fit(dataset: Dataset, plan: JobPlan) -> None:
     """Check a dataset against a job before any budget is touched.
 
     Raises ConfigError if the classes differ from the job's, Refused if the job protects another unit than the
-    dataset's, or wants more units than the dataset's public size. How many there really are decides nothing, or a
-    coordinator could find it out by asking with one minimum after the other.
+    dataset's, wants more units than the dataset's public size, or has a delta above one over that size. How many there
+    really are decides nothing, or a coordinator could find it out by asking with one minimum after the other.
     """
     if not isinstance(plan.task, Classification) or plan.dp is None:
         raise ConfigError(f"job {plan.name!r}", "trains on no data", "No dataset is needed for it.")
@@ -125,6 +127,20 @@ def require_fit(dataset: Dataset, plan: JobPlan) -> None:
             f"its public_size is {dataset.public_size} {dataset.unit}s, below the job's minimum of"
             f" {plan.cohort.minimum_dataset_size}",
             "Register a larger dataset or refuse the job; nothing was spent.",
+        )
+    require_small_delta(dataset, plan.dp.delta, "job's")
+
+
+def require_small_delta(dataset: Dataset, delta: float, whose: str) -> None:
+    """Raises Refused where a mechanism that publishes one unit of the dataset whole would keep within `delta`.
+
+    Decided by the public size alone: Dwork and Roth, The Algorithmic Foundations of DP, section 2.3.
+    """
+    if delta * dataset.public_size > 1:
+        raise Refused(
+            f"dataset {dataset.name!r}",
+            f"the {whose} delta is {delta:g}, more than one in its {dataset.public_size} {dataset.unit}s",
+            f"Ask for one of at most {1 / dataset.public_size:.2g}, better a tenth of it; nothing was spent.",
         )
 
 
@@ -148,7 +164,33 @@ def _read(spec: DatasetSpec, path: Path) -> list[_Row]:
             hint = f"; the nearest is {near[0]!r}" if near else ""
             raise ConfigError(f"dataset {spec.name!r}", f"{path.name} has no column {name!r}{hint}", "Correct it.")
     template = parse_template(spec.template) if spec.template is not None else None
-    return list(_rows(spec, frame, template))
+    seen: dict[str, set[str]] = {name: set() for name in (*spec.text_columns, spec.label.column)}
+    rows = list(_rows(spec, frame, template, seen))
+    _check_oddities(spec, rows, seen)
+    return rows
+
+
+def _check_oddities(spec: DatasetSpec, rows: list[_Row], seen: dict[str, set[str]]) -> None:
+    """Refuse what nearly always is a mistake, once there are enough records for it to be no chance.
+
+    Raises ConfigError on a column that reads the same in every record, one class for all, and a patient who has more
+    than half of the records, unless the description says that it is known.
+    """
+    if len(rows) < ENOUGH_TO_JUDGE:
+        return
+    what = f"dataset {spec.name!r}"
+    for name, found in seen.items():
+        if len(found) < 2 and name not in spec.constant_columns:
+            why = f"column {name!r} is the same in every record, so it tells nothing"
+            hint = f'Correct the file or leave it out; if it is right, set constant_columns = ["{name}"].'
+            raise ConfigError(what, why, hint)
+    _, most = Counter(row.unit for row in rows).most_common(1)[0]
+    if spec.patient_column is not None and 2 * most > len(rows) and not spec.one_patient_may_dominate:
+        why = f"one patient in {spec.patient_column!r} has more than half of the records"
+        hint = (
+            "Is it the right column, and no stand-in for unknown? If it is right, set one_patient_may_dominate = true."
+        )
+        raise ConfigError(what, why, hint)
 
 
 def _frame(spec: DatasetSpec, path: Path) -> pd.DataFrame:
@@ -189,7 +231,10 @@ def _csv(path: Path, *, header: bool) -> pd.DataFrame:
         return pd.read_csv(path, dtype=str, keep_default_na=False, header=0 if header else None, index_col=False)
 
 
-def _rows(spec: DatasetSpec, frame: pd.DataFrame, template: Template | None) -> Iterator[_Row]:
+def _rows(
+    spec: DatasetSpec, frame: pd.DataFrame, template: Template | None, seen: dict[str, set[str]]
+) -> Iterator[_Row]:
+    """The records, in order; puts into `seen` what each column of the sentence reads as, and the classes."""
     class_of = {v: i for i, (_, values) in enumerate(spec.label.classes.items()) for v in values}
     class_names = tuple(spec.label.classes)
     marks = {"", *(mark.strip() for mark in spec.missing)}
@@ -209,6 +254,8 @@ def _rows(spec: DatasetSpec, frame: pd.DataFrame, template: Template | None) -> 
             why = f"the value in {spec.label.column!r} belongs to none of the classes"
             raise ConfigError(where, why, "Add the value to label.classes or correct the record.")
         text = words[spec.text_columns[0]] if template is None else template.fill(words)
+        for name, word in (*words.items(), (spec.label.column, class_names[class_of[label]])):
+            seen[name].add(word)
         held = spec.held_out.column is not None and cell[spec.held_out.column] == as_text(spec.held_out.value)
         identity = ("patient", patient) if patient is not None else ("record", class_names[class_of[label]], text)
         yield _Row(text, class_of[label], patient or str(i), identity, held)

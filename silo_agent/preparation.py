@@ -72,7 +72,7 @@ class Preparation:
             registered = require_dataset(connection, record.dataset)
         artifact = self._shelf(record).artifact_path.read_bytes()
         folder = approval.model_folder(self._home, task)
-        return Training(record.plan, artifact, approval.loaded(registered), folder)
+        return Training(record.plan, artifact, approval.loaded(self._home, registered), folder)
 
     def _shelf(self, record: JobRecord) -> AdapterShelf:
         return AdapterShelf(self._home.artifacts(record.job), record.plan)

@@ -89,6 +89,22 @@ def _check_one_population(connection: Connection, dataset: RegisteredDataset, fi
         )
 
 
+def check_unchanged(connection: Connection, dataset: RegisteredDataset, files: Iterable[DataFile]) -> None:
+    """Raises ConfigError naming a file that holds something else than when the dataset was registered.
+
+    What a job was approved for, and what a guarantee speaks of, is the registered dataset.
+    """
+    of_dataset = select(dataset_files.c.sha256).where(dataset_files.c.dataset == dataset.name)
+    known = set(connection.execute(of_dataset).scalars())
+    changed = next((file for file in files if file.sha256 not in known), None)
+    if changed is not None:
+        raise ConfigError(
+            f"dataset {dataset.name!r}",
+            f"{changed.path.name} has changed since it was registered",
+            "Put the file back, or register what it is now: `cloister silo datasets add`.",
+        )
+
+
 def require_dataset(connection: Connection, name: str) -> RegisteredDataset:
     """The dataset with this name. Raises ConfigError naming those there are."""
     row = connection.execute(select(datasets).where(datasets.c.name == name)).one_or_none()

@@ -42,6 +42,7 @@ FILE_COLUMNS = (
 )
 USED_COLUMNS = (*FILE_COLUMNS[:10], "num")
 MISSING = "?"
+ODDITIES = {"switzerland": 'constant_columns = ["chol"]  # 0 throughout: nobody measured it\n'}
 DATASET_FILE = "dataset.toml"
 
 
@@ -74,6 +75,7 @@ def write_hospital(hospital: str, folder: Path) -> Path:
         writer.writerows([*row, part] for row, part in zip(rows, _parts(rows), strict=True))
     target = folder / DATASET_FILE
     described = (files("federation.heart") / DATASET_FILE).read_text(encoding="utf-8")
+    described = ODDITIES.get(hospital, "") + described
     target.write_text(f"public_size = {PUBLIC_SIZES[hospital]}\n{described}", encoding="utf-8")
     return target
 

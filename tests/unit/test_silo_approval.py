@@ -1,16 +1,19 @@
 """Approving a job on data: what is granted, what is refused, and that the record says what the budget was then."""
 
+from dataclasses import replace
+
 import pytest
 from cloister.wire import JobPhase
 
 from privacy.budget import BudgetRefusal, what_if
-from privacy.errors import ConfigError, Unavailable
+from privacy.errors import ConfigError, Refused, Unavailable
 from silo_agent import approval, datasets
 from silo_agent.approval import Terms
 from silo_agent.entries import References
 from silo_agent.jobs import JobState
 from silo_agent.register import RegisteredDataset, add_dataset
 from tests.lone_silo import NOW, STEWARD, LoneSilo
+from tests.tiny import tiny_dataset
 
 
 @pytest.fixture
@@ -20,10 +23,18 @@ def silo(tmp_path, monkeypatch):
     with silo.home.store.writing() as tx:
         add_dataset(tx.connection, RegisteredDataset("visits", "patients", tmp_path, "{}"), (), NOW)
     silo.stand(JobState.SEEN)
-    for place, name in ((approval, "check_weights"), (approval, "model_folder"), (approval, "loaded")):
+    for place, name in ((approval, "check_weights"), (approval, "model_folder"), (datasets, "require_fit")):
         monkeypatch.setattr(place, name, lambda *_: None)
-    monkeypatch.setattr(datasets, "require_fit", lambda *_: None)
+    monkeypatch.setattr(approval, "loaded", lambda *_: silo.records)
+    silo.records = tiny_dataset(public_size=20)
     return silo
+
+
+def test_a_budget_whose_delta_is_above_one_in_the_public_size_grants_nothing(silo):
+    silo.records = replace(silo.records, public_size=1001)  # the budget's delta is 1e-3
+    with pytest.raises(Refused, match=r"the population's budget's delta is 0.001, more than one in its 1001 records"):
+        approval.approve(silo.home, silo.plan, "visits", STEWARD)
+    assert silo.job_state is JobState.SEEN
 
 
 def another(silo):

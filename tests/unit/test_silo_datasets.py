@@ -77,7 +77,7 @@ def test_records_become_sentences_and_labels(tmp_path):
 
 def many(count, patients=None):
     people = range(count) if patients is None else (i % patients for i in range(count))
-    rows = (f"{30 + i},{i % 2},120,{i % 3},p{person}\n" for i, person in enumerate(people))
+    rows = (f"{30 + i},{i % 2},{120 + i % 9},{i % 3},p{person}\n" for i, person in enumerate(people))
     return "age,sex,pressure,num,person\n" + "".join(rows)
 
 
@@ -251,6 +251,51 @@ def test_repr_shows_no_record(tmp_path):
 @pytest.fixture(scope="module")
 def model_folder(tmp_path_factory):
     return tiny_folder(tmp_path_factory.mktemp("model"))
+
+
+ODD = "age,sex,pressure,num,person\n"
+
+
+@pytest.mark.parametrize(
+    ("row", "known", "complaint"),
+    [
+        ("{age},1,{pressure},{label},p{i}", 'constant_columns = ["sex"]', "column 'sex' is the same in every record"),
+        ("{age},{sex},{pressure},1,p{i}", 'constant_columns = ["num"]', "column 'num' is the same in every record"),
+        (
+            "{age},{sex},{pressure},{label},p{most}",
+            "one_patient_may_dominate = true",
+            "one patient in 'person' has more than half of the records",
+        ),
+    ],
+)
+def test_what_is_nearly_always_a_mistake_is_refused_unless_it_is_known(tmp_path, row, known, complaint):
+    def rows(count):
+        draw = range(count)
+        return ODD + "".join(
+            row.format(age=30 + i, sex=i % 2, pressure=100 + i, label=i % 3, i=i, most=max(0, i - count // 2)) + "\n"
+            for i in draw
+        )
+
+    with pytest.raises(ConfigError, match=complaint) as caught:
+        load(tmp_path, PATIENTS, rows(40))
+    assert known in caught.value.next_step
+    keyed = PATIENTS.replace('format = "csv"', f'format = "csv"\n{known}')
+    assert load(tmp_path, keyed, rows(40)).unit == "patient"
+    assert load(tmp_path, PATIENTS, rows(19)).unit == "patient", "too few to judge by"
+
+
+def test_known_oddities_must_be_about_what_is_used(tmp_path):
+    with pytest.raises(ConfigError, match="neither sentence nor label uses 'height'"):
+        load(tmp_path, changed('format = "csv"', 'format = "csv"\nconstant_columns = ["height"]'))
+    with pytest.raises(ConfigError, match="one_patient_may_dominate goes with patient_column"):
+        load(tmp_path, changed('format = "csv"', 'format = "csv"\none_patient_may_dominate = true'))
+
+
+def test_a_delta_of_more_than_one_in_the_public_size_is_refused(model_folder):
+    plan, _ = tiny_plan(tiny_job(), model_folder)  # delta 0.01
+    require_fit(tiny_dataset(200, public_size=100), plan)
+    with pytest.raises(Refused, match=r"the job's delta is 0.01, more than one in its 101 records.*at most 0.0099"):
+        require_fit(tiny_dataset(200, public_size=101), plan)
 
 
 @pytest.mark.parametrize("records", [50, 51, 5000])

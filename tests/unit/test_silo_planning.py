@@ -165,6 +165,19 @@ def test_a_wrong_job_file_says_where(changes, message):
         tiny_job(**changes)
 
 
+@pytest.mark.parametrize(
+    ("dp", "complaint"),
+    [
+        ({"delta": 0.03}, r"dp.delta is 0.03; with cohort.minimum_dataset_size = 40 it must be at most 0.025"),
+        ({"proximal": 0.6}, r"dp.proximal is 0.6; times the largest learning rate, 2, it is over 1"),
+    ],
+)
+def test_a_mechanism_that_makes_no_sense_is_refused(folder, dp, complaint):
+    job = tiny_job(dp=dp, cohort={"minimum_dataset_size": 40})
+    with pytest.raises(ConfigError, match=complaint):
+        tiny_plan(job, folder)
+
+
 def test_a_plan_that_cannot_be_is_the_job_file_s_fault(folder):
     with pytest.raises(ConfigError, match=r"cohort.minimum is 3; with 2 silos, 0 of them colluding, it must be 2-2"):
         tiny_plan(tiny_job(cohort={"minimum": 3}), folder)

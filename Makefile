@@ -46,6 +46,8 @@ bench: $(STAMP)
 	$(BIN)/cloister bench aggregation --values 1000000 --silos 4
 	$(BIN)/cloister bench aggregation --values 1000000 --silos 4 --suite ckks-group
 	$(BIN)/cloister bench heart --seeds 5
+	$(BIN)/cloister bench training
+	$(BIN)/cloister bench audit
 
 proto: $(STAMP)
 	$(PROTOC) $(call PROTOC_OUT,proto) proto/cloister/v1/*.proto

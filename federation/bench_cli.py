@@ -1,4 +1,4 @@
-"""`cloister bench aggregation|heart`."""
+"""`cloister bench aggregation|heart|training|audit`."""
 
 import sys
 import tempfile
@@ -43,12 +43,57 @@ def aggregation(
 @app.command()
 def heart(
     seeds: Annotated[int, typer.Option(min=1, help="Runs to average over.")] = 5,
+    sweep: Annotated[
+        bool, typer.Option("--sweep", help="FedAvg, FedProx, FedAdam, FedYogi at epsilon 1, 2, 4, 8 and without.")
+    ] = False,
+    plot: Annotated[Path | None, typer.Option(help="Of a sweep: draw it into this SVG file.")] = None,
     as_json: Json = False,
 ) -> None:
     """The demo's model at four hospitals under differential privacy, over several seeds, beside its baselines."""
-    from federation.bench_view import heart_table
-    from federation.heart.bench import bench_heart
     from runtime.console import emit
 
-    found = bench_heart(seeds, _note)
-    emit(found, as_json=as_json, text=heart_table(found))
+    if not sweep:
+        from federation.bench_view import heart_table
+        from federation.heart.bench import bench_heart
+
+        if plot is not None:
+            raise typer.BadParameter("goes with --sweep", param_hint="--plot")
+        found = bench_heart(seeds, _note)
+        emit(found, as_json=as_json, text=heart_table(found))
+        return
+    from federation.heart.sweep import sweep_heart
+    from federation.heart.sweep_view import draw, sweep_table
+
+    found = sweep_heart(seeds, _note)
+    if plot is not None:
+        draw(found, plot)
+    emit(found, as_json=as_json, text=sweep_table(found))
+
+
+@app.command()
+def training(
+    steps: Annotated[int, typer.Option(min=1, help="Steps of each kind; the median counts.")] = 15,
+    as_json: Json = False,
+) -> None:
+    """A step of DP-SGD beside a plain step of the same adapter, with and without cached activations; on one core."""
+    from federation.bench_training import bench_training
+    from federation.bench_view import training_table
+    from runtime.console import emit
+
+    found = bench_training(steps, _note)
+    emit(found, as_json=as_json, text=training_table(found))
+
+
+@app.command()
+def audit(
+    runs: Annotated[int, typer.Option(min=20, help="Trainings with the canary, and as many without.")] = 1000,
+    confidence: Annotated[float, typer.Option(min=0.5, max=0.999, help="Of each lower bound.")] = 0.95,
+    as_json: Json = False,
+) -> None:
+    """Attack the published adapters: a lower bound on epsilon, for the engine as shipped and with bugs planted."""
+    from federation.audit.bench import bench_audit
+    from federation.bench_view import audit_table
+    from runtime.console import emit
+
+    found = bench_audit(runs, confidence, _note)
+    emit(found, as_json=as_json, text=audit_table(found))

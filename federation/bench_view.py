@@ -56,3 +56,37 @@ def heart_table(found: Mapping[str, Any]) -> "RenderableType":
     rows.append(("majority class of each hospital", f"{sum(majority) / len(majority):.3f}", "-", "-"))
     title = f"Held-out records of four hospitals, {found['seeds']} seeds: mean (deviation)"
     return table(("variant", "mean accuracy", "pooled AUC", "epsilon"), rows, title=title)
+
+
+def training_table(found: Mapping[str, Any]) -> "RenderableType":
+    """Seconds of a step, and how many plain steps that is."""
+    names = {"plain": "plain SGD", "dp": "DP-SGD, every layer run", "dp_cached": "DP-SGD, frozen layers cached"}
+    rows = [
+        (words, f"{found[f'{name}_step_seconds']:.3f} s", f"{found[f'{name}_over_plain']:.2f}")
+        for name, words in names.items()
+    ]
+    rows.append(("prepare a job, the self-test among it", f"{found['prepare_seconds']:.1f} s", ""))
+    title = (
+        f"{found['records']} records of {found['max_tokens']} tokens, layers {found['layers']}, {found['values']}"
+        f" values, one core: median of {found['steps']} steps"
+    )
+    return table(("step", "takes", "over plain"), rows, title=title)
+
+
+def audit_table(found: Mapping[str, Any]) -> "RenderableType":
+    """The lower bound of every subject beside its claim."""
+    rows = [
+        (
+            each["subject"],
+            each["means"],
+            f"{each['claimed']:.2f}",
+            f"{each['bound']:.2f}",
+            "above the claim" if each["bound"] > each["claimed"] else "",
+        )
+        for each in found["subjects"]
+    ]
+    title = (
+        f"epsilon at delta {found['delta']:g}: claimed (RDP), and at least what {found['runs']} runs with and without a"
+        f" canary show, each at {found['confidence']:.0%} confidence"
+    )
+    return table(("engine", "what it means", "claimed", "at least", ""), rows, title=title)

@@ -12,6 +12,7 @@ from privacy.dp.engine import train_round
 from privacy.dp.randomness import Randomness
 from privacy.errors import ConfigError
 from privacy.plan import DpSgd, JobPlan
+from privacy.server import first_moments, server_step
 from silo_agent.datasets import Dataset
 from silo_agent.train import Evaluation, Training
 
@@ -32,15 +33,19 @@ def majority_accuracy(datasets: Mapping[str, Dataset]) -> dict[str, float]:
 def train_together_without_privacy(
     plan: JobPlan, trainings: Mapping[str, Training], start: Float32, seed: int
 ) -> dict[str, Evaluation]:
-    """The job's rounds with neither clip nor noise; every hospital's evaluation of the common adapter."""
-    mechanism = _without_privacy(plan, None)
+    """The job's rounds with neither clip nor noise; every hospital's evaluation of the common adapter.
+
+    A proximal term and the server optimiser are the plan's.
+    """
+    mechanism, moments = _without_privacy(plan, None), first_moments(plan.server, plan.values)
     vector = start
     for round_number in range(plan.rounds):
         updates = [
             _update(training, vector, mechanism, (seed, round_number, i))
             for i, training in enumerate(trainings.values())
         ]
-        vector = (vector + np.mean(updates, axis=0)).astype(np.float32)
+        mean = np.asarray(np.mean(updates, axis=0, dtype=np.float64))
+        vector = (vector + server_step(plan.server, mean, moments)).astype(np.float32)
     return {name: training.evaluate(vector) for name, training in trainings.items()}
 
 
@@ -55,6 +60,16 @@ def train_alone_without_privacy(
             vector = vector + _update(training, vector, mechanism, (seed, round_number, i))
         found[name] = training.evaluate(vector)
     return found
+
+
+def train_pooled_without_privacy(
+    plan: JobPlan, pooled: Training, trainings: Mapping[str, Training], start: Float32, seed: int
+) -> dict[str, Evaluation]:
+    """`pooled` has all hospitals' training parts as one; every hospital's evaluation of what comes of it."""
+    mechanism, vector = _without_privacy(plan, pooled), start
+    for round_number in range(plan.rounds):
+        vector = vector + _update(pooled, vector, mechanism, (seed, round_number, 0))
+    return {name: training.evaluate(vector) for name, training in trainings.items()}
 
 
 def _without_privacy(plan: JobPlan, alone: Training | None) -> DpSgd:

@@ -6,7 +6,7 @@ chosen, and how far the held-out parts had a say in it, is told in docs/explanat
 """
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,8 +22,10 @@ from privacy.dp.randomness import Randomness
 from privacy.errors import ConfigError, VerificationError
 from privacy.flatten import coordinate_ranges
 from privacy.plan import JobPlan
-from privacy.quantise import mean_from_sum, quantise
+from privacy.quantise import quantise
+from privacy.server import first_moments
 from runtime.config import load_config
+from silo_agent.apply import next_adapter
 from silo_agent.datasets import Dataset
 from silo_agent.job_file import AdapterChoice, JobFile
 from silo_agent.planning import Parties, make_plan
@@ -57,7 +59,8 @@ def bench_heart(seeds: int, on_progress: OnProgress) -> dict[str, Any]:
         plan, trainings, start = prepare(job.model_copy(update={"adapter": choice}), datasets)
         outcomes = []
         for seed in range(seeds):
-            outcome, epsilon = run_federation(plan, trainings, start, seed)
+            evaluations, epsilon = run_federation(plan, trainings, start, seed)
+            outcome = outcome_of(evaluations)
             outcomes.append(outcome)
             _require_within(job, epsilon)
             results[f"{variant}_epsilon"] = epsilon
@@ -76,23 +79,28 @@ def _require_within(job: JobFile, epsilon: Mapping[str, float]) -> None:
 
 
 def prepare(job: JobFile, datasets: Mapping[str, Dataset]) -> tuple[JobPlan, dict[str, Training], Float32]:
-    """The plan of a job file, each hospital prepared, and the first global adapter. Identity keys are made up."""
-    keys = {name: (i + 1).to_bytes(32, "big").hex() for i, name in enumerate(sorted(datasets))}
-    parties = Parties.of(keys, ("aggregator", bytes(32).hex()))
-    plan, artifact = make_plan(job, job_file().parent, model_folder(), parties, datetime.now(UTC))
+    """The plan of a job file, each hospital prepared, and the first global adapter."""
+    plan, artifact = made_plan(job, datasets)
     trainings = {name: Training(plan, artifact, dataset, model_folder()) for name, dataset in datasets.items()}
     return plan, trainings, initial_vector(plan, artifact)
 
 
+def made_plan(job: JobFile, silos: Iterable[str]) -> tuple[JobPlan, bytes]:
+    """The plan and the artifact of a job file, for silos whose identity keys are made up."""
+    keys = {name: (i + 1).to_bytes(32, "big").hex() for i, name in enumerate(sorted(silos))}
+    parties = Parties.of(keys, ("aggregator", bytes(32).hex()))
+    return make_plan(job, job_file().parent, model_folder(), parties, datetime.now(UTC))
+
+
 def run_federation(
     plan: JobPlan, trainings: Mapping[str, Training], start: Float32, seed: int
-) -> tuple[Outcome, dict[str, float]]:
-    """All rounds with DP-SGD at every hospital, updates on the grid, equal weights.
+) -> tuple[dict[str, Evaluation], dict[str, float]]:
+    """All rounds with DP-SGD at every hospital, updates on the grid, equal weights, the plan's server optimiser.
 
-    Returns the outcome and each hospital's epsilon (RDP) of the steps in which noise was added. `seed` makes the run
-    repeatable but for the rounding of torch's threaded sums, which is for benchmarks on public data only.
+    Returns each hospital's evaluation, and its epsilon (RDP) of the steps in which noise was added. `seed` makes the
+    run repeatable but for the rounding of torch's threaded sums, which is for benchmarks on public data only.
     """
-    vector, steps = start, dict.fromkeys(trainings, 0)
+    vector, steps, moments = start, dict.fromkeys(trainings, 0), first_moments(plan.server, plan.values)
     ranges = coordinate_ranges(plan.tensors)
     for round_number in range(plan.rounds):
         total = np.zeros(plan.values, np.uint32)
@@ -101,9 +109,9 @@ def run_federation(
             trained = training.run_round(vector, randomness=bits)
             steps[name] += trained.executed.noise_additions
             total += quantise(trained.update, ranges, plan.grid.bits)
-        vector = (vector + mean_from_sum(total, ranges, plan.grid.bits, len(trainings))).astype(np.float32)
-    outcome = outcome_of({name: training.evaluate(vector) for name, training in trainings.items()})
-    return outcome, {name: verified_epsilon(plan, ran) for name, ran in steps.items()}
+        vector = next_adapter(plan, vector, moments, [total], len(trainings))
+    evaluations = {name: training.evaluate(vector) for name, training in trainings.items()}
+    return evaluations, {name: verified_epsilon(plan, ran) for name, ran in steps.items()}
 
 
 def verified_epsilon(plan: JobPlan, steps: int) -> float:

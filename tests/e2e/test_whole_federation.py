@@ -63,6 +63,29 @@ def check_as_an_auditor(folder):
     assert json.loads(done.stdout)["verified"] is True
 
 
+@pytest.mark.slow
+def test_the_step_bench_measures_every_step():
+    done = cloister("bench", "training", "--steps", "1", "--json", timeout_s=200)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(done.stdout)
+    assert (found["records"], found["layers"], found["plain_over_plain"]) == (60, [4, 5], 1.0)
+    assert found["dp_over_plain"] == found["dp_step_seconds"] / found["plain_step_seconds"]
+    assert found["dp_cached_step_seconds"] > 0
+    assert found["prepare_seconds"] > 0
+
+
+@pytest.mark.slow
+def test_the_audit_attacks_every_subject():
+    done = cloister("bench", "audit", "--runs", "50", "--json", timeout_s=200)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(done.stdout)
+    subjects = {each["subject"]: each for each in found["subjects"]}
+    assert len(subjects) == 11
+    assert all(each["claimed_pld"] < each["claimed"] for each in subjects.values())
+    assert all(each["bound"] < each["claimed"] for each in subjects.values() if not each["planted"])
+    assert subjects["no noise"]["bound"] > 0.2  # a canary that is never drawn in ten steps of rate 0.1 cannot be told
+
+
 def test_a_folder_in_use_is_refused(tmp_path):
     (tmp_path / "something").touch()
     done = cloister("demo", "--folder", str(tmp_path), "--json", timeout_s=60)

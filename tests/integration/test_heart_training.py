@@ -39,7 +39,8 @@ def test_the_preflight_passes_on_the_real_encoder(prepared):
 def test_rounds_run_and_every_step_is_charged(prepared):
     plan, trainings, start = prepared
     short = plan.model_copy(update={"rounds": 1})
-    outcome, epsilon = run_federation(short, trainings, start, seed=0)
+    evaluations, epsilon = run_federation(short, trainings, start, seed=0)
+    outcome = outcome_of(evaluations)
     assert epsilon == dict.fromkeys(("switzerland", "va"), verified_epsilon(plan, plan.dp.steps_per_round))
     assert outcome.accuracy.keys() == trainings.keys()
     updates = [training.run_round(start).update for training in trainings.values()]

@@ -11,7 +11,7 @@ from rich.console import Console
 from aggregator.accumulate import read_chunks
 from federation.bench import job_text, protect_figures
 from federation.bench_alone import aggregate_alone
-from federation.bench_view import VARIANTS, aggregation_table, heart_table
+from federation.bench_view import VARIANTS, aggregation_table, audit_table, heart_table, training_table
 from federation.jobs import Membership, RehearsalFile, rehearsal_plan
 from privacy.ckks.layouts import layout_of
 from privacy.plan import RosterMember
@@ -105,6 +105,30 @@ def test_accuracy_stands_beside_every_baseline():
     assert sum("0.797 (0.012)" in line and "0.843 (0.002)" in line for line in lines) == len(VARIANTS)
     assert any("adapters and head, DP" in line and "1.9900" in line for line in lines)
     assert any("majority" in line and "0.750" in line for line in lines)
+
+
+def test_steps_are_given_in_plain_steps():
+    found = {"records": 60, "max_tokens": 80, "layers": [4, 5], "values": 3840, "steps": 9, "prepare_seconds": 2.12}
+    found |= {"plain_step_seconds": 1.627, "dp_step_seconds": 1.646, "dp_cached_step_seconds": 0.849}
+    found |= {"plain_over_plain": 1.0, "dp_over_plain": 1.0118, "dp_cached_over_plain": 0.5216}
+    text = text_of(training_table(found))
+    for figure in ("1.627 s", "1.01", "0.849 s", "0.52", "2.1 s", "median of 9 steps"):
+        assert figure in text
+
+
+def test_an_audit_says_what_is_above_the_claim():
+    subjects = [
+        {"subject": "as shipped", "means": "as it is", "planted": False, "bound": 0.4, "claimed": 2.0},
+        {"subject": "no noise", "means": "DP off", "planted": True, "bound": 4.8, "claimed": 2.0},
+    ]
+    found = {"delta": 1e-3, "runs": 1000, "confidence": 0.95, "subjects": subjects}
+    text = text_of(audit_table(found))
+    shipped, broken = (next(line for line in text.splitlines() if name in line) for name in ("as shipped", "no noise"))
+    assert "2.00" in shipped
+    assert "0.40" in shipped
+    assert "above" not in shipped
+    assert "4.80" in broken
+    assert "above the claim" in broken
 
 
 @pytest.mark.parametrize("suite", list(Suite))

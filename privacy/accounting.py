@@ -45,6 +45,7 @@ PLD_TOLERANCE: Final = 1e-4
 PLD_LIMIT_EPSILON: Final = 50.0
 """Above this Renyi epsilon no PLD figure is given: it would be slow, and the mechanism is not private anyway."""
 
+LEAST_NOISE = 0.01
 MAX_EVENTS = 64
 MAX_COUNT = 1_000_000
 
@@ -58,7 +59,7 @@ class Gaussian(Strict):
     """Gaussian noise on a sum of vectors of bounded L2 norm; the multiplier is standard deviation / bound."""
 
     kind: Literal["gaussian"] = "gaussian"
-    noise_multiplier: Annotated[float, Field(ge=0.01, le=1e6, allow_inf_nan=False)]
+    noise_multiplier: Annotated[float, Field(ge=LEAST_NOISE, le=1e6, allow_inf_nan=False)]
 
 
 class PoissonSampled(Strict):
@@ -99,6 +100,19 @@ def dp_sgd_event(dp: DpSgd, steps: int) -> SelfComposed:
         return SelfComposed(count=steps, event=PoissonSampled(sampling_probability=dp.sampling_rate, event=gaussian))
     except ValidationError as error:
         raise ConfigError("[dp] of the job", first_complaint(error), "Correct the job file.") from error
+
+
+def by_record_event(dp: DpSgd, steps: int, records: int) -> SelfComposed | None:
+    """What a promise to each record, sampled by itself, is to a person with this many of them; None: nothing at all.
+
+    A step draws some of the person's records with probability 1 - (1 - q)^records, and then at most all of them, which
+    move the sum by `records` clips: an upper bound (Dwork and Roth 2014, theorem 2.2, for the sampled mechanism).
+    """
+    if dp.noise_multiplier / records < LEAST_NOISE:
+        return None
+    q = 1 - (1 - dp.sampling_rate) ** records
+    gaussian = Gaussian(noise_multiplier=dp.noise_multiplier / records)
+    return SelfComposed(count=steps, event=PoissonSampled(sampling_probability=q, event=gaussian))
 
 
 def encode_event(event: Event) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from privacy.accounting import by_record_event, rdp_epsilon, rdp_vector
 from privacy.budget import BudgetRefusal, Forecast, grant, require_job
 from privacy.errors import (
     CloisterError,
@@ -26,6 +27,7 @@ from silo_agent.entries import NOTHING_SAID, Author, Charged, References
 from silo_agent.home import Home
 from silo_agent.jobs import NOT_JOINED, TAKING_PART, WAITING, JobMoved, JobState, require_job_record, set_job_state
 from silo_agent.peers import trusted_peers
+from silo_agent.policy import job_epsilon
 from silo_agent.register import RegisteredDataset, require_dataset
 from silo_agent.statements import say
 from silo_agent.store import Transaction
@@ -55,12 +57,24 @@ WITHDRAWN = "refused by a steward after it was joined: no further round is train
 
 
 @dataclass(frozen=True)
+class ByRecord:
+    """For a job that protects patients: what the same training would leave the patient with the most records, were the
+    promise made to records instead. For the steward's eyes: it is a fact about the data.
+    """
+
+    most_records: int
+    epsilon: float  # of the job, to each patient
+    epsilon_by_record: float | None  # to that patient; None: nothing at all
+
+
+@dataclass(frozen=True)
 class Examined:
     """A job that may be approved: on which data (None: a rehearsal), what it charges and would do to their budget."""
 
     dataset: RegisteredDataset | None
     charged: Charged | None
     forecast: Forecast | None
+    by_record: ByRecord | None = None
 
 
 def examine(home: Home, plan: JobPlan, dataset_name: str | None, rounds: int) -> Examined:
@@ -92,7 +106,18 @@ def examine(home: Home, plan: JobPlan, dataset_name: str | None, rounds: int) ->
     require_fit(records, plan)
     if budget is not None:
         require_small_delta(records, budget.policy.delta, "population's budget's")
-    return Examined(dataset, charged, forecast)
+    return Examined(dataset, charged, forecast, _by_record(charged, records, rounds))
+
+
+def _by_record(charged: Charged, records: "Dataset", rounds: int) -> ByRecord | None:
+    """None where the unit is the record, or no patient has two."""
+    most, dp = records.training.most_records, charged.dp
+    if records.unit != "patient" or most < 2:
+        return None
+    steps = rounds * dp.steps_per_round
+    event = by_record_event(dp, steps, most)
+    by_record = None if event is None else rdp_epsilon(rdp_vector(event), dp.delta)
+    return ByRecord(most, job_epsilon(charged.plan, dp.delta, rounds), by_record)
 
 
 def model_folder(home: Home, task: Classification) -> Path:

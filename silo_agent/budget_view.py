@@ -1,6 +1,6 @@
 """Budgets as a steward reads them: what is, and what a job would make of it."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from privacy.accounting import dp_sgd_event, rdp_epsilon, rdp_vector
 from privacy.budget import BudgetRefusal, BudgetState, check_terms, what_if
@@ -10,6 +10,9 @@ from silo_agent.accounts import all_budgets
 from silo_agent.admission import check_price
 from silo_agent.home import Home
 from silo_agent.jobs import named_job
+
+if TYPE_CHECKING:
+    from silo_agent.approval import ByRecord
 
 
 def budget_rows(home: Home) -> list[dict[str, Any]]:
@@ -70,3 +73,14 @@ def _other_terms(budget: BudgetState, dp: DpSgd) -> str:
     except BudgetRefusal as refusal:
         return refusal.why
     return ""
+
+
+def by_record_text(found: "ByRecord") -> str:
+    """Why the promise is to patients, with this job's figures."""
+    left = "nothing that has a figure"
+    if found.epsilon_by_record is not None:
+        left = f"epsilon {found.epsilon_by_record:.1f}"
+    return (
+        f"Each patient is protected with all their records: epsilon {found.epsilon:.3f} for this job. Promised to each "
+        f"record instead, the same figure would leave the patient here who has {found.most_records} records {left}."
+    )

@@ -1,5 +1,6 @@
 """`cloister silo ...`: for a silo's operator and steward. Errors are worded and exit codes set by runtime.console."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -139,6 +140,7 @@ def approve(
     from runtime.console import emit
     from silo_agent.approval import Terms
     from silo_agent.approval import approve as approve_job
+    from silo_agent.budget_view import by_record_text
     from silo_agent.entries import References
     from silo_agent.jobs import JobState, named_job
 
@@ -157,6 +159,9 @@ def approve(
         rounds = forecast.rounds_asked
         value |= {"epsilon_before": before, "epsilon_after": after, "rounds_granted": rounds}
         text += f" for {rounds} charged rounds; by them epsilon goes from {before:.3f} to at most {after:.3f}"
+    if examined.by_record is not None:
+        value["by_record"] = asdict(examined.by_record)
+        text += f"\n{by_record_text(examined.by_record)}"
     emit(value, as_json=as_json, text=text)
 
 

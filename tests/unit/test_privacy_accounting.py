@@ -24,6 +24,7 @@ from privacy.accounting import (
     SelfComposed,
     add,
     as_dp_event,
+    by_record_event,
     check_vector,
     decode_event,
     dp_sgd_event,
@@ -37,6 +38,18 @@ from privacy.accounting import (
 )
 from privacy.errors import ConfigError, InternalError, ProtocolError
 from privacy.plan import DpSgd
+
+
+def plan_dp(sigma: float, q: float) -> DpSgd:
+    return DpSgd(
+        clip_l2=1.0,
+        noise_multiplier=sigma,
+        sampling_rate=q,
+        steps_per_round=1,
+        expected_batch_size=10.0,
+        unit="record",
+        delta=1e-5,
+    )
 
 
 def sgd(sigma: float, q: float = 0.5, steps: int = 20) -> SelfComposed:
@@ -178,3 +191,31 @@ def test_importing_the_module_does_not_import_the_accountants() -> None:
     code = "import sys, privacy.accounting; print([m for m in ('dp_accounting', 'scipy', 'torch') if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.strip() == "[]"
+
+
+@pytest.mark.parametrize("records", [1, 2, 5, 12])
+@pytest.mark.parametrize("q", [0.02, 0.3, 1.0])
+def test_a_person_with_many_records_by_a_promise_to_each_is_priced_from_above(records, q):
+    """At order 2 the truth is a sum: records are drawn one by one, j of them with a binomial chance, and move the sum
+    by j clips: E[(sum_j b_j exp((2jx - j^2) / 2 s^2))^2] = sum_ij b_i b_j exp(ij / s^2).
+    """
+    dp = plan_dp(3.0, q)
+    event = by_record_event(dp, 1, records)
+    assert event is not None
+    drawn = [math.comb(records, j) * q**j * (1 - q) ** (records - j) for j in range(records + 1)]
+    truth = math.log(sum(a * b * math.exp(i * j / 9) for i, a in enumerate(drawn) for j, b in enumerate(drawn)))
+    found = rdp_vector(event)[ORDERS.index(2.0)]
+    assert truth <= found + 1e-9
+    if records == 1:
+        assert event.event.sampling_probability == pytest.approx(q)
+        assert found == pytest.approx(truth, abs=1e-8)
+
+
+def test_a_promise_to_records_is_worth_little_to_a_patient_with_eight():
+    dp = plan_dp(3.0, 0.3)
+    by_patient = rdp_epsilon(rdp_vector(dp_sgd_event(dp, 10)), 1e-5)
+    event = by_record_event(dp, 10, 8)
+    assert event is not None
+    by_record = rdp_epsilon(rdp_vector(event), 1e-5)
+    assert by_record > 10 * by_patient
+    assert by_record_event(dp, 10, 301) is None

@@ -9,6 +9,7 @@ from privacy.budget import BudgetRefusal, what_if
 from privacy.errors import ConfigError, Refused, Unavailable
 from silo_agent import approval, datasets
 from silo_agent.approval import Terms
+from silo_agent.budget_view import by_record_text
 from silo_agent.entries import References
 from silo_agent.jobs import JobState
 from silo_agent.register import RegisteredDataset, add_dataset
@@ -140,3 +141,21 @@ def decided(silo):
     silo.port.job = silo.job_view(JobPhase.JOINING)
     assert silo.take_part().advance() is JobState.REFUSED
     assert "refuse_job" in silo.port.calls
+
+
+def test_a_steward_reads_what_a_promise_to_records_would_have_been_worth(silo):
+    """Of ten patients with four records each; it says nothing where each has one, or the record is the unit."""
+    silo.records = replace(tiny_dataset(40, patients=10), public_size=10)
+    found = approval.approve(silo.home, silo.plan, "visits", STEWARD).by_record
+    assert found.most_records == silo.records.training.most_records == 4
+    assert found.epsilon_by_record > 4 * found.epsilon > 0
+    text = by_record_text(found)
+    assert f"epsilon {found.epsilon:.3f} for this job" in text
+    assert f"who has 4 records epsilon {found.epsilon_by_record:.1f}" in text
+    assert "nothing that has a figure" in by_record_text(replace(found, epsilon_by_record=None))
+
+
+@pytest.mark.parametrize("patients", [None, 40])
+def test_nothing_is_said_of_records_where_nobody_has_two(silo, patients):
+    silo.records = replace(tiny_dataset(40, patients=patients), public_size=10)
+    assert approval.approve(silo.home, silo.plan, "visits", STEWARD).by_record is None

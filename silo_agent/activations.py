@@ -2,9 +2,12 @@
 
 Works on any transformer whose layers stand in one ModuleList as long as `config.num_hidden_layers`: the layers below
 the first trained one are replaced by `Replay`, and the model's own forward does the rest (masks, positions, head), so
-that nothing is written twice. Other models train without a cache: slower, and the same.
+that nothing is written twice. What is too large for memory is mapped from a file (activation_store). Other models train
+without a cache: slower, and the same.
 """
 
+import hashlib
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -13,11 +16,13 @@ from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel
 
+from silo_agent.activation_store import ITEM_BYTES, ActivationStore
 from silo_agent.adapters import HEAD
 from silo_agent.models import Tokens
 
 RECORD_BATCH = 32
-CACHE_LIMIT_BYTES = 2 << 30
+CACHE_LIMIT_BYTES = 2 << 30  # of all parts together, in memory
+SMALL_BYTES = 64 << 20  # a part that stays in memory whatever the others take
 
 
 class Replay(nn.Module):
@@ -67,22 +72,35 @@ class Trainable:
     inputs: tuple[dict[str, torch.Tensor], ...] = field(repr=False)
 
 
-def with_cached_activations(model: PeftModel, parts: tuple[Tokens, ...]) -> Trainable:
-    """Cache every part's activations below the first trained layer, if the model allows it and they fit.
+def with_cached_activations(
+    model: PeftModel, parts: tuple[Tokens, ...], store: ActivationStore | None = None, weights: str = ""
+) -> Trainable:
+    """Cache every part's activations below the first trained layer: in memory if all of them fit there, else the large
+    ones in `store`; no cache if that has no room, or the model's layers do not allow it. `weights`, the base model's
+    digest, tells one model's files from another's.
 
     `model` must not be used afterwards but through the result.
     """
-    found = _frozen_depth(model)
-    size = sum(part["input_ids"].numel() for part in parts) * _body_setting(model, "hidden_size") * 4
-    if found is None or size > CACHE_LIMIT_BYTES:
+    found, width = _frozen_depth(model), _body_setting(model, "hidden_size")
+    if found is None:
         return Trainable(model, parts)
     layers, depth = found
-    recorded = [_record(model, layers[depth - 1], part) for part in parts]
-    as_tuple = any(was_tuple for _, was_tuple in recorded)
-    suffix = Suffix(model, layers, depth, as_tuple=as_tuple)
-    return Trainable(
-        suffix, tuple({"hidden": hidden, **part} for (hidden, _), part in zip(recorded, parts, strict=True))
-    )
+    sizes = [part["input_ids"].numel() * width * ITEM_BYTES for part in parts]
+    in_memory = sum(sizes) <= CACHE_LIMIT_BYTES
+    recorded = []
+    for part, size in zip(parts, sizes, strict=True):
+        prefix = Prefix(model, layers[depth - 1], part, width)
+        if in_memory or size <= SMALL_BYTES:
+            hidden: torch.Tensor | None = torch.empty(prefix.shape)
+            prefix.record(cast("torch.Tensor", hidden))
+        else:
+            key = prefix.key(weights, depth)
+            hidden = None if store is None else store.mapped(key, prefix.shape, prefix.record)
+        if hidden is None:
+            return Trainable(model, parts)
+        recorded.append({"hidden": hidden, **part})
+    as_tuple = any(Prefix(model, layers[depth - 1], part, width).returns_tuple() for part in parts)
+    return Trainable(Suffix(model, layers, depth, as_tuple=as_tuple), tuple(recorded))
 
 
 def _frozen_depth(model: PeftModel) -> tuple[nn.ModuleList, int] | None:
@@ -113,28 +131,52 @@ class _Reached(Exception):  # noqa: N818 - a way out of the forward pass, not an
     """The frozen prefix has run; what follows is not needed."""
 
 
-def _record(model: PeftModel, last_frozen: nn.Module, tokens: Tokens) -> tuple[torch.Tensor, bool]:
-    """The output of the last frozen layer for all rows [N, T, H], and whether the layer returns a tuple."""
-    seen: list[torch.Tensor | tuple[torch.Tensor, ...]] = []
+@dataclass(frozen=True)
+class Prefix:
+    """The frozen layers up to `last`, and the tokens of one part that they shall be run on."""
 
-    def capture(_: nn.Module, __: object, output: torch.Tensor | tuple[torch.Tensor, ...]) -> None:
-        seen.append(output)
-        raise _Reached
+    model: PeftModel
+    last: nn.Module
+    tokens: Tokens = field(repr=False)
+    width: int
 
-    training = model.training
-    handle = last_frozen.register_forward_hook(capture)
-    model.eval()
-    try:
-        with torch.no_grad():
-            for start in range(0, len(tokens["input_ids"]), RECORD_BATCH):
-                try:
-                    model(**{name: tensor[start : start + RECORD_BATCH] for name, tensor in tokens.items()})
-                except _Reached:
-                    continue
-    finally:
-        handle.remove()
-        model.train(training)
-    outputs = [output[0] if isinstance(output, tuple) else output for output in seen]
-    if not outputs:
-        return torch.zeros(0), False
-    return torch.cat(outputs), isinstance(seen[0], tuple)
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of what the last frozen layer gives: rows, tokens, features."""
+        rows, length = self.tokens["input_ids"].shape
+        return rows, length, self.width
+
+    def key(self, weights: str, depth: int) -> str:
+        """A digest of all that the activations hang on."""
+        state = hashlib.sha256(f"cloister/v1/activations {weights} {depth} {self.shape}".encode())
+        for name in sorted(self.tokens):
+            state.update(self.tokens[name].numpy().tobytes())
+        return state.hexdigest()
+
+    def record(self, into: torch.Tensor) -> None:
+        """Run every row, a batch at a time, and put what comes out into the tensor."""
+        for start in range(0, len(into), RECORD_BATCH):
+            output = self._run(slice(start, start + RECORD_BATCH))
+            into[start : start + RECORD_BATCH] = output[0] if isinstance(output, tuple) else output
+
+    def returns_tuple(self) -> bool:
+        """Whether the layer gives its hidden state in a tuple."""
+        return len(self.tokens["input_ids"]) > 0 and isinstance(self._run(slice(0, 1)), tuple)
+
+    def _run(self, rows: slice) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        seen: list[torch.Tensor | tuple[torch.Tensor, ...]] = []
+
+        def capture(_: nn.Module, __: object, output: torch.Tensor | tuple[torch.Tensor, ...]) -> None:
+            seen.append(output)
+            raise _Reached
+
+        training = self.model.training
+        handle = self.last.register_forward_hook(capture)
+        self.model.eval()
+        try:
+            with torch.no_grad(), suppress(_Reached):
+                self.model(**{name: tensor[rows] for name, tensor in self.tokens.items()})
+        finally:
+            handle.remove()
+            self.model.train(training)
+        return seen[0]

@@ -25,8 +25,8 @@ PREFLIGHT_FILE = "preflight.json"  # in a job's results: the report of its self-
 class Home:
     """One silo's state folder.
 
-    silo.toml  wallet/  silo.db  vault/  outbox/  artifacts/<job>/  results/<job>/  adapters/<job>/  status.json
-    timings.jsonl  lock
+    silo.toml  wallet/  silo.db  vault/  outbox/  artifacts/<job>/  results/<job>/  adapters/<job>/  activations/
+    status.json  timings.jsonl  lock
     """
 
     folder: Path
@@ -88,6 +88,11 @@ class Home:
     def results(self, job: bytes) -> Path:
         """The folder of a job's local evaluations, which never leave this machine; made if it is not there."""
         return _made(self.folder / "results" / job.hex())
+
+    @property
+    def activations(self) -> Path:
+        """The folder of activations that do not fit into memory; they never leave this machine."""
+        return self.folder / "activations"
 
     def model_folders(self) -> dict[str, Path]:
         """Local folders by the source that plans name."""

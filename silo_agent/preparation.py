@@ -63,6 +63,7 @@ class Preparation:
             raise Unavailable(error.what, error.why, error.next_step) from error
 
     def _training(self, record: JobRecord) -> "Training":
+        from silo_agent.activation_store import ActivationStore
         from silo_agent.train import Training
 
         task = record.plan.task
@@ -72,7 +73,8 @@ class Preparation:
             registered = require_dataset(connection, record.dataset)
         artifact = self._shelf(record).artifact_path.read_bytes()
         folder = approval.model_folder(self._home, task)
-        return Training(record.plan, artifact, approval.loaded(self._home, registered), folder)
+        store = ActivationStore(self._home.activations, self._home.settings.activations.disk_gib << 30)
+        return Training(record.plan, artifact, approval.loaded(self._home, registered), folder, store)
 
     def _shelf(self, record: JobRecord) -> AdapterShelf:
         return AdapterShelf(self._home.artifacts(record.job), record.plan)

@@ -40,6 +40,12 @@ class Policy(Strict):
         return self
 
 
+class Activations(Strict):
+    """Frozen layers' activations that do not fit into memory: how much of the disk they may take. 0: none."""
+
+    disk_gib: Annotated[int, Field(ge=0, le=100_000)] = 16
+
+
 class SiloSettings(Strict):
     """One silo's configuration. Every value can be overridden by an environment variable CLOISTER_SILO_..."""
 
@@ -49,4 +55,5 @@ class SiloSettings(Strict):
     models: dict[Text, ModelFolder] = Field(default_factory=dict)
     models_hub: ModelHub = ModelHub()
     policy: Policy = Policy()
+    activations: Activations = Activations()
     metrics_port: Port = 0  # 0: no metrics; else Prometheus metrics on 127.0.0.1

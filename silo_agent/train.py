@@ -22,6 +22,7 @@ from privacy.errors import ConfigError
 from privacy.flatten import flatten, unflatten
 from privacy.plan import Classification, DpSgd, JobPlan
 from runtime.models import check_weights
+from silo_agent.activation_store import ActivationStore
 from silo_agent.activations import with_cached_activations
 from silo_agent.adapters import trained_parameters
 from silo_agent.datasets import Dataset, Part, require_fit
@@ -90,10 +91,17 @@ class Training:
     are not the plan's. No budget is touched.
 
     `module`, `examples` and `learning_rates` are what the engine trains; experiments without privacy use them directly.
-    `self_test` is the preflight's report.
+    `self_test` is the preflight's report. `store` is where activations go that are too large for memory.
     """
 
-    def __init__(self, plan: JobPlan, artifact: bytes, dataset: Dataset, model_folder: Path) -> None:
+    def __init__(
+        self,
+        plan: JobPlan,
+        artifact: bytes,
+        dataset: Dataset,
+        model_folder: Path,
+        store: ActivationStore | None = None,
+    ) -> None:
         self._task, self._dp = _classification(plan)
         require_fit(dataset, plan)
         check_weights(model_folder, self._task.model.weights_sha256)
@@ -102,7 +110,8 @@ class Training:
         model = build_model(self._task, model_folder, artifact)
         tokenize = Tokenizer(model_folder, self._task.max_tokens, whole=True)
         texts = [part for part in (dataset.training.texts, SYNTHETIC, dataset.held_out.texts) if part]
-        trainable = with_cached_activations(model, tuple(tokenize(part) for part in texts))
+        tokens = tuple(tokenize(part) for part in texts)
+        trainable = with_cached_activations(model, tokens, store, self._task.model.weights_sha256)
         self._model, self.module = model, trainable.module
         self._inputs, self._synthetic = trainable.inputs[:2]
         self._held_out = trainable.inputs[2] if dataset.held_out.texts else None

@@ -9,6 +9,7 @@ from transformers import AutoModelForSequenceClassification, LlamaConfig, LlamaF
 
 from privacy.dp.allowlist import check_allowed
 from privacy.errors import ConfigError, Refused, VerificationError
+from silo_agent.activation_store import ActivationStore
 from silo_agent.activations import Suffix, with_cached_activations
 from silo_agent.adapters import adapt, head_modules, trained_parameters
 from silo_agent.modeling import MeanPooledClassifier, Normaliser
@@ -263,14 +264,54 @@ def test_decoder_layers_with_other_masks_are_cached_too():
         torch.testing.assert_close(trainable.module(**trainable.inputs[0]), expected)
 
 
-def test_activations_that_do_not_fit_are_not_cached(folder, planned, monkeypatch):
-    monkeypatch.setattr("silo_agent.activations.CACHE_LIMIT_BYTES", 100)
+@pytest.fixture
+def no_memory(monkeypatch):
+    for limit in ("CACHE_LIMIT_BYTES", "SMALL_BYTES"):
+        monkeypatch.setattr(f"silo_agent.activations.{limit}", 100)
+
+
+@pytest.mark.parametrize("limit", [None, 0, 3 * 5 * 16 * 4 - 1])
+def test_activations_that_fit_nowhere_are_not_cached(folder, planned, no_memory, tmp_path, limit):
     plan, artifact = planned
     model = build_model(plan.task, folder, artifact)
     tokens = Tokenizer(folder, 16)(TEXTS)
-    trainable = with_cached_activations(model, (tokens,))
+    store = None if limit is None else ActivationStore(tmp_path / "activations", limit)
+    trainable = with_cached_activations(model, (tokens,), store, "weights")
     assert trainable.module is model
     assert trainable.inputs == (tokens,)
+    assert not (tmp_path / "activations").exists()
+
+
+def test_activations_that_do_not_fit_into_memory_are_mapped_and_found_again(folder, planned, no_memory, tmp_path):
+    plan, artifact = planned
+    tokens = Tokenizer(folder, 16)(TEXTS)
+    store = ActivationStore(tmp_path / "activations", 1 << 20)
+    outputs, ran = [], []
+    for _ in range(2):
+        model = shaken(build_model(plan.task, folder, artifact)).eval()
+        first = model.get_base_model().encoder.encoder.layer[0]
+        first.register_forward_hook(lambda *_: ran.append(1))
+        trainable = with_cached_activations(model, (tokens,), store, "weights")
+        assert isinstance(trainable.module, Suffix)
+        with torch.no_grad():
+            outputs.append(trainable.module(**trainable.inputs[0]))
+    with torch.no_grad():
+        expected = shaken(build_model(plan.task, folder, artifact)).eval()(**tokens).logits
+    torch.testing.assert_close(outputs[0], expected)
+    assert torch.equal(*outputs)
+    assert len(ran) == 1 + 2, "recorded once; each time one row says what the layer returns"
+    (file,) = (tmp_path / "activations").iterdir()
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert file.stat().st_size == 4 * trainable.inputs[0]["hidden"].numel()
+
+
+def test_other_weights_layers_and_tokens_have_other_files(folder, planned, no_memory, tmp_path):
+    plan, artifact = planned
+    store = ActivationStore(tmp_path / "activations", 1 << 20)
+    for texts, weights in ((TEXTS, "one"), (TEXTS, "two"), (TEXTS[:2], "one"), (TEXTS, "one")):
+        model = build_model(plan.task, folder, artifact)
+        with_cached_activations(model, (Tokenizer(folder, 16)(texts),), store, weights)
+    assert len(list((tmp_path / "activations").iterdir())) == 3
 
 
 def test_names_do_not_change_under_the_suffix(folder, planned):

@@ -32,8 +32,8 @@ from silo_agent.train import Evaluation, Training
 EPSILONS = (1.0, 2.0, 4.0, 8.0)
 RESAMPLES = 1000
 PROXIMAL = 0.2
-ADAM = ServerChoice(optimiser="adam", learning_rate=0.1, adaptivity=0.1)
-YOGI = ServerChoice(optimiser="yogi", learning_rate=0.1, adaptivity=0.1)
+ADAM = ServerChoice(optimiser="adam", learning_rate=0.1)
+YOGI = ServerChoice(optimiser="yogi", learning_rate=0.1)
 
 Change = Callable[[JobFile], JobFile]
 Evaluations = Mapping[str, Evaluation]

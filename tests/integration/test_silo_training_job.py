@@ -31,7 +31,7 @@ from silo_agent.preflight_report import facts
 from silo_agent.register import RegisteredDataset, add_dataset, data_files, require_dataset
 from silo_agent.tables import LEDGER
 from tests.sim.world import World
-from tests.tiny import HEAD_ALONE, tiny_folder, tiny_job
+from tests.tiny import BITFIT, HEAD_ALONE, NORM, PREFIX, PROMPT, tiny_folder, tiny_job
 
 NAMES = ("east", "north", "west")
 RECORDS = 60
@@ -143,6 +143,21 @@ def test_three_silos_train_pay_and_export(tmp_path, model):
     base = MeanPooledClassifier.from_encoder(str(model), labels=["no", "yes"])
     assert PeftModel.from_pretrained(base, str(folder)) is not None
     assert "east" in (folder / "README.md").read_text()
+
+
+@pytest.mark.parametrize("method", [BITFIT, NORM, PROMPT, PREFIX], ids=lambda method: method["method"])
+def test_every_method_goes_from_job_file_to_an_adapter_that_peft_loads(tmp_path, model, method):
+    world = DataWorld(tmp_path, model, adapter=method)
+    for name in NAMES:
+        world.fund(name, 20.0)
+    world.start()
+    world.run()
+    assert world.status().phase is JobPhase.FINISHED, world.where()
+    assert len({world.record(name).adapter_digest for name in NAMES}) == 1
+    folder = export_adapter(world.silos["west"].home, "tiny", tmp_path / "adapter")
+    base = MeanPooledClassifier.from_encoder(str(model), labels=["no", "yes"])
+    assert PeftModel.from_pretrained(base, str(folder)) is not None
+    assert f"| method | {method['method']}, " in (folder / "README.md").read_text()
 
 
 def test_a_steward_approves_with_rounds_for_failures_and_what_it_rests_on(tmp_path, model, monkeypatch, capsys):

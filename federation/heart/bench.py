@@ -54,7 +54,7 @@ def bench_heart(seeds: int, on_progress: OnProgress) -> dict[str, Any]:
         datasets = {name: load_hospital(name, Path(scratch) / name) for name in HOSPITALS}
     job = load_config(JobFile, job_file(), "", {})
     results: dict[str, Any] = {"seeds": seeds, "majority": majority_accuracy(datasets)}
-    for variant, choice in (("adapters_and_head", job.adapter), ("head_only", _head_only(job.adapter))):
+    for variant, choice in (("adapters_and_head", job.adapter), ("head_only", head_only(job.adapter))):
         on_progress(f"{variant}: running the frozen layers once at each hospital")
         plan, trainings, start = prepare(job.model_copy(update={"adapter": choice}), datasets)
         outcomes = []
@@ -161,5 +161,6 @@ def _baselines(
     return {"without_privacy": summary(together), "local_only": summary(alone)}
 
 
-def _head_only(adapter: AdapterChoice) -> AdapterChoice:
+def head_only(adapter: AdapterChoice) -> AdapterChoice:
+    """The same without LoRA."""
     return AdapterChoice(method="head", head=adapter.head, head_learning_rate=adapter.head_learning_rate)

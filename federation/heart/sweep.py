@@ -7,7 +7,7 @@ time.
 """
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -36,15 +36,24 @@ PROXIMAL = 0.2
 ADAM = ServerChoice(optimiser="adam", learning_rate=0.1)
 YOGI = ServerChoice(optimiser="yogi", learning_rate=0.1)
 
-Change = Callable[[JobFile], JobFile]
 Evaluations = Mapping[str, Evaluation]
 
-ALGORITHMS: dict[str, Change] = {
-    "FedAvg": lambda job: job,
-    "FedProx": lambda job: job.model_copy(update={"dp": job.dp.model_copy(update={"proximal": PROXIMAL})}),
-    "FedAdam": lambda job: job.model_copy(update={"server": ADAM}),
-    "FedYogi": lambda job: job.model_copy(update={"server": YOGI}),
-}
+
+@dataclass(frozen=True)
+class Algorithm:
+    """FedAvg, or what it becomes by a proximal term or another server optimiser."""
+
+    name: str
+    proximal: float = 0.0
+    server: ServerChoice = ServerChoice()
+
+
+ALGORITHMS = (
+    Algorithm("FedAvg"),
+    Algorithm("FedProx", proximal=PROXIMAL),
+    Algorithm("FedAdam", server=ADAM),
+    Algorithm("FedYogi", server=YOGI),
+)
 
 
 @dataclass(frozen=True)
@@ -69,10 +78,11 @@ def sweep_heart(seeds: int, on_progress: OnProgress) -> dict[str, Any]:
     job = whole.model_copy(update={"adapter": head_only(whole.adapter)})
     lines = []
     for line in (*_baselines(job, datasets, seeds), *_federated(job, datasets, seeds)):
-        lines.append(asdict(line))
+        lines.append(line)
         on_progress(f"{_title(line)}: {line.mean_accuracy:.3f} / {line.pooled_auc:.3f}")
-    majority = majority_accuracy(datasets)
-    return {"seeds": seeds, "majority": majority, "lines": lines}
+    names = ["each alone", "pooled in one place", *(algorithm.name for algorithm in ALGORITHMS)]
+    lines.sort(key=lambda line: (names.index(line.algorithm), line.epsilon or 0.0))
+    return {"seeds": seeds, "majority": majority_accuracy(datasets), "lines": [asdict(line) for line in lines]}
 
 
 def _title(line: Line) -> str:
@@ -90,18 +100,25 @@ def _baselines(job: JobFile, datasets: Mapping[str, Dataset], seeds: int) -> Ite
 
 
 def _federated(job: JobFile, datasets: Mapping[str, Dataset], seeds: int) -> Iterator[Line]:
-    for name, change in ALGORITHMS.items():
-        plan, trainings, start = prepare(change(job), datasets)
-        found = [train_together_without_privacy(plan, trainings, start, seed) for seed in range(seeds)]
-        yield _line(name, None, None, found)
+    """What a hospital prepares hangs on the mechanism alone, so it is shared by the server optimisers."""
+    for proximal in sorted({algorithm.proximal for algorithm in ALGORITHMS}):
+        those = [algorithm for algorithm in ALGORITHMS if algorithm.proximal == proximal]
         for epsilon in EPSILONS:
-            target = job.model_copy(update={"dp": job.dp.model_copy(update={"epsilon": epsilon})})
-            plan, trainings, start = prepare(change(target), datasets)
-            runs = [run_federation(plan, trainings, start, seed) for seed in range(seeds)]
-            spent = max(max(each.values()) for _, each in runs)
-            if spent > epsilon:
-                raise VerificationError("epsilon", f"{spent:.4f} was spent of {epsilon:g}", "Report this.")
-            yield _line(name, epsilon, spent, [evaluations for evaluations, _ in runs])
+            dp = job.dp.model_copy(update={"epsilon": epsilon, "proximal": proximal})
+            plan, trainings, start = prepare(job.model_copy(update={"dp": dp}), datasets)
+            for algorithm in those:
+                planned = plan.model_copy(update={"server": algorithm.server.fixed()})
+                if epsilon == EPSILONS[0]:
+                    found = [train_together_without_privacy(planned, trainings, start, seed) for seed in range(seeds)]
+                    yield _line(algorithm.name, None, None, found)
+                yield _private(algorithm, epsilon, [run_federation(planned, trainings, start, s) for s in range(seeds)])
+
+
+def _private(algorithm: Algorithm, epsilon: float, runs: Sequence[tuple[Evaluations, Mapping[str, float]]]) -> Line:
+    spent = max(max(each.values()) for _, each in runs)
+    if spent > epsilon:
+        raise VerificationError("epsilon", f"{spent:.4f} was spent of {epsilon:g}", "Report this.")
+    return _line(algorithm.name, epsilon, spent, [evaluations for evaluations, _ in runs])
 
 
 def pooled(datasets: Sequence[Dataset]) -> Dataset:

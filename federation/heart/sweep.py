@@ -8,7 +8,7 @@ time.
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ class Algorithm:
 
     name: str
     proximal: float = 0.0
-    server: ServerChoice = ServerChoice()
+    server: ServerChoice = field(default_factory=ServerChoice)
 
 
 ALGORITHMS = (

@@ -15,7 +15,7 @@ help:
 	@echo 'make test      the tests that run on every change'
 	@echo 'make test-all  those and the slow ones (chaos, scale, the documentation played through)'
 	@echo 'make check     lint, formatting, types, layers, wire format, generated files'
-	@echo 'make bench     the benchmarks the documentation quotes (a quarter of an hour)'
+	@echo 'make bench     the benchmarks the documentation quotes (half an hour)'
 	@echo 'make proto     generate proto/cloister/v1/*_pb2* from the .proto files'
 	@echo 'make docs      generate the state diagrams from the transition tables'
 
@@ -46,6 +46,7 @@ bench: $(STAMP)
 	$(BIN)/cloister bench aggregation --values 1000000 --silos 4
 	$(BIN)/cloister bench aggregation --values 1000000 --silos 4 --suite ckks-group
 	$(BIN)/cloister bench heart --seeds 5
+	$(BIN)/cloister bench heart --seeds 5 --sweep
 	$(BIN)/cloister bench training
 	$(BIN)/cloister bench audit
 

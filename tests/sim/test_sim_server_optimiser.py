@@ -12,6 +12,7 @@ from tests.sim.world import UPDATE_RANGE, VALUES, World
 
 FOUR = ("east", "north", "south", "west")
 RATE = 0.05
+GRID = 1e-3  # over the grid's step
 
 
 @pytest.fixture(scope="module")
@@ -29,16 +30,24 @@ def begun(four, folder, kind, rounds=3):
 
 
 def require_followed(world, server):
-    """Every silo has the same bytes, and they are what the optimiser makes of the exact means, to the grid's step."""
+    """Every silo has the same bytes, and they are what the optimiser makes of the exact means, to the grid's step.
+
+    FedYogi takes the sign of v - mean^2: where the two meet within the grid's step, it may come out either way.
+    """
     adapters = {silo.adapter[1].tobytes() for silo in world.silos.values()}
     assert len(adapters) == 1
     expected, moments = np.zeros(VALUES), first_moments(server, VALUES)
+    torn = np.zeros(VALUES, bool)
     for row in world.rounds():
         if row.phase is RoundPhase.PUBLISHED:
             exact = [rehearsal_vector(name, world.job, row.round, VALUES, UPDATE_RANGE) for name in row.members]
-            expected += server_step(server, np.mean(exact, axis=0, dtype=np.float64), moments)
+            mean = np.mean(exact, axis=0, dtype=np.float64)
+            if server.kind == "yogi":
+                torn |= np.abs(np.abs(mean) - np.sqrt(moments.second)) < GRID
+            expected += server_step(server, mean, moments)
     found = np.frombuffer(adapters.pop(), np.float32)
-    assert np.abs(found - expected).max() < 0.02 * RATE
+    assert np.abs(found - expected)[~torn].max() < 0.02 * RATE
+    assert np.count_nonzero(torn) < VALUES / 20
     assert np.abs(found).max() > RATE / 2, "it moved"
 
 

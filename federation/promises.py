@@ -66,7 +66,12 @@ def cost(plan: JobPlan) -> str:
     """What all planned rounds cost each silo, by the enforced accountant; empty for a rehearsal."""
     if plan.dp is None:
         return ""
-    from privacy.accounting import dp_sgd_event, rdp_epsilon, rdp_vector, times
+    from privacy.accounting import dp_sgd_event, rdp_epsilon, rdp_vector, times, unshared
 
-    vector = times(rdp_vector(dp_sgd_event(plan.dp, plan.dp.steps_per_round)), plan.rounds)
-    return f"epsilon {rdp_epsilon(vector, plan.dp.delta):.3f} at delta {plan.dp.delta:g} per {plan.dp.unit} (RDP)"
+    event = dp_sgd_event(plan.dp, plan.dp.steps_per_round)
+    epsilon, alone = (rdp_epsilon(times(rdp_vector(e), plan.rounds), plan.dp.delta) for e in (event, unshared(event)))
+    told = f"epsilon {epsilon:.3f} at delta {plan.dp.delta:g} per {plan.dp.unit} (RDP)"
+    if plan.dp.noise == "local":
+        return told
+    honest = plan.dp.noise_shares
+    return f"{told}, while {honest} members of every sum are honest; {alone:.3f} for a silo that is the only one"

@@ -1,8 +1,9 @@
 """What a mechanism costs: events that say what ran, and the two accountants that price them.
 
 An *event* is a small closed grammar (Gaussian, Poisson-sampled Gaussian, repetitions, compositions), the part of
-dp_accounting's events that both of its accountants price. It travels as canonical JSON; decoding builds one of these
-four classes and never imports what the data names. Adjacency is add-or-remove-one throughout.
+dp_accounting's events that both of its accountants price, and the Gaussian that silos share. It travels as canonical
+JSON; decoding builds one of these classes and never imports what the data names. Adjacency is add-or-remove-one
+throughout.
 
 Renyi figures (Mironov 1702.07476; sampled Gaussian: Mironov, Talwar, Zhang 1908.10530) are the ones a budget is
 enforced with. They are rounded up to multiples of 2^-32, so that sums of them are exact in any order on any machine.
@@ -18,6 +19,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from privacy.errors import ConfigError, InternalError, ProtocolError
 from privacy.plan import DpSgd, Strict, first_complaint
+from privacy.thresholds import MOST_PARTICIPANTS
 
 ACCOUNTANT: Final = "dp-accounting 0.6 rdp, orders/v1, 2^-32 up"
 """What every recorded figure was computed by. A change of orders, rounding or conversion changes this string."""
@@ -29,6 +31,8 @@ ORDERS: Final[tuple[float, ...]] = (
 )
 """The Renyi orders of every vector, for good (dp_accounting's series for fractional orders below 3.25 need not
 converge near q = 0.5, and says so in the log)."""
+
+_NEXT_WHOLE: Final = tuple(ORDERS.index(float(math.ceil(order))) for order in ORDERS)
 
 GRID: Final = 2.0**-32
 """Every Renyi figure is a multiple of this, rounded up."""
@@ -62,12 +66,28 @@ class Gaussian(Strict):
     noise_multiplier: Annotated[float, Field(ge=LEAST_NOISE, le=1e6, allow_inf_nan=False)]
 
 
+class SharedGaussian(Strict):
+    """Discrete Gaussian noise on a rounded sum, of which each of `shares` honest silos adds an equal part.
+
+    The multiplier is that of all shares together: standard deviation / L2 sensitivity of the rounded sum, both in grid
+    steps (privacy.shared_noise). It costs this much only if so many of a sum's members are honest and nobody sees less
+    than the whole sum. No PLD figure is known for it: in many dimensions a discrete Gaussian has no worst direction.
+    """
+
+    kind: Literal["shared-discrete-gaussian"] = "shared-discrete-gaussian"
+    noise_multiplier: Annotated[float, Field(ge=LEAST_NOISE, le=1e6, allow_inf_nan=False)]
+    shares: Annotated[int, Field(ge=2, le=MOST_PARTICIPANTS)]
+
+
+Noise = Annotated[Gaussian | SharedGaussian, Field(discriminator="kind")]
+
+
 class PoissonSampled(Strict):
     """Each unit is in independently with this probability; then the Gaussian mechanism."""
 
     kind: Literal["poisson-sampled"] = "poisson-sampled"
     sampling_probability: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
-    event: Gaussian
+    event: Noise
 
 
 class SelfComposed(Strict):
@@ -75,19 +95,20 @@ class SelfComposed(Strict):
 
     kind: Literal["self-composed"] = "self-composed"
     count: Annotated[int, Field(ge=1, le=MAX_COUNT)]
-    event: Annotated[Gaussian | PoissonSampled, Field(discriminator="kind")]
+    event: Annotated[Gaussian | SharedGaussian | PoissonSampled, Field(discriminator="kind")]
+
+
+Part = Annotated[Gaussian | SharedGaussian | PoissonSampled | SelfComposed, Field(discriminator="kind")]
 
 
 class Composed(Strict):
     """Several mechanisms, one after the other."""
 
     kind: Literal["composed"] = "composed"
-    events: tuple[Annotated[Gaussian | PoissonSampled | SelfComposed, Field(discriminator="kind")], ...] = Field(
-        strict=False, min_length=1, max_length=MAX_EVENTS
-    )
+    events: tuple[Part, ...] = Field(strict=False, min_length=1, max_length=MAX_EVENTS)
 
 
-Event = Annotated[Gaussian | PoissonSampled | SelfComposed | Composed, Field(discriminator="kind")]
+Event = Annotated[Gaussian | SharedGaussian | PoissonSampled | SelfComposed | Composed, Field(discriminator="kind")]
 """What ran. No deeper nesting exists, so that size and cost of an event are bounded."""
 
 _EVENT: TypeAdapter[Event] = TypeAdapter(Event)
@@ -96,10 +117,37 @@ _EVENT: TypeAdapter[Event] = TypeAdapter(Event)
 def dp_sgd_event(dp: DpSgd, steps: int) -> SelfComposed:
     """The event of `steps` noisy steps under the plan's promises. Raises ConfigError for what cannot be priced."""
     try:
-        gaussian = Gaussian(noise_multiplier=dp.noise_multiplier)
-        return SelfComposed(count=steps, event=PoissonSampled(sampling_probability=dp.sampling_rate, event=gaussian))
+        return sampled_gaussian(dp.noise_multiplier, dp.sampling_rate, steps, dp.noise_shares)
     except ValidationError as error:
         raise ConfigError("[dp] of the job", first_complaint(error), "Correct the job file.") from error
+
+
+def sampled_gaussian(noise_multiplier: float, q: float, steps: int, shares: int = 1) -> SelfComposed:
+    """So many steps of Poisson-sampled Gaussian noise; shared, if more than one silo's share makes up the multiplier.
+
+    Raises ValidationError for what is outside the grammar's bounds.
+    """
+    noise = (
+        Gaussian(noise_multiplier=noise_multiplier)
+        if shares == 1
+        else SharedGaussian(noise_multiplier=noise_multiplier, shares=shares)
+    )
+    return SelfComposed(count=steps, event=PoissonSampled(sampling_probability=q, event=noise))
+
+
+def unshared(event: SelfComposed) -> SelfComposed:
+    """What the steps cost if the silo's own share is all the noise there is: no other member honest, or its update
+    seen alone. The event itself where nothing is shared.
+    """
+    if not (isinstance(event.event, PoissonSampled) and isinstance(event.event.event, SharedGaussian)):
+        return event
+    noise = event.event.event
+    alone = max(LEAST_NOISE, noise.noise_multiplier / math.sqrt(noise.shares))
+    sampled = PoissonSampled(
+        sampling_probability=event.event.sampling_probability,
+        event=SharedGaussian(noise_multiplier=alone, shares=noise.shares),
+    )
+    return SelfComposed(count=event.count, event=sampled)
 
 
 def by_record_event(dp: DpSgd, steps: int, records: int) -> SelfComposed | None:
@@ -111,8 +159,7 @@ def by_record_event(dp: DpSgd, steps: int, records: int) -> SelfComposed | None:
     if dp.noise_multiplier / records < LEAST_NOISE:
         return None
     q = 1 - (1 - dp.sampling_rate) ** records
-    gaussian = Gaussian(noise_multiplier=dp.noise_multiplier / records)
-    return SelfComposed(count=steps, event=PoissonSampled(sampling_probability=q, event=gaussian))
+    return sampled_gaussian(dp.noise_multiplier / records, q, steps, dp.noise_shares)
 
 
 def encode_event(event: Event) -> dict[str, Any]:
@@ -136,11 +183,14 @@ def from_dp_event(event: Any) -> Event:  # noqa: ANN401 - dp_accounting has no t
 
 
 def as_dp_event(event: Event) -> Any:  # noqa: ANN401 - dp_accounting has no types
-    """The dp_accounting event, to price it or to compare it with what an engine recorded."""
+    """The dp_accounting event, to price it or to compare it with what an engine recorded.
+
+    A shared Gaussian becomes the continuous one of the same multiplier; `rdp_vector` says what that is good for.
+    """
     import dp_accounting
 
     match event:
-        case Gaussian():
+        case Gaussian() | SharedGaussian():
             return dp_accounting.GaussianDpEvent(event.noise_multiplier)
         case PoissonSampled():
             return dp_accounting.PoissonSampledDpEvent(event.sampling_probability, as_dp_event(event.event))
@@ -154,22 +204,38 @@ def as_dp_event(event: Event) -> Any:  # noqa: ANN401 - dp_accounting has no typ
 def rdp_vector(event: Event) -> Vector:
     """Renyi divergence of the event at ORDERS, rounded up to GRID (about 15 ms; remembered).
 
-    Orders at which the figure is infinite or above UNBOUNDED are UNBOUNDED; none is zero.
+    Orders at which the figure is infinite or above UNBOUNDED are UNBOUNDED; none is zero. With shared noise every order
+    has the figure of the next whole order: there, and only there, the sampled discrete Gaussian costs what the sampled
+    continuous one does (a moment of whole order shifts the lattice by whole steps; docs/adr/0012).
     """
     from dp_accounting.rdp import RdpAccountant
 
     accountant = RdpAccountant(orders=list(ORDERS))
     accountant.compose(as_dp_event(event))
-    return tuple(_up(float(value)) for value in accountant._rdp)  # noqa: SLF001 - dp_accounting has no getter
+    vector = tuple(_up(float(value)) for value in accountant._rdp)  # noqa: SLF001 - dp_accounting has no getter
+    return tuple(vector[_NEXT_WHOLE[i]] for i in range(len(ORDERS))) if is_shared(event) else vector
+
+
+def is_shared(event: Event) -> bool:
+    """Whether any of its noise is."""
+    match event:
+        case SharedGaussian():
+            return True
+        case Gaussian():
+            return False
+        case PoissonSampled() | SelfComposed():
+            return is_shared(event.event)
+        case Composed():
+            return any(is_shared(each) for each in event.events)
 
 
 @lru_cache(maxsize=512)
 def pld_epsilon(event: Event, delta: float) -> float | None:
     """Epsilon at delta by privacy loss distributions, an upper bound (0.1 s - 2 s; remembered).
 
-    None if the Renyi epsilon is above PLD_LIMIT_EPSILON.
+    None if the Renyi epsilon is above PLD_LIMIT_EPSILON, and for shared noise.
     """
-    if rdp_epsilon(rdp_vector(event), delta) > PLD_LIMIT_EPSILON:
+    if is_shared(event) or rdp_epsilon(rdp_vector(event), delta) > PLD_LIMIT_EPSILON:
         return None
     from dp_accounting.pld import PLDAccountant
 
@@ -213,15 +279,14 @@ def check_vector(vector: Vector) -> Vector:
     return vector
 
 
-def noise_multiplier_for(epsilon: float, delta: float, q: float, steps: int) -> float:
+def noise_multiplier_for(epsilon: float, delta: float, q: float, steps: int, shares: int = 1) -> float:
     """The smallest noise multiplier, to four decimals, whose steps cost at most epsilon (Renyi) at delta.
 
     Raises ConfigError if even the largest that can be priced costs more, naming what was asked.
     """
 
     def fits(ten_thousandths: int) -> bool:
-        gaussian = Gaussian(noise_multiplier=ten_thousandths / 10_000)
-        event = SelfComposed(count=steps, event=PoissonSampled(sampling_probability=q, event=gaussian))
+        event = sampled_gaussian(ten_thousandths / 10_000, q, steps, shares)
         return rdp_epsilon(rdp_vector(event), delta) <= epsilon
 
     low, high = 100, 100_000_000

@@ -14,12 +14,14 @@ from pydantic_core import ErrorDetails
 
 from privacy.canonical import canonical_json, digest, parse_canonical
 from privacy.errors import ConfigError, ProtocolError
+from privacy.shared_noise import SharedGrid, shared_grid
 from privacy.suites import Suite, check_suite
 from privacy.thresholds import MOST_PARTICIPANTS, threshold
 
 PLAN_LABEL = "cloister/v1/plan"
 ROUND_LABEL = "cloister/v1/round"
 MAX_VALUES = 200_000_000
+SAME_RANGE = 1e-6  # relative
 NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 NOT_A_NAME = "is not a name: 1 to 63 of a-z, 0-9 and inner hyphens"
 
@@ -115,6 +117,25 @@ class DpSgd(Strict):
     unit: Literal["record", "patient"]
     delta: Annotated[float, Field(gt=0, lt=0.1, allow_inf_nan=False)]
     proximal: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0  # mu of FedProx; 0: none
+    noise: Literal["local", "shared"] = "local"
+    noise_shares: Annotated[int, Field(ge=1)] = 1  # shared: of so many honest silos the noise of a sum is made up
+
+    @model_validator(mode="after")
+    def _one_or_many(self) -> Self:
+        if (self.noise == "shared") != (self.noise_shares > 1):
+            raise ValueError(f"dp.noise is {self.noise}, and dp.noise_shares {self.noise_shares}")
+        return self
+
+    def shared_grid(self, values: int, bits: int) -> SharedGrid:
+        """How each silo rounds and noises its sum of so many values. Raises ConfigError if no grid is fine enough."""
+        return shared_grid(
+            clip_l2=self.clip_l2,
+            noise_multiplier=self.noise_multiplier,
+            shares=self.noise_shares,
+            expected_batch_size=self.expected_batch_size,
+            values=values,
+            bits=bits,
+        )
 
 
 class MeanServer(Strict):
@@ -238,6 +259,8 @@ class JobPlan(Strict):
                 f"it must be at most {1 / self.cohort.minimum_dataset_size:.2g}: to publish one {self.dp.unit} of so "
                 "many whole would keep within it"
             )
+        if self.dp.noise == "shared":
+            self._check_shared_noise(self.dp)
         fastest = max(tensor.learning_rate for tensor in self.tensors)
         if self.dp.proximal * fastest > 1:
             raise ValueError(
@@ -245,6 +268,40 @@ class JobPlan(Strict):
                 "a step would overshoot the global adapter"
             )
         return self
+
+    def _check_shared_noise(self, dp: DpSgd) -> None:
+        honest = self.cohort.minimum - self.cohort.tolerated_colluders
+        wrong = {
+            f"needs suite ckks-multikey: with {self.suite} a silo's own share of the noise can be seen alone": (
+                not self.suite.keyed
+            ),
+            "allows one step a round: a second step would start from a first that is not noised enough": (
+                dp.steps_per_round != 1
+            ),
+            "has one step a round, which starts at the global adapter: dp.proximal does nothing there": (
+                dp.proximal > 0
+            ),
+            f"is made up of as many shares as a sum has honest members, cohort.minimum less colluders: {honest}": (
+                dp.noise_shares != honest
+            ),
+        }
+        for why, found in wrong.items():
+            if found:
+                raise ValueError(f'dp.noise = "shared" {why}')
+        try:
+            reach = self.shared_grid.reach
+        except ConfigError as error:
+            raise ValueError(f"dp: {error.what}: {error.why}. {error.next_step}") from error
+        for tensor in self.tensors:
+            if not math.isclose(tensor.update_range, tensor.learning_rate * reach, rel_tol=SAME_RANGE):
+                raise ValueError(f"{tensor.name}: update_range is not what the grid of shared noise makes it")
+
+    @property
+    def shared_grid(self) -> SharedGrid:
+        """How each silo rounds and noises its sum. Raises ConfigError for a job with local noise."""
+        if self.dp is None or self.dp.noise != "shared":
+            raise ConfigError(f"job {self.name!r}", "does not share its noise", "Its silos noise each step.")
+        return self.dp.shared_grid(self.values, self.grid.bits)
 
     @property
     def tensors(self) -> tuple[TensorSpec, ...]:

@@ -10,6 +10,7 @@ the same mean from the same sum.
 
 import os
 from collections.abc import Iterator
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -91,11 +92,32 @@ def quantise_blocks(
         yield round_to_grid(vector[part], ranges[part], bits, keystream.words(len(vector[part])))
 
 
-def quantise(vector: npt.NDArray[np.float32], ranges: npt.NDArray[np.float32], bits: int) -> npt.NDArray[np.uint16]:
-    """All grid values of an update at once (see `quantise_blocks`)."""
+def blocks_on_grid(
+    update: npt.NDArray[np.float32] | npt.NDArray[np.uint16],
+    ranges: npt.NDArray[np.float32],
+    bits: int,
+    block_values: int = BLOCK_VALUES,
+) -> Iterator[npt.NDArray[np.uint16]]:
+    """As `quantise_blocks`; an update that is on the grid already, as with shared noise, is only cut into blocks.
+
+    Raises InternalError if such an update leaves the grid.
+    """
+    if update.dtype == np.float32:
+        yield from quantise_blocks(cast("npt.NDArray[np.float32]", update), ranges, bits, block_values)
+        return
+    if update.dtype != np.uint16 or update.shape != ranges.shape or (update > grid_top(bits)).any():
+        raise InternalError("update", f"is of {update.dtype} or not on a grid of {bits} bits", _REPORT)
+    for start in range(0, len(update), block_values):
+        yield cast("npt.NDArray[np.uint16]", update[start : start + block_values])
+
+
+def quantise(
+    vector: npt.NDArray[np.float32] | npt.NDArray[np.uint16], ranges: npt.NDArray[np.float32], bits: int
+) -> npt.NDArray[np.uint16]:
+    """All grid values of an update at once (see `blocks_on_grid`)."""
     grid = np.empty(vector.shape, np.uint16)
     start = 0
-    for block in quantise_blocks(vector, ranges, bits):
+    for block in blocks_on_grid(vector, ranges, bits):
         grid[start : start + len(block)] = block
         start += len(block)
     return grid

@@ -27,7 +27,7 @@ from silo_agent.entries import NOTHING_SAID, Author, Charged, References
 from silo_agent.home import Home
 from silo_agent.jobs import NOT_JOINED, TAKING_PART, WAITING, JobMoved, JobState, require_job_record, set_job_state
 from silo_agent.peers import trusted_peers
-from silo_agent.policy import job_epsilon
+from silo_agent.policy import assumption, job_epsilon
 from silo_agent.register import RegisteredDataset, require_dataset
 from silo_agent.statements import say
 from silo_agent.store import Transaction
@@ -46,10 +46,14 @@ CODES: tuple[tuple[type[CloisterError], NotBudget], ...] = (
 
 @dataclass(frozen=True)
 class Terms:
-    """What an approval grants beyond the plan's rounds, for rounds that fail, and what a steward says it rests on."""
+    """What an approval grants beyond the plan's rounds, for rounds that fail, and what a steward says it rests on.
+
+    A job that shares its noise needs `accept_shared_noise`: its promise is not this silo's alone to keep.
+    """
 
     extra_rounds: int = 0
     references: References = NOTHING_SAID
+    accept_shared_noise: bool = False
 
 
 PLAIN = Terms()
@@ -155,10 +159,14 @@ def charged_of(plan: JobPlan, dataset: RegisteredDataset | None) -> Charged | No
 def approve(home: Home, plan: JobPlan, dataset_name: str | None, by: Author, terms: Terms = PLAIN) -> Examined:
     """Examine, then grant the job its rounds: they, and no others, may ever be charged.
 
-    Raises what `examine` raises and Refused for a job that was decided; BudgetRefusal only once it is on record, by a
-    decision that was made again in the transaction that records it; Unavailable if that one came out otherwise.
+    Raises what `examine` raises; Refused for a job that was decided, or whose shared noise is not accepted;
+    BudgetRefusal only once it is on record, by a decision that was made again in the transaction that records it;
+    Unavailable if that one came out otherwise.
     """
     rounds = check_rounds(plan, terms.extra_rounds)
+    if plan.dp is not None and plan.dp.noise == "shared" and not terms.accept_shared_noise:
+        step = "If that may be relied on, approve it with --accept-shared-noise; if not, refuse it."
+        raise Refused(f"job {plan.name!r}", assumption(plan, plan.dp.delta, rounds), step)
     try:
         examined = examine(home, plan, dataset_name, rounds)
     except _BudgetRefused as found:

@@ -129,6 +129,9 @@ def approve(
     extra_rounds: Annotated[int, typer.Option("--extra-rounds", help="Granted too, for rounds that fail.")] = 0,
     legal_basis: Annotated[str | None, typer.Option("--legal-basis", help="Goes on record.")] = None,
     dpia: Annotated[str | None, typer.Option("--dpia", help="Reference of the impact assessment.")] = None,
+    accept_shared_noise: Annotated[
+        bool, typer.Option("--accept-shared-noise", help="Rely on other members of each sum to add their noise.")
+    ] = False,
     state: State = DEFAULT_STATE,
     as_json: Json = False,
 ) -> None:
@@ -143,13 +146,14 @@ def approve(
     from silo_agent.budget_view import by_record_text
     from silo_agent.entries import References
     from silo_agent.jobs import JobState, named_job
+    from silo_agent.policy import assumption, lone_epsilon
 
     home = _home(state)
     with home.store.reading() as connection:
         record = named_job(connection, job)
     if record.state is not JobState.SEEN:
         raise Refused(f"job {record.name}", f"is {record.state} already", "`cloister silo jobs` lists the jobs.")
-    terms = Terms(extra_rounds, References(legal_basis, dpia))
+    terms = Terms(extra_rounds, References(legal_basis, dpia), accept_shared_noise)
     examined = approve_job(home, record.plan, dataset, _steward(home), terms)
     forecast = examined.forecast
     value: dict[str, Any] = {"job": record.job.hex(), "name": record.name, "state": "approved", "dataset": dataset}
@@ -159,6 +163,11 @@ def approve(
         rounds = forecast.rounds_asked
         value |= {"epsilon_before": before, "epsilon_after": after, "rounds_granted": rounds}
         text += f" for {rounds} charged rounds; by them epsilon goes from {before:.3f} to at most {after:.3f}"
+        if record.plan.dp is not None and record.plan.dp.noise == "shared":
+            delta = record.plan.dp.delta
+            value |= {"honest_members": record.plan.dp.noise_shares}
+            value |= {"epsilon_if_alone": lone_epsilon(record.plan, delta, rounds)}
+            text += f"\nBear in mind: {assumption(record.plan, delta, rounds)}."
     if examined.by_record is not None:
         value["by_record"] = asdict(examined.by_record)
         text += f"\n{by_record_text(examined.by_record)}"

@@ -16,7 +16,6 @@ from privacy.ledger.entry import (
     CommitEntry,
     JobApprovalEntry,
     KeyEntry,
-    Mechanism,
     NotBudget,
     PolicyEntry,
     RefundEntry,
@@ -25,6 +24,7 @@ from privacy.ledger.entry import (
     ReserveEntry,
     RoundEntry,
     SelfTestEntry,
+    mechanism_of,
 )
 from privacy.plan import Classification, DpSgd, JobPlan, RoundContext
 from silo_agent.source import SelfTest
@@ -155,7 +155,7 @@ def reserve_entry(by: Author, round_: Charged, ctx: RoundContext, after: BudgetS
         dataset=round_.dataset,
         unit=round_.dp.unit,
         contribution_bound=1,
-        mechanism=Mechanism.of(round_.dp),
+        mechanism=mechanism_of(round_.dp),
         charge=round_.charge(after.policy),
         balance=Balance.of(after),
         model_sha256=_model(round_.plan) or "",
@@ -182,7 +182,7 @@ def commit_entry(
         round=ctx.round_number,
         population=round_.population,
         outcome="executed" if sealed else "presumed",
-        mechanism=Mechanism.of(round_.dp),
+        mechanism=mechanism_of(round_.dp),
         steps_executed=sealed.steps_executed if sealed else None,
         sampler=SAMPLER if sealed else None,
         precision=PRECISION if sealed else None,

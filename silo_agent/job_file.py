@@ -86,6 +86,7 @@ class PrivacyChoice(Strict):
     expected_batch_size: Real
     unit: Literal["record", "patient"]
     proximal: Annotated[float, Field(ge=0, strict=False, allow_inf_nan=False)] = 0.0
+    noise: Literal["local", "shared"] = "local"
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:

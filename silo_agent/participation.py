@@ -185,7 +185,7 @@ class Participation:
             if isinstance(decision, Ask):
                 self._wait(record, f"waits for a steward: {decision.why}")
                 return
-            terms = approval.Terms(decision.extra_rounds)
+            terms = approval.Terms(decision.extra_rounds, accept_shared_noise=policy.shared_noise)
             approval.approve(self._home, record.plan, decision.dataset, self._author(), terms)
         except JobMoved:
             raise

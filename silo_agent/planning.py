@@ -83,12 +83,17 @@ def make_plan(
     `job_folder` is where the job file's own paths start, `model_folder` holds the base model. Raises ConfigError
     naming the key of the job file that is wrong.
     """
-    dp = fix_mechanism(job)
     state, rates = starting_values(job, job_folder, model_folder)
     artifact = save_safetensors(state)
-    tensors = tuple(_spec(name, state[name].shape, rates[name], dp) for name in sorted(rates))
+    values = sum(state[name].size for name in rates)
+    chosen = settle(job.wanted, len(parties.silos), values)
+    dp = fix_mechanism(job, chosen.minimum - chosen.tolerated_colluders)
+    ranges = update_ranges(rates, dp, values, job.grid_bits)
+    tensors = tuple(
+        TensorSpec(name=name, shape=state[name].shape, update_range=ranges[name], learning_rate=rates[name])
+        for name in sorted(rates)
+    )
     start = flatten({spec.name: state[spec.name] for spec in tensors}, tensors)
-    chosen = settle(job.wanted, len(parties.silos), len(start))
     try:
         task = Classification(
             kind="sequence-classification",
@@ -137,16 +142,21 @@ def make_plan(
     return plan, artifact
 
 
-def fix_mechanism(job: JobFile) -> DpSgd:
+def fix_mechanism(job: JobFile, honest: int = 1) -> DpSgd:
     """The mechanism, its noise calibrated so that all planned rounds together cost at most the target epsilon (RDP).
 
     Failed rounds that were submitted are charged too: a budget that shall survive them needs room beyond the target.
+    Noise that is shared is made up of as many shares as every sum has `honest` members. Raises ConfigError if that is
+    not even two.
     """
     chosen = job.dp
-    sigma = chosen.noise_multiplier
+    sigma, shares = chosen.noise_multiplier, honest if chosen.noise == "shared" else 1
+    if chosen.noise == "shared" and honest < 2:
+        why = f"leaves {honest} honest members in the smallest sum, less the colluders: nobody to share noise with"
+        raise ConfigError("cohort.minimum", why, "Raise it, or use local noise.")
     if sigma is None:
         steps = job.rounds * chosen.steps_per_round
-        sigma = noise_multiplier_for(cast("float", chosen.epsilon), chosen.delta, chosen.sampling_rate, steps)
+        sigma = noise_multiplier_for(cast("float", chosen.epsilon), chosen.delta, chosen.sampling_rate, steps, shares)
     return DpSgd(
         clip_l2=chosen.clip_l2,
         noise_multiplier=sigma,
@@ -156,7 +166,17 @@ def fix_mechanism(job: JobFile) -> DpSgd:
         unit=chosen.unit,
         delta=chosen.delta,
         proximal=chosen.proximal,
+        noise=chosen.noise,
+        noise_shares=shares,
     )
+
+
+def update_ranges(rates: Mapping[str, float], dp: DpSgd, values: int, bits: int) -> dict[str, float]:
+    """R of each tensor, by its learning rate; with shared noise what makes the grid equally fine for all gradients."""
+    if dp.noise == "local":
+        return {name: update_range(rate, dp) for name, rate in rates.items()}
+    reach = dp.shared_grid(values, bits).reach
+    return {name: rate * reach for name, rate in rates.items()}
 
 
 def update_range(learning_rate: float, dp: DpSgd) -> float:
@@ -234,7 +254,3 @@ def _start_head_at_zero(base: PreTrainedModel, labels: int) -> None:
                 nn.init.zeros_(layer.weight)
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
-
-
-def _spec(name: str, shape: tuple[int, ...], rate: float, dp: DpSgd) -> TensorSpec:
-    return TensorSpec(name=name, shape=shape, update_range=update_range(rate, dp), learning_rate=rate)

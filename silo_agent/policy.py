@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from privacy.accounting import dp_sgd_event, rdp_epsilon, rdp_vector, times
+from privacy.accounting import dp_sgd_event, rdp_epsilon, rdp_vector, times, unshared
 from privacy.budget import BudgetPolicy
 from privacy.plan import JobPlan, Rehearsal
 from silo_agent.settings import Policy
@@ -34,6 +34,28 @@ def job_epsilon(plan: JobPlan, delta: float, rounds: int) -> float:
     return rdp_epsilon(vector, delta)
 
 
+def lone_epsilon(plan: JobPlan, delta: float, rounds: int) -> float | None:
+    """What they cost if noise is shared and this silo's share is all there is, as no other member of a round's sum is
+    honest; None if every silo noises for itself.
+    """
+    if plan.dp is None or plan.dp.noise == "local":
+        return None
+    event = unshared(dp_sgd_event(plan.dp, plan.dp.steps_per_round))
+    return rdp_epsilon(times(rdp_vector(event), rounds), delta)
+
+
+def assumption(plan: JobPlan, delta: float, rounds: int) -> str:
+    """What the epsilon of a job with shared noise rests on, in a sentence; empty for one with local noise."""
+    alone = lone_epsilon(plan, delta, rounds)
+    if plan.dp is None or alone is None:
+        return ""
+    epsilon, honest = job_epsilon(plan, delta, rounds), plan.dp.noise_shares
+    return (
+        f"its noise is shared: epsilon {epsilon:.3f} holds while {honest} members of every sum are honest, and is "
+        f"{alone:.3f} if this silo alone is"
+    )
+
+
 def granted_rounds(plan: JobPlan, policy: Policy) -> int:
     """How many charged rounds the policy grants a job: the plan's and `extra_rounds`, as far as it has attempts."""
     return min(plan.rounds + policy.extra_rounds, plan.round_attempts)
@@ -51,11 +73,17 @@ def decide(plan: JobPlan, policy: Policy, budget: BudgetPolicy | None) -> Approv
         return Ask("policy.auto_approve is off")
     if policy.purposes and plan.purpose not in policy.purposes:
         return Ask("its purpose is not one of policy.purposes")
+    if plan.dp is not None and plan.dp.noise == "shared" and not policy.shared_noise:
+        return Ask(f"policy.shared_noise is off, and {assumption(plan, plan.dp.delta, plan.rounds)}")
+    return _within_budget(plan, policy.dataset, policy.max_epsilon_per_job, granted_rounds(plan, policy), budget)
+
+
+def _within_budget(
+    plan: JobPlan, dataset: str, limit: float, rounds: int, budget: BudgetPolicy | None
+) -> Approve | Ask:
     if budget is None:
         return Ask("the population of policy.dataset has no budget")
-    rounds = granted_rounds(plan, policy)
     cost = job_epsilon(plan, budget.delta, rounds)
-    if cost > policy.max_epsilon_per_job:
-        limit = policy.max_epsilon_per_job
+    if cost > limit:
         return Ask(f"{rounds} rounds cost epsilon {cost:.3f}; policy.max_epsilon_per_job is {limit:g}")
-    return Approve(policy.dataset, rounds - plan.rounds)
+    return Approve(dataset, rounds - plan.rounds)

@@ -22,7 +22,7 @@ from privacy.errors import (
 )
 from privacy.flatten import adapter_digest, coordinate_ranges
 from privacy.plan import RoundContext
-from privacy.quantise import quantise_blocks
+from privacy.quantise import blocks_on_grid
 from privacy.server import Moments
 from privacy.transcript import CheckedCommit
 from silo_agent.apply import AdapterShelf, next_adapter
@@ -39,7 +39,7 @@ from silo_agent.round_events import (
     TrainingFinished,
     UpdateSealed,
 )
-from silo_agent.source import UpdateSource
+from silo_agent.source import Update, UpdateSource
 from silo_agent.status import JobBoard, Timing
 from silo_agent.sums import FetchedSum
 
@@ -72,7 +72,7 @@ class RoundWork:
         self._source = source
         self._board = board
         self._interrupted = interrupted
-        self._updates: dict[int, npt.NDArray[np.float32]] = {}
+        self._updates: dict[int, Update] = {}
         self.layout = layout_of(membership.plan)
         self.cipher = cipher_of(home, membership, self.layout)
         warm_up(self.layout)
@@ -143,7 +143,7 @@ class RoundWork:
         number, plan, started = ctx.round_number, self._member.plan, time.thread_time_ns()
         try:
             vector, ranges = self._updates.pop(number), coordinate_ranges(plan.tensors)
-            blocks = quantise_blocks(vector, ranges, plan.grid.bits, self.layout.values_per_block)
+            blocks = blocks_on_grid(vector, ranges, plan.grid.bits, self.layout.values_per_block)
             sealed = self.cipher.seal(ctx, _timed(blocks, timing), timing)
             digests = self._home.outbox.write(self._member.job, number, sealed.parts, self.layout)
         except CloisterError as error:

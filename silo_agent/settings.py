@@ -32,6 +32,7 @@ class Policy(Strict):
     max_epsilon_per_job: PositiveReal | None = None  # at the budget's delta, of all rounds that are granted
     extra_rounds: Annotated[int, Field(ge=0, le=10_000)] = 0  # granted beyond the plan's, for rounds that fail
     purposes: tuple[Text, ...] = Field(default=(), strict=False)  # none: any purpose
+    shared_noise: bool = False  # also jobs whose promise needs other members of each sum to be honest
 
     @model_validator(mode="after")
     def _limited(self) -> Self:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from silo_agent.train import Training
 
 Float32 = npt.NDArray[np.float32]
+Update = Float32 | npt.NDArray[np.uint16]
+"""In units of the adapter, to be rounded; or on the grid already, where rounding is a part of the mechanism."""
 OnStep = Callable[[int, int], None]
 
 
@@ -22,7 +24,7 @@ OnStep = Callable[[int, int], None]
 class SourcedUpdate:
     """One noised update, and what the engine itself counted while it was made; 0 where there is no mechanism."""
 
-    vector: Float32 = field(repr=False)
+    vector: Update = field(repr=False)
     steps_executed: int
     noise_additions: int
 

@@ -6,18 +6,20 @@ only sealed; losses, counts and the evaluation stay in the silo's own folder.
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import nn
 
 from privacy.dp.engine import Clipping, Executed, train_round
 from privacy.dp.preflight import PreflightReport, preflight
 from privacy.dp.randomness import Randomness
 from privacy.dp.sampler import Indices, OneRecordPerUnit
+from privacy.dp.shared import sum_round
 from privacy.errors import ConfigError
 from privacy.flatten import flatten, unflatten
 from privacy.plan import Classification, DpSgd, JobPlan
@@ -27,6 +29,7 @@ from silo_agent.activations import with_cached_activations
 from silo_agent.adapters import trained_parameters
 from silo_agent.datasets import Dataset, Part, require_fit
 from silo_agent.models import Tokenizer, build_model, load_state, read_artifact, trainable_state
+from silo_agent.source import Update
 
 Float32 = npt.NDArray[np.float32]
 Inputs = dict[str, torch.Tensor]
@@ -40,9 +43,12 @@ SYNTHETIC = tuple(f"made-up record {i}: value {7 * i} of {'abcdefgh'[i]}, {'yes'
 
 @dataclass(frozen=True)
 class Trained:
-    """A round's update, new - global, in the plan's flattening order, noised and not yet sealed; and what ran."""
+    """A round's update, in the plan's flattening order, noised and not yet sealed; and what ran.
 
-    update: Float32 = field(repr=False)
+    It is new - global in units of the adapter; with shared noise it is on the grid already.
+    """
+
+    update: Update = field(repr=False)
     executed: Executed
 
 
@@ -121,6 +127,8 @@ class Training:
         names = {id(p): name for name, p in trained_parameters(model).items()}
         rates = {spec.name: spec.learning_rate for spec in self._specs}
         self.learning_rates = {n: rates[names[id(p)]] for n, p in self.module.named_parameters() if p.requires_grad}
+        self._grid = plan.shared_grid if self._dp.noise == "shared" else None
+        self._order = _plan_order(self.module, names, [spec.name for spec in self._specs])
         self.self_test = self._preflight()
 
     def run_round(
@@ -131,6 +139,18 @@ class Training:
         `on_step(done, planned)` follows the progress; `randomness` is for tests. Raises what `train_round` raises.
         """
         self.load(global_vector)
+        if self._grid is not None:
+            noised, executed = sum_round(
+                self.module,
+                self.examples,
+                self._dp,
+                self.learning_rates,
+                self._grid,
+                randomness=randomness,
+                max_physical_batch=physical_batch(self.self_test.values),
+                on_step=on_step,
+            )
+            return Trained(noised[self._order], executed)
         executed = train_round(
             self.module,
             self.examples,
@@ -174,6 +194,7 @@ class Training:
             state_of=lambda _: {n: torch.from_numpy(t) for n, t in trainable_state(self._model).items()},
             load_state=lambda _, state: load_state(self._model, {n: t.numpy() for n, t in state.items()}),
             clipping=CLIPPING,
+            grid=self._grid,
         )
 
     def vector(self) -> Float32:
@@ -213,6 +234,16 @@ def _classification(plan: JobPlan) -> tuple[Classification, DpSgd]:
     if not isinstance(plan.task, Classification) or plan.dp is None:
         raise ConfigError(f"job {plan.name!r}", "trains no model", "A rehearsal has nothing to train.")
     return plan.task, plan.dp
+
+
+def _plan_order(module: nn.Module, names: Mapping[int, str], plan: Sequence[str]) -> npt.NDArray[np.int64]:
+    """Where each value of the plan's vector stands in the engine's: that takes the parameters in the model's order."""
+    places, start = {}, 0
+    for parameter in module.parameters():
+        if parameter.requires_grad:
+            places[names[id(parameter)]] = np.arange(start, start + parameter.numel())
+            start += parameter.numel()
+    return np.concatenate([places[name] for name in plan])
 
 
 def physical_batch(values: int) -> int:

@@ -16,7 +16,6 @@ from privacy.ledger.entry import (
     Entry,
     JobApprovalEntry,
     KeyEntry,
-    Mechanism,
     PolicyEntry,
     RefundEntry,
     RefuseEntry,
@@ -26,6 +25,7 @@ from privacy.ledger.entry import (
     RoundEntry,
     SelfTestEntry,
     encode_entry,
+    mechanism_of,
 )
 from privacy.ledger.merkle import Frontier, leaf_hash
 from privacy.ledger.verify import Report, verify_log
@@ -106,7 +106,7 @@ def reserve_entry(number: int, state: BudgetState, dp: DpSgd = DP) -> ReserveEnt
         dataset="cleveland",
         unit="patient",
         contribution_bound=1,
-        mechanism=Mechanism.of(dp),
+        mechanism=mechanism_of(dp),
         charge=charge(dp),
         balance=Balance.of(state),
         model_sha256="11" * 32,
@@ -129,7 +129,7 @@ def commit_entry(number: int, state: BudgetState, *, presumed: bool = False, dp:
         round=number,
         population="cardiology",
         outcome="presumed" if presumed else "executed",
-        mechanism=Mechanism.of(dp),
+        mechanism=mechanism_of(dp),
         charge=charge(dp),
         balance=Balance.of(state),
         software=SOFTWARE,

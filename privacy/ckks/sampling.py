@@ -1,4 +1,4 @@
-"""Secret randomness of the suite `ckks-multikey`: a keystream, and discrete Gaussian keys and noise.
+"""Secret randomness of the suite `ckks-multikey`: a keystream, discrete Gaussian keys and noise, and noise on updates.
 
 Sampling is by inversion: a uniform 128-bit integer u is compared with every threshold of a table; the magnitude is the
 number of thresholds u reaches, and one more bit is its sign. Threshold x is 2^128 P(|X| <= x), rounded; the table ends
@@ -7,6 +7,10 @@ magnitude's probability by 2^-128, and what lies beyond the table weighs less th
 the statistical distance of one sample is below 2^-122; of the 2^25 samples of a round of 10^8 values, below 2^-97.
 
 No comparison is skipped and the order never changes; see ring.py for how far that makes it constant-time.
+
+The noise of shared DP mechanisms is thousands of times wider. There the same thresholds are found by bisection, with as
+many comparisons for every sample and no branch; which entries are read depends on the sample. It is what an update is
+noised with, not what it is encrypted with. With up to 2^15 magnitudes a sample's statistical distance is below 2^-112.
 """
 
 import os
@@ -92,15 +96,51 @@ def _invert(
         samples[i] = (np.int32(magnitude) ^ -sign) + sign
 
 
+@kernel
+def _bisect(
+    high: Thresholds,
+    low: Thresholds,
+    signs: npt.NDArray[np.uint8],
+    high_thresholds: Thresholds,
+    low_thresholds: Thresholds,
+    first_step: int,
+    samples: npt.NDArray[np.int32],
+) -> None:
+    last = high_thresholds.shape[0] - 1
+    for i in range(samples.shape[0]):
+        magnitude = np.int64(0)  # of so many thresholds it is known that u reaches them
+        step = np.int64(first_step)
+        while step > 0:
+            t = min(magnitude + step - 1, last)
+            borrowed = np.uint64(high_thresholds[t] - np.uint64(low[i] >= low_thresholds[t]))
+            magnitude += step * (np.int64(high[i] > borrowed) & np.int64(magnitude + step - 1 <= last))
+            step >>= 1
+        sign = np.int32((signs[i >> 3] >> (i & 7)) & 1)
+        samples[i] = (np.int32(magnitude) ^ -sign) + sign
+
+
 def draw_gaussian(variance: Fraction, count: int, bits: SecureBits) -> npt.NDArray[np.int32]:
     """`count` independent samples of the discrete Gaussian on the integers: P(X = x) ~ exp(-x^2 / 2 variance).
 
     Takes from `bits` the high halves of u for all samples, 8 bytes little-endian each, then the low halves, then
     ceil(count / 8) bytes of signs, lowest bit first; 1 is minus.
     """
+    samples = np.empty(count, np.int32)
+    _invert(*_uniform(count, bits), *gaussian_thresholds(variance), samples)
+    return samples
+
+
+def draw_wide_gaussian(variance: Fraction, count: int, bits: SecureBits) -> npt.NDArray[np.int32]:
+    """The same samples as `draw_gaussian` from the same bytes, for variances up to about 10^7 (a table made once)."""
+    thresholds = gaussian_thresholds(variance)
+    first_step = 1 << (len(thresholds[0]).bit_length() - 1)
+    samples = np.empty(count, np.int32)
+    _bisect(*_uniform(count, bits), *thresholds, first_step, samples)
+    return samples
+
+
+def _uniform(count: int, bits: SecureBits) -> tuple[Thresholds, Thresholds, npt.NDArray[np.uint8]]:
+    """High and low halves of `count` uniform 128-bit integers, and as many bits."""
     high = np.frombuffer(bits.take(8 * count), "<u8")
     low = np.frombuffer(bits.take(8 * count), "<u8")
-    signs = np.frombuffer(bits.take(-(-count // 8)), np.uint8)
-    samples = np.empty(count, np.int32)
-    _invert(high, low, signs, *gaussian_thresholds(variance), samples)
-    return samples
+    return high, low, np.frombuffer(bits.take(-(-count // 8)), np.uint8)

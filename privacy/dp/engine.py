@@ -110,7 +110,7 @@ def train_round(
     with dropout_off(model), ClippedGradients(model, parameters, clipping) as gradients:
         for _ in range(mechanism.steps_per_round):
             units = sampler.draw()
-            total = _sum_over(units, examples, gradients, mechanism.clip_l2, max_physical_batch)
+            total = clipped_sum(units, examples, gradients, mechanism.clip_l2, max_physical_batch)
             noise.add_(total, mechanism.noise_multiplier * mechanism.clip_l2)
             mean = total / mechanism.expected_batch_size
             if mechanism.proximal:
@@ -126,7 +126,7 @@ def train_round(
     return executed
 
 
-def _sum_over(
+def clipped_sum(
     units: Indices, examples: Examples, gradients: "ClippedGradients", clip_l2: float, max_physical_batch: int
 ) -> torch.Tensor:
     """The clipped sum over the given units, in physical batches; zeros, without a forward pass, for no unit."""

@@ -1,8 +1,9 @@
 """Does the engine sample and add noise as the accountant assumes? The self-test's second half.
 
-It runs `train_round` itself, on nobody's records: with a rate at which nobody is drawn, a step is noise alone; with
-made-up units that stop the round as soon as they are drawn, a round is its sample alone. Both are random, so each
-bound leaves eight standard deviations: a sound engine fails once in far more runs than there will be.
+It runs `train_round` itself (or `sum_round`, where silos share the noise), on nobody's records: with a rate at which
+nobody is drawn, a step is noise alone; with made-up units that stop the round as soon as they are drawn, a round is its
+sample alone. Both are random, so each bound leaves eight standard deviations: a sound engine fails once in far more
+runs than there will be.
 """
 
 import math
@@ -17,13 +18,16 @@ from torch import nn
 from privacy.dp.engine import Clipping, flat, train_round
 from privacy.dp.findings import Finding, failed, within
 from privacy.dp.sampler import Indices
+from privacy.dp.shared import sum_round
 from privacy.plan import DpSgd
+from privacy.shared_noise import SharedGrid
 
 NEVER = 1e-12  # a rate at which one unit is not drawn
 NOISE_VALUES = 4096  # at least as many values of noise are looked at
 DRAWS, DRAWN = 64, 64  # so many samples, each of about so many units
 MOST_UNITS = 1_000_000
 DEVIATIONS = 8.0
+ROUNDING_VARIANCE = 0.25  # of floor(k + 1/2 + u): the middle of a grid lies between two of its values
 
 
 def check_mechanism(
@@ -32,14 +36,16 @@ def check_mechanism(
     mechanism: DpSgd,
     learning_rates: Mapping[str, float],
     clipping: Clipping,
+    grid: SharedGrid | None = None,
 ) -> tuple[Finding, ...]:
     """Noise of the promised size on every step, empty ones too, which no seed repeats; and the promised sampling rate.
 
-    Moves the parameters. Raises Refused naming what the engine does otherwise.
+    With a `grid` (noise = "shared") the size is that of one silo's share. Moves the parameters. Raises Refused naming
+    what the engine does otherwise.
     """
     return (
-        *check_noise(model, parameters, mechanism, learning_rates, clipping),
-        *check_sampling(model, mechanism, learning_rates, clipping),
+        *check_noise(model, parameters, mechanism, learning_rates, clipping, grid),
+        *check_sampling(model, mechanism, learning_rates, clipping, grid),
     )
 
 
@@ -49,14 +55,19 @@ def check_noise(
     mechanism: DpSgd,
     learning_rates: Mapping[str, float],
     clipping: Clipping,
+    grid: SharedGrid | None = None,
 ) -> tuple[Finding, Finding]:
-    """A step that draws nobody adds N(0, (sigma C)^2) to every value, and another under equal global seeds."""
+    """A step that draws nobody adds N(0, (sigma C)^2), or its share, to every value, and another under equal seeds."""
     values = sum(parameter.numel() for parameter in parameters.values())
     steps = math.ceil(NOISE_VALUES / values)
-    alone = mechanism.model_copy(update={"sampling_rate": NEVER, "steps_per_round": steps, "proximal": 0.0})
-    each = torch.cat([torch.full((p.numel(),), learning_rates[name]) for name, p in parameters.items()]).double()
-    unit = each * mechanism.noise_multiplier * mechanism.clip_l2 / mechanism.expected_batch_size
-    first, second = (_noise(model, parameters, alone, learning_rates, clipping) / unit for _ in range(2))
+    nobody = mechanism.model_copy(update={"sampling_rate": NEVER, "proximal": 0.0})
+    if grid is not None:
+        first, second = (_shares(model, nobody, learning_rates, grid, steps) for _ in range(2))
+    else:
+        alone = nobody.model_copy(update={"steps_per_round": steps})
+        each = torch.cat([torch.full((p.numel(),), learning_rates[name]) for name, p in parameters.items()]).double()
+        unit = each * mechanism.noise_multiplier * mechanism.clip_l2 / mechanism.expected_batch_size
+        first, second = (_noise(model, parameters, alone, learning_rates, clipping) / unit for _ in range(2))
     if not first.any(dim=1).all():
         raise failed("the engine", "adds no noise in a step that draws nobody, which tells that nobody was drawn")
     size = first.numel()
@@ -96,8 +107,30 @@ def _noise(
     return torch.stack(places).diff(dim=0)
 
 
+def _shares(
+    model: nn.Module,
+    mechanism: DpSgd,
+    learning_rates: Mapping[str, float],
+    grid: SharedGrid,
+    rounds: int,
+) -> torch.Tensor:
+    """What rounds that draw nobody give, [rounds, values], in deviations of a silo's share and of rounding."""
+    sums = []
+    with _equal_seeds():
+        for _ in range(rounds):
+            noised, executed = sum_round(model, _Nobody(), mechanism, learning_rates, grid)
+            if not executed.steps == executed.noise_additions == 1:
+                raise failed("the engine", f"notes {executed.noise_additions} covered sums in a round of one step")
+            sums.append(torch.from_numpy(noised.astype(np.float64)))
+    return (torch.stack(sums) - grid.top / 2) / math.sqrt(grid.variance + ROUNDING_VARIANCE)
+
+
 def check_sampling(
-    model: nn.Module, mechanism: DpSgd, learning_rates: Mapping[str, float], clipping: Clipping
+    model: nn.Module,
+    mechanism: DpSgd,
+    learning_rates: Mapping[str, float],
+    clipping: Clipping,
+    grid: SharedGrid | None = None,
 ) -> tuple[Finding, ...]:
     """Units are drawn at the planned rate, and others under equal global seeds."""
     rate = mechanism.sampling_rate
@@ -106,7 +139,12 @@ def check_sampling(
     for _ in range(DRAWS):
         try:
             with _equal_seeds():
-                train_round(model, census, one_step, learning_rates, clipping=clipping, max_physical_batch=census.units)
+                if grid is None:
+                    train_round(
+                        model, census, one_step, learning_rates, clipping=clipping, max_physical_batch=census.units
+                    )
+                else:
+                    sum_round(model, census, one_step, learning_rates, grid, max_physical_batch=census.units)
         except _Drawn:
             continue
     expected = DRAWS * census.units * rate

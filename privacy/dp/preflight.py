@@ -28,8 +28,10 @@ from privacy.dp.findings import Finding, failed, within
 from privacy.dp.mechanism_check import check_mechanism
 from privacy.errors import InternalError
 from privacy.plan import DpSgd
+from privacy.shared_noise import SharedGrid
 
 TOLERANCE = 1e-4  # relative; float32 kernels differ by parts in a million between one row and a batch
+EXAMPLES = 6
 SPREAD = 0.05  # how far parameters are shaken, so that none sits at a zero that hides others' gradients
 
 Synthetic = Callable[[int], tuple[dict[str, torch.Tensor], torch.Tensor]]
@@ -63,22 +65,22 @@ def preflight(
     state_of: Callable[[nn.Module], State],
     load_state: Callable[[nn.Module, State], object],
     clipping: Clipping = "hooks",
-    examples: int = 6,
+    grid: SharedGrid | None = None,
 ) -> PreflightReport:
     """Check that `model` trains under DP-SGD as it must, and leave it as it was.
 
     `synthetic(n)` makes n made-up examples that differ: model inputs, batch first, and int64 labels [n]. `state_of`
-    and `load_state` save and load the adapter as the silo will. In order: only allowed parameters train; examples do
-    not influence each other; every trained parameter receives a gradient; the engine's per-example norms and clipped
-    sums equal one-by-one autograd within 1e-4; clipping bounds every example; a step moves every parameter; saving and
-    reloading gives back the parameters and the logits; noise and sampling are what the accountant assumes. Raises
-    Refused, naming what failed.
+    and `load_state` save and load the adapter as the silo will; `grid` is where noise is shared. In order: only allowed
+    parameters train; examples do not influence each other; every trained parameter receives a gradient; the engine's
+    per-example norms and clipped sums equal one-by-one autograd within 1e-4; clipping bounds every example; a step
+    moves every parameter; saving and reloading gives back the parameters and the logits; noise and sampling are what
+    the accountant assumes. Raises Refused, naming what failed.
     """
     kinds = check_allowed(model)
     parameters = trained_parameters(model, learning_rates)
-    inputs, labels = synthetic(examples)
-    if len(labels) != examples or examples < 3:
-        raise InternalError("preflight", f"{len(labels)} synthetic examples for {examples}", "Report this.")
+    inputs, labels = synthetic(EXAMPLES)
+    if len(labels) != EXAMPLES:
+        raise InternalError("preflight", f"{len(labels)} synthetic examples for {EXAMPLES}", "Report this.")
     with _shaken(parameters), dropout_off(model):
         alone = gradients_one_by_one(model, parameters, inputs, labels)
         findings = (
@@ -86,7 +88,7 @@ def preflight(
             check_coverage(parameters, alone),
             *check_clipping(model, parameters, inputs, labels, alone, clipping),
             check_reload(model, parameters, inputs, learning_rates, alone, mechanism, state_of, load_state),
-            *check_mechanism(model, parameters, mechanism, learning_rates, clipping),
+            *check_mechanism(model, parameters, mechanism, learning_rates, clipping, grid),
         )
     return PreflightReport(clipping, tuple(kinds.items()), alone.shape[1], findings)
 

@@ -52,24 +52,40 @@ RefusalReason = RefusalCode | NotBudget
 """Codes, so that no text that came from data is in a ledger; docs/reference/ledger-format.md says what each means."""
 
 
-class Mechanism(Strict):
-    """DP-SGD of one round, as the plan fixes it."""
+class _Sampled(Strict):
+    """What both mechanisms state of one round, as the plan fixes it."""
 
-    kind: Literal["dp-sgd"] = "dp-sgd"
     sampling_rate: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
     noise_multiplier: PositiveReal
     clip_l2: PositiveReal
     steps_planned: Annotated[int, Field(gt=0)]
 
-    @classmethod
-    def of(cls, dp: DpSgd) -> Self:
-        """What a plan promises for each round."""
-        return cls(
-            sampling_rate=dp.sampling_rate,
-            noise_multiplier=dp.noise_multiplier,
-            clip_l2=dp.clip_l2,
-            steps_planned=dp.steps_per_round,
-        )
+
+class LocalNoise(_Sampled):
+    """DP-SGD: this silo noises every step, and needs nobody else for its promise."""
+
+    kind: Literal["dp-sgd"] = "dp-sgd"
+
+
+class SharedNoise(_Sampled):
+    """One noised sum, its noise made up by this many honest members of the round's sum together."""
+
+    kind: Literal["shared-noise-sum"] = "shared-noise-sum"
+    noise_shares: Annotated[int, Field(ge=2, le=MOST_PARTICIPANTS)]
+
+
+Mechanism = Annotated[LocalNoise | SharedNoise, Field(discriminator="kind")]
+
+
+def mechanism_of(dp: DpSgd) -> LocalNoise | SharedNoise:
+    """What a plan promises for each round."""
+    stated = _Sampled(
+        sampling_rate=dp.sampling_rate,
+        noise_multiplier=dp.noise_multiplier,
+        clip_l2=dp.clip_l2,
+        steps_planned=dp.steps_per_round,
+    ).model_dump()
+    return LocalNoise(**stated) if dp.noise == "local" else SharedNoise(noise_shares=dp.noise_shares, **stated)
 
 
 class Charge(Strict):

@@ -7,6 +7,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from pydantic import ValidationError
+
 from privacy.accounting import (
     ACCOUNTANT,
     MAX_COUNT,
@@ -19,9 +21,11 @@ from privacy.accounting import (
     Gaussian,
     PoissonSampled,
     SelfComposed,
+    SharedGaussian,
     pld_epsilon,
     rdp_epsilon,
     rdp_vector,
+    sampled_gaussian,
 )
 from privacy.budget import BudgetPolicy, Unit
 from privacy.errors import VerificationError
@@ -30,12 +34,14 @@ from privacy.ledger.entry import (
     Charge,
     CommitEntry,
     JobApprovalEntry,
+    LocalNoise,
     Mechanism,
     PolicyEntry,
     RefuseEntry,
     ReserveEntry,
 )
 from privacy.ledger.replay import Budgets
+from privacy.plan import first_complaint
 
 _NEXT = "Recompute it with the accountant the entry names."
 
@@ -117,8 +123,8 @@ def report_populations(budgets: Budgets, executed: Mapping[str, Sequence[Event]]
 
 
 def _total_pld(events: Sequence[Event], delta: float) -> float | None:
-    """PLD epsilon of all events together, equal mechanisms merged; None if there are too many different ones."""
-    counts: dict[Gaussian | PoissonSampled, int] = {}
+    """PLD epsilon of all events together, equal mechanisms merged; None if too many differ, or noise was shared."""
+    counts: dict[Gaussian | SharedGaussian | PoissonSampled, int] = {}
     for event in events:
         parts = event.events if isinstance(event, Composed) else (event,)
         for part in parts:
@@ -132,9 +138,11 @@ def _total_pld(events: Sequence[Event], delta: float) -> float | None:
 
 
 def _event_of(mechanism: Mechanism) -> SelfComposed:
-    gaussian = Gaussian(noise_multiplier=mechanism.noise_multiplier)
-    sampled = PoissonSampled(sampling_probability=mechanism.sampling_rate, event=gaussian)
-    return SelfComposed(count=mechanism.steps_planned, event=sampled)
+    shares = 1 if isinstance(mechanism, LocalNoise) else mechanism.noise_shares
+    try:
+        return sampled_gaussian(mechanism.noise_multiplier, mechanism.sampling_rate, mechanism.steps_planned, shares)
+    except ValidationError as error:
+        raise VerificationError("mechanism", first_complaint(error), _NEXT) from error
 
 
 def _near(first: float, second: float, tolerance: float) -> bool:

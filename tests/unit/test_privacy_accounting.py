@@ -7,10 +7,13 @@ import sys
 from importlib.metadata import version
 
 import dp_accounting
+import numpy as np
+import numpy.typing as npt
 import pytest
 from dp_accounting.rdp import compute_epsilon
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import logsumexp
 
 from privacy.accounting import (
     ACCOUNTANT,
@@ -22,6 +25,7 @@ from privacy.accounting import (
     Gaussian,
     PoissonSampled,
     SelfComposed,
+    SharedGaussian,
     add,
     as_dp_event,
     by_record_event,
@@ -35,6 +39,7 @@ from privacy.accounting import (
     rdp_epsilon,
     rdp_vector,
     times,
+    unshared,
 )
 from privacy.errors import ConfigError, InternalError, ProtocolError
 from privacy.plan import DpSgd
@@ -219,3 +224,70 @@ def test_a_promise_to_records_is_worth_little_to_a_patient_with_eight():
     by_record = rdp_epsilon(rdp_vector(event), 1e-5)
     assert by_record > 10 * by_patient
     assert by_record_event(dp, 10, 301) is None
+
+
+# -- shared noise ------------------------------------------------------------------------------------------------------
+
+
+def shared(sigma: float, q: float = 0.5, steps: int = 1, shares: int = 3) -> SelfComposed:
+    noise = SharedGaussian(noise_multiplier=sigma, shares=shares)
+    return SelfComposed(count=steps, event=PoissonSampled(sampling_probability=q, event=noise))
+
+
+def divergence(p: npt.NDArray[np.float64], r: npt.NDArray[np.float64], order: float) -> float:
+    """Of one finite distribution from another, by its definition."""
+    both = (p > 0) & (r > 0)
+    return float(logsumexp(order * np.log(p[both]) + (1 - order) * np.log(r[both]))) / (order - 1)
+
+
+@pytest.mark.parametrize("shift", [(3, 0), (3, -4), (1, 1), (5, 0), (4, -3)])
+@pytest.mark.parametrize("q", [0.01, 0.3, 1.0])
+def test_no_discrete_gaussian_on_a_lattice_costs_more_than_the_figure(shift: tuple[int, int], q: float) -> None:
+    """In two dimensions, summed term by term, with the noise a few grid steps wide so that the lattice shows."""
+    length, deviation = math.hypot(*shift), 2.5
+    axis = np.arange(-70, 71)
+    squares = axis[:, None] ** 2 + axis[None, :] ** 2
+    moved = (axis[:, None] - shift[0]) ** 2 + (axis[None, :] - shift[1]) ** 2
+    here, there = (np.exp(-each / (2 * deviation**2)) for each in (squares, moved))
+    without, with_unit = here / here.sum(), (1 - q) * here / here.sum() + q * there / there.sum()
+    vector = rdp_vector(shared(deviation / length, q))
+    for order, figure in zip(ORDERS, vector, strict=True):
+        if order * max(shift) > 45:
+            break  # the lattice is cut at 70 steps
+        found = [divergence(with_unit, without, order), divergence(without, with_unit, order)]
+        assert max(found) <= figure + 1e-9, order
+        if order.is_integer():
+            assert max(found) == pytest.approx(figure, rel=1e-6), f"order {order}: the figure is exact"
+
+
+def test_shared_noise_costs_what_the_next_whole_order_does() -> None:
+    vector, continuous = rdp_vector(shared(2.0)), rdp_vector(sgd(2.0, steps=1))
+    for order, figure in zip(ORDERS, vector, strict=True):
+        assert figure == continuous[ORDERS.index(math.ceil(order))]
+    assert rdp_vector(Composed(events=(sgd(2.0, steps=1), shared(2.0)))) == pytest.approx(times(vector, 2))
+
+
+def test_shared_noise_has_no_pld_figure_and_keeps_its_form() -> None:
+    event = shared(2.0, steps=5)
+    assert pld_epsilon(event, 1e-5) is None
+    assert pld_epsilon(Composed(events=(sgd(2.0), event)), 1e-5) is None
+    assert decode_event(encode_event(event)) == event
+    for wrong in ({"shares": 1}, {"shares": 10**6}, {"noise_multiplier": 0.0}):
+        noise = {"kind": "shared-discrete-gaussian", "noise_multiplier": 1.0, "shares": 2, **wrong}
+        with pytest.raises(ProtocolError):
+            decode_event(noise)
+
+
+def test_alone_a_silo_has_the_root_of_its_share() -> None:
+    alone = unshared(shared(3.0, shares=9))
+    assert isinstance(alone.event, PoissonSampled)
+    assert alone.event.event == SharedGaussian(noise_multiplier=1.0, shares=9)
+    assert unshared(sgd(2.0)) == sgd(2.0)
+    assert rdp_epsilon(rdp_vector(alone), 1e-5) > 2 * rdp_epsilon(rdp_vector(shared(3.0, shares=9)), 1e-5)
+
+
+def test_shared_noise_is_calibrated_by_its_own_price() -> None:
+    sigma = noise_multiplier_for(2.0, 1e-3, 0.5, 20, shares=3)
+    assert rdp_epsilon(rdp_vector(shared(sigma, steps=20)), 1e-3) <= 2.0
+    assert rdp_epsilon(rdp_vector(shared(sigma - 0.0001, steps=20)), 1e-3) > 2.0
+    assert 0 <= sigma - noise_multiplier_for(2.0, 1e-3, 0.5, 20) < 0.02

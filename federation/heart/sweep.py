@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -46,10 +46,12 @@ class Algorithm:
     name: str
     proximal: float = 0.0
     server: ServerChoice = field(default_factory=ServerChoice)
+    noise: Literal["local", "shared"] = "local"
 
 
 ALGORITHMS = (
     Algorithm("FedAvg"),
+    Algorithm("FedAvg, shared noise", noise="shared"),
     Algorithm("FedProx", proximal=PROXIMAL),
     Algorithm("FedAdam", server=ADAM),
     Algorithm("FedYogi", server=YOGI),
@@ -101,17 +103,26 @@ def _baselines(job: JobFile, datasets: Mapping[str, Dataset], seeds: int) -> Ite
 
 def _federated(job: JobFile, datasets: Mapping[str, Dataset], seeds: int) -> Iterator[Line]:
     """What a hospital prepares hangs on the mechanism alone, so it is shared by the server optimisers."""
-    for proximal in sorted({algorithm.proximal for algorithm in ALGORITHMS}):
-        those = [algorithm for algorithm in ALGORITHMS if algorithm.proximal == proximal]
+    for proximal, noise in sorted({(algorithm.proximal, algorithm.noise) for algorithm in ALGORITHMS}):
+        those = [algorithm for algorithm in ALGORITHMS if (algorithm.proximal, algorithm.noise) == (proximal, noise)]
         for epsilon in EPSILONS:
             dp = job.dp.model_copy(update={"epsilon": epsilon, "proximal": proximal})
-            plan, trainings, start = prepare(job.model_copy(update={"dp": dp}), datasets)
+            with_dp = job.model_copy(update={"dp": dp})
+            plan, trainings, start = prepare(sharing(with_dp) if noise == "shared" else with_dp, datasets)
             for algorithm in those:
                 planned = plan.model_copy(update={"server": algorithm.server.fixed()})
-                if epsilon == EPSILONS[0]:
+                if epsilon == EPSILONS[0] and noise == "local":
                     found = [train_together_without_privacy(planned, trainings, start, seed) for seed in range(seeds)]
                     yield _line(algorithm.name, None, None, found)
                 yield _private(algorithm, epsilon, [run_federation(planned, trainings, start, s) for s in range(seeds)])
+
+
+def sharing(job: JobFile) -> JobFile:
+    """The same steps, one a round, under noise that three honest of four hospitals make up: all four take part."""
+    dp = job.dp.model_copy(update={"noise": "shared", "steps_per_round": 1})
+    cohort = job.cohort.model_copy(update={"minimum": len(HOSPITALS), "tolerated_colluders": 1})
+    rounds = job.rounds * job.dp.steps_per_round
+    return job.model_copy(update={"dp": dp, "cohort": cohort, "rounds": rounds})
 
 
 def _private(algorithm: Algorithm, epsilon: float, runs: Sequence[tuple[Evaluations, Mapping[str, float]]]) -> Line:

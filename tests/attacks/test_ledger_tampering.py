@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from privacy.budget import BudgetPolicy, RoundKey, commit, first_budget, grant, reserve, withdraw
 from privacy.canonical import canonical_json
-from privacy.ledger.entry import Asked, Balance, RefuseEntry
+from privacy.ledger.entry import Asked, Balance, RefuseEntry, ReserveEntry, mechanism_of
 from privacy.ledger.verify import LedgerFault, verify_log
 from tests.ledger_logs import (
     DP,
@@ -54,6 +54,14 @@ def test_a_sound_log_adds_up() -> None:
     assert population.spent_pld_epsilon is not None
     assert population.spent_pld_epsilon < population.spent_epsilon
     assert SOUND.verify() == report
+
+
+def test_a_sound_log_of_shared_noise_adds_up_and_has_no_pld_figure() -> None:
+    spent = commit(SHARED_HELD, RoundKey(JOB, 0), charge(SHARED).rdp)
+    held, done = reserve_entry(0, SHARED_HELD, SHARED), commit_entry(0, spent, dp=SHARED)
+    (population,) = lying(policy_entry(), approval_entry(FRESH, dp=SHARED), held, done).verify().populations
+    assert population.spent_pld_epsilon is None
+    assert population.spent_epsilon == pytest.approx(charge(SHARED).epsilon)
 
 
 @pytest.mark.parametrize("sequence", range(len(SOUND.entries)))
@@ -184,7 +192,45 @@ TIGHT = first_budget(None, BudgetPolicy("cardiology", 0.5, 1e-3, "patient"))  # 
 TIGHTER = reserve(grant(TIGHT, JOB, charge().rdp, 2), RoundKey(JOB, 0), charge().rdp)
 TIGHTEST = reserve(TIGHTER, RoundKey(JOB, 1), charge().rdp)
 STRONGER = DP.model_copy(update={"noise_multiplier": 60.0})
+SHARED = DP.model_copy(update={"steps_per_round": 1, "noise": "shared", "noise_shares": 3})
+SHARED_HELD = reserve(grant(FRESH, JOB, charge(SHARED).rdp, 4), RoundKey(JOB, 0), charge(SHARED).rdp)
+
+
+def sharing(entry: ReserveEntry) -> Log:
+    return lying(policy_entry(), approval_entry(FRESH, dp=SHARED), entry)
+
+
+def shared_reserve(**mechanism: object) -> ReserveEntry:
+    """A reservation of a job with shared noise, with something else said of its mechanism."""
+    entry = reserve_entry(0, SHARED_HELD, SHARED)
+    return entry.model_copy(update={"mechanism": entry.mechanism.model_copy(update=mechanism)})
+
+
 LIES = {
+    "more honest members than the event counts on": (
+        2,
+        "event: not what q, noise multiplier and steps say",
+        sharing(shared_reserve(noise_shares=4)),
+    ),
+    "local noise where it was shared": (
+        2,
+        "event: not what q, noise multiplier and steps say",
+        sharing(reserve_entry(0, SHARED_HELD, SHARED).model_copy(update={"mechanism": mechanism_of(DP)})),
+    ),
+    "a mechanism without a price": (
+        2,
+        "mechanism: noise_multiplier: Input should be greater than or equal to 0.01",
+        sharing(shared_reserve(noise_multiplier=1e-9)),
+    ),
+    "a PLD epsilon that nobody can work out": (
+        2,
+        "epsilon_pld",
+        sharing(
+            reserve_entry(0, SHARED_HELD, SHARED).model_copy(
+                update={"charge": charge(SHARED).model_copy(update={"epsilon_pld": 0.01})}
+            )
+        ),
+    ),
     "a smaller epsilon": (
         2,
         "epsilon: 0.010000 is stated",

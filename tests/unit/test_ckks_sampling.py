@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from privacy.ckks.multikey_params import VARIANCE
-from privacy.ckks.sampling import SecureBits, draw_gaussian, gaussian_thresholds
+from privacy.ckks.sampling import SecureBits, draw_gaussian, draw_wide_gaussian, gaussian_thresholds
 from tests import reference_sampler as reference
 from tests.reference_ring import VECTORS as FOLDER
 
@@ -155,3 +155,28 @@ def test_the_share_of_samples_beyond_each_distance(variance):
     for beyond in range(int(5 * sqrt(variance))):
         expected = sum(probabilities[beyond:]) * MANY
         assert abs((samples >= beyond).sum() - expected) <= 4.5 * sqrt(expected) + 1
+
+
+# -- wide noise --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("variance", [Fraction(1, 3), Fraction(5), Fraction(41), Fraction(5000)])
+def test_bisection_finds_the_same_samples_as_comparing_with_every_threshold(variance):
+    one, other = (SecureBits.from_key_for_tests(bytes(range(32))) for _ in range(2))
+    found = draw_wide_gaussian(variance, 30_001, one)
+    np.testing.assert_array_equal(found, draw_gaussian(variance, 30_001, other))
+    assert one.take(16) == other.take(16), "from as many bytes"
+
+
+def test_noise_as_wide_as_half_the_grid_is_a_discrete_gaussian():
+    variance = Fraction(5_500_000)
+    samples = draw_wide_gaussian(variance, 400_000, SecureBits()).astype(np.float64)
+    thresholds = gaussian_thresholds(variance)[0]
+    assert 13.0 < len(thresholds) / sqrt(variance) < 13.5, "privacy.shared_noise leaves room for 13.5 deviations"
+    scaled = samples / sqrt(variance)
+    assert abs(scaled.mean()) < 0.008  # 5 standard errors
+    assert abs((scaled**2).mean() - 1) < 0.012
+    assert abs((scaled**4).mean() - 3) < 0.08
+    for distance, share in ((0.5, 0.6171), (1, 0.3173), (2, 0.0455), (3, 0.0027)):
+        assert abs((np.abs(scaled) > distance).mean() - share) < 5 * sqrt(share / 400_000)
+    assert abs((samples % 2).mean() - 0.5) < 0.004, "every integer is met, not every second one"

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from privacy.errors import ConfigError, InternalError
-from privacy.quantise import grid_step, mean_from_sum, quantise, quantise_blocks, round_to_grid
+from privacy.quantise import blocks_on_grid, grid_step, mean_from_sum, quantise, quantise_blocks, round_to_grid
 
 
 def words(*values):
@@ -87,3 +87,24 @@ def test_bits_outside_the_grid_are_refused(bits):
 def test_a_sum_that_cannot_be_is_refused(total, weight):
     with pytest.raises(InternalError, match="does not fit"):
         mean_from_sum(np.array([total], np.uint32), np.ones(1, np.float32), 8, weight)
+
+
+def test_what_is_on_the_grid_already_is_cut_into_blocks_and_stays_as_it_is():
+    update = np.arange(20_000, dtype=np.uint16)
+    blocks = list(blocks_on_grid(update, np.ones(20_000, np.float32), 16))
+    assert [len(block) for block in blocks] == [8192, 8192, 3616]
+    np.testing.assert_array_equal(np.concatenate(blocks), update)
+
+
+@pytest.mark.parametrize(
+    ("update", "bits"),
+    [
+        (np.array([0, 256], np.uint16), 8),
+        (np.array([0, 1, 2], np.uint16), 16),
+        (np.array([0, 1], np.int32), 16),
+        (np.array([0.0, 1.0]), 16),
+    ],
+)
+def test_what_is_not_on_the_grid_is_a_bug(update, bits):
+    with pytest.raises(InternalError, match="not on a grid"):
+        list(blocks_on_grid(update, np.ones(2, np.float32), bits))

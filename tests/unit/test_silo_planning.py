@@ -7,7 +7,8 @@ from pydantic import ValidationError
 from safetensors.numpy import load as load_safetensors
 
 from privacy.accounting import dp_sgd_event, rdp_epsilon, rdp_vector
-from privacy.errors import ConfigError
+from privacy.canonical import canonical_json
+from privacy.errors import ConfigError, ProtocolError
 from privacy.flatten import adapter_digest
 from privacy.plan import JobPlan
 from privacy.suites import Suite
@@ -201,6 +202,58 @@ def test_suite_parameters_and_colluders_that_the_job_file_leaves_open_fit_its_si
     plan, _ = make_plan(job, folder, folder, four, datetime(2026, 1, 2, tzinfo=UTC))
     assert (plan.suite, plan.parameters, plan.open_to) == (Suite.CKKS_MULTIKEY, "small", "silos+aggregator")
     assert (plan.cohort.tolerated_colluders, plan.cohort.minimum) == (1, 3)
+
+
+FOUR = Parties.of({name: f"{i}{i}" * 32 for i, name in enumerate("abcd", 1)}, ("aggregator", "99" * 32))
+SHARED = {"noise": "shared", "steps_per_round": 1}
+
+
+def shared_plan(folder, dp=None, **changes):
+    job = tiny_job(**{"cohort": {"minimum": 3}, "dp": SHARED | (dp or {}), **changes})
+    return make_plan(job, folder, folder, FOUR, datetime(2026, 1, 2, tzinfo=UTC))[0]
+
+
+def test_shared_noise_is_made_up_of_as_many_shares_as_a_sum_has_honest_members(folder):
+    plan = shared_plan(folder)
+    assert JobPlan.decode(plan.encode()) == plan
+    assert (plan.dp.noise, plan.dp.noise_shares) == ("shared", 2)
+    assert shared_plan(folder, cohort={"minimum": 4}).dp.noise_shares == 3
+    assert 7.9 < rdp_epsilon(rdp_vector(dp_sgd_event(plan.dp, 3)), 0.01) <= 8.0
+    steps = {spec.update_range / spec.learning_rate for spec in plan.tensors}
+    assert max(steps) == pytest.approx(min(steps)) == plan.shared_grid.reach
+    assert plan.shared_grid.rounding_cost < 0.05
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"dp": {"steps_per_round": 2}}, "allows one step a round"),
+        ({"dp": {"proximal": 0.1}}, "has one step a round, which starts at the global adapter: dp.proximal does noth"),
+        ({"suite": "ckks-group"}, "needs suite ckks-multikey: with ckks-group a silo's own share of the noise can be"),
+        ({"cohort": {"minimum": 2}}, "cohort.minimum: leaves 1 honest members in the smallest sum"),
+        ({"grid_bits": 8}, "shared noise: .* leave a grid of 8 bits too coarse: .*set grid_bits = 16"),
+    ],
+)
+def test_shared_noise_that_would_protect_nobody_is_refused(folder, changes, complaint):
+    with pytest.raises(ConfigError, match=complaint):
+        shared_plan(folder, **changes)
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (lambda plan: plan["dp"].update(noise_shares=3), "as many shares as a sum has honest members"),
+        (lambda plan: plan["dp"].update(noise_shares=1), "dp.noise is shared, and dp.noise_shares 1"),
+        (lambda plan: plan["dp"].update(noise="local"), "dp.noise is local, and dp.noise_shares 2"),
+        (lambda plan: plan["dp"].update(clip_l2=2.0), "update_range is not what the grid of shared noise makes it"),
+        (lambda plan: plan["dp"].update(noise_multiplier=1e5), "too coarse"),
+    ],
+)
+def test_a_plan_that_shares_noise_wrongly_is_refused_by_every_silo(folder, change, complaint):
+    value = shared_plan(folder).model_dump(mode="json")
+    change(value)
+    with pytest.raises(ProtocolError, match=complaint):
+        JobPlan.decode(canonical_json(value))
 
 
 def test_a_missing_model_folder_is_named(tmp_path):

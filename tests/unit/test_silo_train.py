@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import numpy as np
 import pytest
@@ -7,8 +8,11 @@ from pydantic import TypeAdapter
 
 from privacy.dp.randomness import Randomness
 from privacy.errors import ConfigError, Refused, VerificationError
+from privacy.flatten import coordinate_ranges
+from privacy.quantise import mean_from_sum, quantise
 from silo_agent import train as train_module
 from silo_agent.datasets import Dataset, Part
+from silo_agent.planning import Parties, make_plan
 from silo_agent.train import CachedExamples, Training, initial_vector, physical_batch, run_round
 from tests.tiny import BITFIT, HEAD_ALONE, NORM, PREFIX, PROMPT, tiny_dataset, tiny_folder, tiny_job, tiny_plan
 
@@ -227,3 +231,34 @@ def test_no_record_s_gradient_escapes_the_clip_by_cancelling(folder, monkeypatch
 def test_single_examples_gradients_stay_within_the_memory_limit(values, batch):
     assert physical_batch(values) == batch
     assert batch == 1 or batch * values * 4 <= 512 << 20
+
+
+# -- shared noise ------------------------------------------------------------------------------------------------------
+
+FOUR = Parties.of({name: f"{i}{i}" * 32 for i, name in enumerate("abcd", 1)}, ("aggregator", "99" * 32))
+
+
+def quiet_plan(folder, noise):
+    """Every record in every sum, so that both mechanisms do the same but for rounding and hardly any noise."""
+    dp = {"epsilon": None, "noise_multiplier": 0.01, "sampling_rate": 1.0, "steps_per_round": 1, "noise": noise}
+    job = tiny_job(cohort={"minimum": 3}, dp=dp)
+    return make_plan(job, folder, folder, FOUR, datetime(2026, 1, 2, tzinfo=UTC))
+
+
+def test_an_update_with_shared_noise_is_on_the_grid_in_the_plans_order(folder):
+    plans = {noise: quiet_plan(folder, noise) for noise in ("local", "shared")}
+    local, shared = (Training(*planned, tiny_dataset(), folder) for planned in plans.values())
+    start = initial_vector(*plans["local"])
+    expected = local.run_round(start).update
+    trained = shared.run_round(start)
+    plan = plans["shared"][0]
+    assert trained.update.dtype == np.uint16
+    assert (trained.executed.steps, trained.executed.noise_additions) == (1, 1)
+    ranges = coordinate_ranges(plan.tensors)
+    on_grid = quantise(trained.update, ranges, 16)
+    np.testing.assert_array_equal(on_grid, trained.update, "what is on the grid is not rounded again")
+    found = mean_from_sum(on_grid.astype(np.uint32), ranges, 16, 1)
+    assert relative_gap(found, expected) < 0.2
+    assert np.corrcoef(found, expected)[0, 1] > 0.98
+    assert len({spec.learning_rate for spec in plan.tensors}) > 1, "the ranges differ from tensor to tensor"
+    assert any(finding.check == "variance of the noise" for finding in shared.self_test.findings)

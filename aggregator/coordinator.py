@@ -20,6 +20,7 @@ from aggregator.rebuild import facts_of, job_phase, round_phase
 from aggregator.record import round_record
 from aggregator.runner import Runner
 from aggregator.store import JobRow, Kind, RoundRow, Transaction
+from aggregator.validations import last_validations, validation_of
 from aggregator.waiting import waits_for
 from certs.names import Role
 from certs.times import utc_text
@@ -120,6 +121,7 @@ class CoordinatorDesk:
             rounds_published=sum(each.result is not None for each in tx.rounds(live.job)),
             rounds_planned=live.plan.rounds,
             silos=self._silos(tx, live, row, connected),
+            validations=last_validations(tx, live),
         )
 
     def _silos(self, tx: Transaction, live: LiveJob, row: JobRow, connected: frozenset[str]) -> tuple[SiloStatus, ...]:
@@ -203,4 +205,5 @@ def _round_status(tx: Transaction, live: LiveJob, row: RoundRow, received: int) 
         seconds=row.seconds,
         aggregation_seconds=row.aggregation_ns / 1e9,
         bytes_received=received,
+        validations=validation_of(tx, live, row),
     )

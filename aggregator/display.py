@@ -12,16 +12,19 @@ from runtime.console import bytes_text, table
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+BARS = "▁▂▃▄▅▆▇█"
+
 
 def job_facts(job: JobStatus) -> dict[str, Any]:
     """A job as JSON."""
-    facts = job.model_dump(mode="python", exclude={"job", "phase", "round_phase", "silos"})
+    facts = job.model_dump(mode="python", exclude={"job", "phase", "round_phase", "silos", "validations"})
     silos = [silo.model_dump(mode="python") for silo in job.silos]
     return facts | {
         "job": job.job.hex(),
         "phase": job.phase.name,
         "round_phase": job.round_phase.name,
         "silos": silos,
+        "validations": [each.model_dump(mode="python") for each in job.validations],
     }
 
 
@@ -82,7 +85,24 @@ def rounds_table(name: str, found: Sequence[RoundStatus]) -> "RenderableType":
     ]
     if not rows:
         return f"{name}: no round yet"
-    return table(("round", "phase", "in the sum", "seconds", "received", "reason"), rows, title=name)
+    rounds = table(("round", "phase", "in the sum", "seconds", "received", "reason"), rows, title=name)
+    published = [each for one in found for each in one.validations]
+    if not published:
+        return rounds
+    from rich.console import Group
+
+    figures = [
+        (
+            each.round,
+            f"{each.accuracy:.3f}",
+            f"{each.accuracy_error:.3f}",
+            f"{each.loss:.3f}",
+            f"{each.units:.0f}",
+        )
+        for each in published
+    ]
+    heads = ("round", "accuracy", "noise (one deviation)", "loss", "held-out units")
+    return Group(rounds, table(heads, figures, title="What the round started from, on all held-out parts"))
 
 
 def print_lines(changes: Iterable[JobStatus]) -> None:
@@ -107,7 +127,21 @@ def show_live(changes: Iterable[JobStatus]) -> None:
 
 def _silos_table(job: JobStatus) -> "RenderableType":
     rows = [(silo.silo, _doing(silo), bytes_text(silo.bytes_received)) for silo in job.silos]
-    return table(("silo", "", "received"), rows, title=job.name)
+    return table(("silo", "", "received"), rows, title=f"{job.name}{curve_text(job)}")
+
+
+def curve_text(job: JobStatus) -> str:
+    """The accuracies that its rounds published, as a line of bars between the lowest and the highest, and the last."""
+    if not job.validations:
+        return ""
+    accuracies, last = [each.accuracy for each in job.validations], job.validations[-1]
+    low, high = min(accuracies), max(accuracies)
+    steps = (round((each - low) / (high - low or 1) * (len(BARS) - 1)) for each in accuracies)
+    bars = "".join(BARS[step] for step in steps)
+    return (
+        f": held-out accuracy {bars} {last.accuracy:.3f} (noise {last.accuracy_error:.3f}), loss {last.loss:.3f}, "
+        f"at the start of round {last.round}"
+    )
 
 
 def _doing(silo: SiloStatus) -> str:

@@ -56,6 +56,7 @@ from privacy.transcript import (
     require_unopened,
     transcript_digest,
 )
+from privacy.validation import require_validation
 
 LOG = structlog.get_logger("aggregator")
 TAKES_RELEASES = (RoundPhase.SHARING, RoundPhase.RELEASING, RoundPhase.PUBLISHED)
@@ -214,8 +215,9 @@ class StatementDesk:
         return transcript_digest(_committed(tx, said), fingerprints)
 
     def applied(self, silo: str, signed: Signed) -> None:
-        """Step 8: the digest of the next global adapter."""
+        """Step 8: the digest of the next global adapter, and the opened validation sums."""
         live, applied = self._round_statement(silo, signed, Applied)
+        require_validation(live.plan, applied)
         self._runner.heard_of(silo, live.job)
         with self._runner.turn(live.job) as turn:
             event = SiloApplied(silo, bytes.fromhex(applied.adapter))

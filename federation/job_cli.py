@@ -56,6 +56,8 @@ def show(
     typer.echo(f"server    {found.server.kind}, learning rate {found.server.learning_rate:g}")
     typer.echo(f"silos     {', '.join(member.name for member in found.cohort.roster)}; least {found.cohort.minimum}")
     typer.echo(f"costs     {told['cost'] or 'nothing: a rehearsal touches no data'}")
+    if found.dp is not None and found.dp.metrics is not None:
+        typer.echo("publishes accuracy and loss on all held-out parts together, each round, noised and charged")
     typer.echo(f"opens to  {found.open_to.replace('+', ' and ')}")
     typer.echo(f"suite     {found.suite.value}, parameters {found.parameters}")
     for what, promise in promises(found).items():

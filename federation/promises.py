@@ -45,9 +45,12 @@ def promises(plan: JobPlan) -> dict[str, str]:
 
 
 def _aggregator_alone(plan: JobPlan) -> str:
+    published = plan.dp is not None and plan.dp.metrics is not None
+    figures = "each round's accuracy and loss on all held-out parts together, noised and charged" if published else ""
     if plan.open_to == "silos":
-        return "nothing, not even the sum"
-    return "the last model, which a silo gives it when the job is over; no sum and no update"
+        return f"{figures}; nothing else" if figures else "nothing, not even the sum"
+    model = "the last model, which a silo gives it when the job is over; no sum and no update"
+    return f"{figures}; {model}" if figures else model
 
 
 def _one_silo(silos: int) -> str:
@@ -66,9 +69,9 @@ def cost(plan: JobPlan) -> str:
     """What all planned rounds cost each silo, by the enforced accountant; empty for a rehearsal."""
     if plan.dp is None:
         return ""
-    from privacy.accounting import dp_sgd_event, rdp_epsilon, rdp_vector, times, unshared
+    from privacy.accounting import rdp_epsilon, rdp_vector, round_event, times, unshared
 
-    event = dp_sgd_event(plan.dp, plan.dp.steps_per_round)
+    event = round_event(plan.dp, plan.dp.steps_per_round)
     epsilon, alone = (rdp_epsilon(times(rdp_vector(e), plan.rounds), plan.dp.delta) for e in (event, unshared(event)))
     told = f"epsilon {epsilon:.3f} at delta {plan.dp.delta:g} per {plan.dp.unit} (RDP)"
     if plan.dp.noise == "local":

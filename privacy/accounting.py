@@ -13,7 +13,7 @@ dp_accounting (with scipy, about a second) is imported by the functions that com
 
 import math
 from functools import lru_cache
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
 
@@ -122,35 +122,55 @@ def dp_sgd_event(dp: DpSgd, steps: int) -> SelfComposed:
         raise ConfigError("[dp] of the job", first_complaint(error), "Correct the job file.") from error
 
 
+def round_event(dp: DpSgd, steps: int) -> SelfComposed | Composed:
+    """The event of a round in which so many steps ran: they, and the validation sums where the plan has them.
+
+    Raises ConfigError for what cannot be priced.
+    """
+    ran = dp_sgd_event(dp, steps)
+    if dp.metrics is None:
+        return ran
+    try:
+        return Composed(events=(ran, noise_event(dp.metrics.noise_multiplier, dp.noise_shares)))
+    except ValidationError as error:
+        raise ConfigError("[metrics] of the job", first_complaint(error), "Correct the job file.") from error
+
+
+def noise_event(noise_multiplier: float, shares: int = 1) -> Gaussian | SharedGaussian:
+    """Gaussian noise; shared, if more than one silo's share makes up the multiplier. Raises ValidationError."""
+    if shares == 1:
+        return Gaussian(noise_multiplier=noise_multiplier)
+    return SharedGaussian(noise_multiplier=noise_multiplier, shares=shares)
+
+
 def sampled_gaussian(noise_multiplier: float, q: float, steps: int, shares: int = 1) -> SelfComposed:
     """So many steps of Poisson-sampled Gaussian noise; shared, if more than one silo's share makes up the multiplier.
 
     Raises ValidationError for what is outside the grammar's bounds.
     """
-    noise = (
-        Gaussian(noise_multiplier=noise_multiplier)
-        if shares == 1
-        else SharedGaussian(noise_multiplier=noise_multiplier, shares=shares)
-    )
+    noise = noise_event(noise_multiplier, shares)
     return SelfComposed(count=steps, event=PoissonSampled(sampling_probability=q, event=noise))
 
 
-def unshared(event: SelfComposed) -> SelfComposed:
-    """What the steps cost if the silo's own share is all the noise there is: no other member honest, or its update
+_E = TypeVar("_E", bound=Strict)
+
+
+def unshared(event: _E) -> _E:
+    """What an event costs if the silo's own share is all the noise there is: no other member honest, or its update
     seen alone. The event itself where nothing is shared.
     """
-    if not (isinstance(event.event, PoissonSampled) and isinstance(event.event.event, SharedGaussian)):
-        return event
-    noise = event.event.event
-    alone = max(LEAST_NOISE, noise.noise_multiplier / math.sqrt(noise.shares))
-    sampled = PoissonSampled(
-        sampling_probability=event.event.sampling_probability,
-        event=SharedGaussian(noise_multiplier=alone, shares=noise.shares),
-    )
-    return SelfComposed(count=event.count, event=sampled)
+    changed: dict[str, object] = {}
+    match event:
+        case SharedGaussian(noise_multiplier=all_shares, shares=shares):
+            changed = {"noise_multiplier": max(LEAST_NOISE, all_shares / math.sqrt(shares))}
+        case PoissonSampled() | SelfComposed():
+            changed = {"event": unshared(event.event)}
+        case Composed():
+            changed = {"events": tuple(unshared(part) for part in event.events)}
+    return event.model_copy(update=changed)  # an event of the same kind
 
 
-def by_record_event(dp: DpSgd, steps: int, records: int) -> SelfComposed | None:
+def by_record_event(dp: DpSgd, steps: int, records: int) -> SelfComposed | Composed | None:
     """What a promise to each record, sampled by itself, is to a person with this many of them; None: nothing at all.
 
     A step draws some of the person's records with probability 1 - (1 - q)^records, and then at most all of them, which
@@ -159,7 +179,11 @@ def by_record_event(dp: DpSgd, steps: int, records: int) -> SelfComposed | None:
     if dp.noise_multiplier / records < LEAST_NOISE:
         return None
     q = 1 - (1 - dp.sampling_rate) ** records
-    return sampled_gaussian(dp.noise_multiplier / records, q, steps, dp.noise_shares)
+    ran = sampled_gaussian(dp.noise_multiplier / records, q, steps, dp.noise_shares)
+    if dp.metrics is None:
+        return ran
+    published = noise_event(max(LEAST_NOISE, dp.metrics.noise_multiplier / records), dp.noise_shares)
+    return Composed(events=(ran, SelfComposed(count=steps // dp.steps_per_round, event=published)))
 
 
 def encode_event(event: Event) -> dict[str, Any]:
@@ -279,22 +303,25 @@ def check_vector(vector: Vector) -> Vector:
     return vector
 
 
-def noise_multiplier_for(epsilon: float, delta: float, q: float, steps: int, shares: int = 1) -> float:
-    """The smallest noise multiplier, to four decimals, whose steps cost at most epsilon (Renyi) at delta.
+def noise_multiplier_for(
+    epsilon: float, delta: float, q: float, steps: int, shares: int = 1, beside: Vector = ZERO
+) -> float:
+    """The smallest noise multiplier, to four decimals, whose steps cost at most epsilon (Renyi) at delta, together with
+    what is spent `beside` them.
 
     Raises ConfigError if even the largest that can be priced costs more, naming what was asked.
     """
 
     def fits(ten_thousandths: int) -> bool:
         event = sampled_gaussian(ten_thousandths / 10_000, q, steps, shares)
-        return rdp_epsilon(rdp_vector(event), delta) <= epsilon
+        return rdp_epsilon(add(rdp_vector(event), beside), delta) <= epsilon
 
     low, high = 100, 100_000_000
     if not fits(high):
         raise ConfigError(
             "noise multiplier",
             f"none up to {high // 10_000} keeps {steps} steps at q={q} within epsilon {epsilon} at delta {delta}",
-            "Allow a larger epsilon or delta, or fewer steps.",
+            "Allow a larger epsilon or delta, fewer steps, or more noise on [metrics] if there are any.",
         )
     while low < high:
         middle = (low + high) // 2

@@ -31,9 +31,9 @@ from privacy.accounting import (
     add,
     check_vector,
     conversion,
-    dp_sgd_event,
     rdp_epsilon,
     rdp_vector,
+    round_event,
     times,
 )
 from privacy.errors import ConfigError, InternalError, Refused
@@ -235,7 +235,7 @@ def require_job(state: BudgetState, dp: DpSgd, rounds: int) -> Forecast:
     The latter names cap, spent, left and what would fit. Nothing is reserved by this; every round reserves for itself.
     """
     check_terms(state.policy, dp)
-    forecast = what_if(state, rdp_vector(dp_sgd_event(dp, dp.steps_per_round)), rounds)
+    forecast = what_if(state, rdp_vector(round_event(dp, dp.steps_per_round)), rounds)
     if not forecast.fits:
         sigma = noise_multiplier_that_fits(state, dp, rounds)
         other = f"a noise multiplier of at least {sigma:g}" if sigma is not None else "no noise multiplier"
@@ -248,7 +248,7 @@ def noise_multiplier_that_fits(state: BudgetState, dp: DpSgd, rounds: int) -> fl
 
     def fits(hundredths: int) -> bool:
         quieter = dp.model_copy(update={"noise_multiplier": hundredths / 100})
-        return what_if(state, rdp_vector(dp_sgd_event(quieter, dp.steps_per_round)), rounds).fits
+        return what_if(state, rdp_vector(round_event(quieter, dp.steps_per_round)), rounds).fits
 
     low, high = 1, 1_000_000
     if not fits(high):

@@ -115,8 +115,8 @@ def check_keyed_header(plan: JobPlan, ctx: RoundContext, roll: RoundRoll, signed
     require_plan(plan, header)
     require_round(ctx, header)
     why = ""
-    if header.values != plan.values:
-        why = f"covers {header.values} values; the plan has {plan.values}"
+    if header.values != plan.sent_values:
+        why = f"covers {header.values} values; the plan has {plan.sent_values}"
     elif header.roll != roll.digest.hex():
         why = "was made for other joins of this round"
     if why:

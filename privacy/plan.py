@@ -13,7 +13,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic_core import ErrorDetails
 
 from privacy.canonical import canonical_json, digest, parse_canonical
-from privacy.errors import ConfigError, ProtocolError
+from privacy.errors import ConfigError, InternalError, ProtocolError
+from privacy.metrics import COORDINATES, NOISE_DEVIATIONS, SENSITIVITY
 from privacy.shared_noise import SharedGrid, shared_grid
 from privacy.suites import Suite, check_suite
 from privacy.thresholds import MOST_PARTICIPANTS, threshold
@@ -106,6 +107,14 @@ class Rehearsal(Strict):
     update_range: Range
 
 
+class Metrics(Strict):
+    """Noised validation sums that every round publishes (privacy.metrics), and what they cost."""
+
+    noise_multiplier: PositiveReal  # of each silo's sums, or with shared noise of its honest members' together
+    loss_bound: PositiveReal  # where a record's loss is cut off
+    most_units: Annotated[int, Field(gt=0, le=10_000_000)]  # more held-out units than this at one silo are cut off
+
+
 class DpSgd(Strict):
     """The mechanism of one silo in one round (dp-and-budget.md, Training). Noise multiplier and steps are promises."""
 
@@ -119,6 +128,7 @@ class DpSgd(Strict):
     proximal: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0  # mu of FedProx; 0: none
     noise: Literal["local", "shared"] = "local"
     noise_shares: Annotated[int, Field(ge=1)] = 1  # shared: of so many honest silos the noise of a sum is made up
+    metrics: Metrics | None = None
 
     @model_validator(mode="after")
     def _one_or_many(self) -> Self:
@@ -136,6 +146,39 @@ class DpSgd(Strict):
             values=values,
             bits=bits,
         )
+
+    def metrics_grid(self, bits: int) -> SharedGrid:
+        """How each silo rounds and noises its validation sums, where the noise is shared."""
+        metrics = self._metrics()
+        return shared_grid(
+            clip_l2=SENSITIVITY,
+            noise_multiplier=metrics.noise_multiplier,
+            shares=self.noise_shares,
+            expected_batch_size=metrics.most_units,
+            values=COORDINATES,
+            bits=bits,
+        )
+
+    def metrics_tensor(self, bits: int) -> TensorSpec:
+        """The coordinates of the validation sums, after all trained ones, and what they are cut off at."""
+        metrics = self._metrics()
+        if self.noise == "shared":
+            reach = self.metrics_grid(bits).reach * metrics.most_units
+        else:
+            reach = metrics.most_units / 2 + NOISE_DEVIATIONS * metrics.noise_multiplier * SENSITIVITY
+        return TensorSpec(name="validation", shape=(COORDINATES,), update_range=reach, learning_rate=1.0)
+
+    def metrics_deviation(self, members: int, bits: int) -> float:
+        """Of the noise in the sum over so many members."""
+        if self.noise == "local":
+            return self._metrics().noise_multiplier * SENSITIVITY * math.sqrt(members)
+        grid = self.metrics_grid(bits)
+        return math.sqrt(members * grid.variance) / grid.scale
+
+    def _metrics(self) -> Metrics:
+        if self.metrics is None:
+            raise InternalError("validation", "asked of a plan without", "Report this.")
+        return self.metrics
 
 
 class MeanServer(Strict):
@@ -235,7 +278,7 @@ class JobPlan(Strict):
             raise ValueError(f"suite: {error.what} {error.why}. {error.next_step}") from error
         if self.aggregator.name in names or self.aggregator.identity_key in keys:
             raise ValueError("aggregator must be a party of its own, not a silo of the roster")
-        if self.values > MAX_VALUES:
+        if self.values + COORDINATES > MAX_VALUES:
             raise ValueError(f"task.adapter.tensors hold {self.values} values, more than {MAX_VALUES}")
         if self.round_attempts < self.rounds:
             raise ValueError("round_attempts must be at least rounds")
@@ -292,6 +335,12 @@ class JobPlan(Strict):
             reach = self.shared_grid.reach
         except ConfigError as error:
             raise ValueError(f"dp: {error.what}: {error.why}. {error.next_step}") from error
+        try:
+            if dp.metrics is not None:
+                dp.metrics_grid(self.grid.bits)
+        except ConfigError as error:
+            why = "leaves the shared noise too coarse a grid; lower it, or raise the noise_multiplier beside it"
+            raise ValueError(f"dp.metrics.most_units {why}") from error
         for tensor in self.tensors:
             if not math.isclose(tensor.update_range, tensor.learning_rate * reach, rel_tol=SAME_RANGE):
                 raise ValueError(f"{tensor.name}: update_range is not what the grid of shared noise makes it")
@@ -305,7 +354,7 @@ class JobPlan(Strict):
 
     @property
     def tensors(self) -> tuple[TensorSpec, ...]:
-        """What one update consists of, in flattening order."""
+        """What trains, in flattening order."""
         match self.task:
             case Classification(adapter=adapter):
                 return adapter.tensors
@@ -314,8 +363,20 @@ class JobPlan(Strict):
 
     @property
     def values(self) -> int:
-        """The number of coordinates of one update."""
+        """The number of trained coordinates, those of an adapter."""
         return sum(tensor.size for tensor in self.tensors)
+
+    @property
+    def sent(self) -> tuple[TensorSpec, ...]:
+        """What a silo sends in a round: what trains, and the validation sums where the plan has them."""
+        if self.dp is None or self.dp.metrics is None:
+            return self.tensors
+        return (*self.tensors, self.dp.metrics_tensor(self.grid.bits))
+
+    @property
+    def sent_values(self) -> int:
+        """The number of coordinates a silo sends."""
+        return sum(tensor.size for tensor in self.sent)
 
     @property
     def identity_keys(self) -> dict[str, bytes]:

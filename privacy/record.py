@@ -33,6 +33,7 @@ from privacy.transcript import (
     require_round,
     require_sum,
 )
+from privacy.validation import require_validation
 
 NEXT_STEP = "Ask the aggregator for the record again; if it stays so, keep it as evidence."
 
@@ -151,12 +152,17 @@ def _signed(texts: Iterable[SignedText]) -> list[Signed]:
 
 
 def _adapters(plan: JobPlan, ctx: RoundContext, record: RoundRecord) -> dict[str, str]:
-    adapters = {}
+    adapters, validations = {}, set()
     for text in record.applied:
         applied = verify(text.signed, Applied, plan.identity_keys)
         require_plan(plan, applied)
         require_round(ctx, applied)
+        require_validation(plan, applied)
         adapters[applied.silo] = applied.adapter
+        validations.add(applied.validation)
+    if len(validations) > 1:
+        why = "silos signed different validation sums: " + ", ".join(sorted(adapters))
+        raise VerificationError(f"round {record.round}", why, NEXT_STEP)
     if len(set(adapters.values())) > 1:
         raise VerificationError(
             f"round {record.round}", "silos signed different next adapters: " + ", ".join(sorted(adapters)), NEXT_STEP

@@ -92,10 +92,14 @@ class Consent(RoundStatement):
 
 
 class Applied(RoundStatement):
-    """Step 8: the digest of the next global adapter as this silo computed it."""
+    """Step 8: the digest of the next global adapter as this silo computed it, and the opened validation sums.
+
+    Those are the members' grid values, added: empty where the plan has none (privacy.metrics).
+    """
 
     type: Literal["cloister/v1/applied"] = "cloister/v1/applied"
     adapter: Hex32
+    validation: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = Field(default=(), strict=False, max_length=3)
 
 
 def check_round(plan: JobPlan, roll: Roll, ctx: RoundContext) -> None:
@@ -164,9 +168,9 @@ def check_header(plan: JobPlan, ctx: RoundContext, key_commitment: bytes, signed
     header = verify(signed, UpdateHeader, plan.identity_keys)
     require_plan(plan, header)
     require_round(ctx, header)
-    if header.values != plan.values:
+    if header.values != plan.sent_values:
         raise ProtocolError(
-            "update header", f"covers {header.values} values; the plan has {plan.values}", "It was not accepted.",
+            "update header", f"covers {header.values} values; the plan has {plan.sent_values}", "It was not accepted.",
             sender=header.silo, step="submit",
         )  # fmt: skip
     if header.key_commitment != key_commitment.hex():

@@ -5,7 +5,7 @@ Pure but for the plan's own digests: names, keys and pins in, an error out. Step
 
 from certs.identity import fingerprint
 from certs.names import Role
-from privacy.accounting import dp_sgd_event
+from privacy.accounting import round_event
 from privacy.budget import BudgetState, Forecast, require_job
 from privacy.errors import ConfigError, ProtocolError, Refused
 from privacy.plan import JobPlan, RosterMember
@@ -67,7 +67,7 @@ def check_price(plan: JobPlan) -> None:
     if plan.dp is None:
         return
     try:
-        dp_sgd_event(plan.dp, plan.dp.steps_per_round)
+        round_event(plan.dp, plan.dp.steps_per_round)
     except ConfigError as error:
         raise Refused(
             f"job {plan.name!r}",

@@ -161,21 +161,25 @@ def next_adapter(
     moments: Moments | None,
     sums: Iterable[npt.NDArray[np.uint32]],
     members: int,
-) -> Float32:
-    """current + what the server optimiser makes of the mean of the members' updates, from the opened sum's blocks.
+) -> tuple[Float32, tuple[int, ...]]:
+    """current + what the server optimiser makes of the mean of the members' updates, from the opened sum's blocks; and
+    the validation sums that come after those, as they are.
 
     Float64 arithmetic rounded once to float32: the same bytes at every silo. `moments` are brought up to date. Raises
     what opening raises; use neither then.
     """
     ranges = coordinate_ranges(plan.tensors)
     following = np.empty_like(current)
-    start = 0
-    for block in sums:
-        part = slice(start, start + len(block))
-        mean = mean_from_sum(block, ranges[part], plan.grid.bits, members)
-        kept = None if moments is None else Moments(moments.first[part], moments.second[part])
-        following[part] = current[part] + server_step(plan.server, mean, kept)
-        start = part.stop
-    if start != len(current):
-        raise VerificationError("opened sum", f"has {start} values of {len(current)}", "The round was not applied.")
-    return following
+    start, validation = 0, []
+    for whole in sums:
+        part = slice(start, min(start + len(whole), len(current)))
+        start += len(whole)
+        block = whole[: max(0, part.stop - part.start)]
+        validation += whole[len(block) :].tolist()
+        if len(block):
+            mean = mean_from_sum(block, ranges[part], plan.grid.bits, members)
+            kept = None if moments is None else Moments(moments.first[part], moments.second[part])
+            following[part] = current[part] + server_step(plan.server, mean, kept)
+    if start != plan.sent_values:
+        raise VerificationError("opened sum", f"has {start} values of {plan.sent_values}", "The round was not applied.")
+    return following, tuple(validation)

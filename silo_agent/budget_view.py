@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from privacy.accounting import dp_sgd_event, rdp_epsilon, rdp_vector
+from privacy.accounting import rdp_epsilon, rdp_vector, round_event
 from privacy.budget import BudgetRefusal, BudgetState, check_terms, what_if
 from privacy.errors import ConfigError
 from privacy.plan import DpSgd, JobPlan
@@ -46,7 +46,7 @@ def job_rows(home: Home, text: str) -> tuple[JobPlan, list[dict[str, Any]]]:
     if plan.dp is None:
         raise ConfigError(f"job {plan.name!r}", "is a rehearsal", "It touches no data and costs nothing.")
     check_price(plan)
-    vector = rdp_vector(dp_sgd_event(plan.dp, plan.dp.steps_per_round))
+    vector = rdp_vector(round_event(plan.dp, plan.dp.steps_per_round))
     rows = []
     for budget in budgets:
         forecast, why_not = what_if(budget, vector, plan.rounds), _other_terms(budget, plan.dp)

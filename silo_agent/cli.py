@@ -168,6 +168,11 @@ def approve(
             value |= {"honest_members": record.plan.dp.noise_shares}
             value |= {"epsilon_if_alone": lone_epsilon(record.plan, delta, rounds)}
             text += f"\nBear in mind: {assumption(record.plan, delta, rounds)}."
+    if record.plan.dp is not None and record.plan.dp.metrics is not None:
+        value["publishes_validation"] = True
+        text += (
+            "\nEach round publishes accuracy and loss on all silos' held-out parts together, noised; it is in epsilon."
+        )
     if examined.by_record is not None:
         value["by_record"] = asdict(examined.by_record)
         text += f"\n{by_record_text(examined.by_record)}"

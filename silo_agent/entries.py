@@ -7,7 +7,7 @@ from importlib.metadata import version
 from typing import Any, Literal
 
 from certs.times import utc_text
-from privacy.accounting import dp_sgd_event
+from privacy.accounting import round_event
 from privacy.budget import BudgetPolicy, BudgetState, RefusalCode, what_if
 from privacy.ledger.entry import (
     Asked,
@@ -67,7 +67,7 @@ class Charged:
     def charge(self, budget: BudgetPolicy, steps_executed: int | None = None) -> Charge:
         """What the round costs at the population's delta: its planned steps, or those that ran."""
         steps = self.dp.steps_per_round if steps_executed is None else steps_executed
-        return Charge.of(dp_sgd_event(self.dp, steps), budget.delta)
+        return Charge.of(round_event(self.dp, steps), budget.delta)
 
 
 @dataclass(frozen=True)

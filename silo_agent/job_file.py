@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from privacy.plan import Deadlines, Name, Positive, Strict, Text
+from privacy.plan import Deadlines, Metrics, Name, Positive, Strict, Text
 from privacy.suites import Suite
 from silo_agent.choices import OpenTo, ServerChoice, Wanted
 from silo_agent.normaliser import Normaliser
@@ -95,6 +95,18 @@ class PrivacyChoice(Strict):
         return self
 
 
+class MetricsChoice(Strict):
+    """[metrics]: validation figures that every round publishes, from the silos' held-out parts, noised and charged."""
+
+    noise_multiplier: Real
+    loss_bound: Real = 4.0
+    most_units: Annotated[int, Field(gt=0, le=10_000_000)] = 2_000
+
+    def fixed(self) -> Metrics:
+        """As the plan writes them."""
+        return Metrics(**self.model_dump())
+
+
 class CohortChoice(Strict):
     """How few silos may go on, how many are taken to collude, how small a dataset may be."""
 
@@ -134,6 +146,7 @@ class JobFile(Strict):
     adapter: AdapterChoice
     normaliser: Normaliser | None = None
     dp: PrivacyChoice
+    metrics: MetricsChoice | None = None
     server: ServerChoice = Field(default_factory=ServerChoice)
     cohort: CohortChoice
     deadlines: DeadlineChoice = Field(default_factory=DeadlineChoice)

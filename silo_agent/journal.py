@@ -58,6 +58,8 @@ def _plain(value: object) -> Any:  # noqa: ANN401 - a JSON value
             return value.hex()
         case datetime():
             return value.isoformat()
+        case tuple():
+            return list(value)
         case RoundContext():
             return {
                 "plan": value.plan_digest.hex(),
@@ -74,6 +76,8 @@ def _value(name: str, value: Any) -> object:  # noqa: ANN401 - a JSON value
             return datetime.fromisoformat(value)
         case "transcript" | "adapter_digest" | "commit":
             return bytes.fromhex(value)
+        case "validation":
+            return tuple(value)
         case "ctx":
             plan, adapter = bytes.fromhex(value["plan"]), bytes.fromhex(value["adapter"])
             return RoundContext(plan, value["round"], adapter, tuple(value["participants"]))

@@ -20,7 +20,7 @@ from safetensors.numpy import save as save_safetensors
 from torch import nn
 from transformers import PreTrainedModel
 
-from privacy.accounting import noise_multiplier_for
+from privacy.accounting import ZERO, noise_event, noise_multiplier_for, rdp_vector, times
 from privacy.dp.allowlist import check_allowed
 from privacy.errors import ConfigError
 from privacy.flatten import adapter_digest, flatten
@@ -143,7 +143,8 @@ def make_plan(
 
 
 def fix_mechanism(job: JobFile, honest: int = 1) -> DpSgd:
-    """The mechanism, its noise calibrated so that all planned rounds together cost at most the target epsilon (RDP).
+    """The mechanism, its noise calibrated so that all planned rounds together cost at most the target epsilon (RDP),
+    validation figures included.
 
     Failed rounds that were submitted are charged too: a budget that shall survive them needs room beyond the target.
     Noise that is shared is made up of as many shares as every sum has `honest` members. Raises ConfigError if that is
@@ -154,9 +155,12 @@ def fix_mechanism(job: JobFile, honest: int = 1) -> DpSgd:
     if chosen.noise == "shared" and honest < 2:
         why = f"leaves {honest} honest members in the smallest sum, less the colluders: nobody to share noise with"
         raise ConfigError("cohort.minimum", why, "Raise it, or use local noise.")
+    metrics = None if job.metrics is None else job.metrics.fixed()
     if sigma is None:
-        steps = job.rounds * chosen.steps_per_round
-        sigma = noise_multiplier_for(cast("float", chosen.epsilon), chosen.delta, chosen.sampling_rate, steps, shares)
+        epsilon, steps, published = cast("float", chosen.epsilon), job.rounds * chosen.steps_per_round, ZERO
+        if metrics is not None:
+            published = times(rdp_vector(noise_event(metrics.noise_multiplier, shares)), job.rounds)
+        sigma = noise_multiplier_for(epsilon, chosen.delta, chosen.sampling_rate, steps, shares, published)
     return DpSgd(
         clip_l2=chosen.clip_l2,
         noise_multiplier=sigma,
@@ -168,6 +172,7 @@ def fix_mechanism(job: JobFile, honest: int = 1) -> DpSgd:
         proximal=chosen.proximal,
         noise=chosen.noise,
         noise_shares=shares,
+        metrics=metrics,
     )
 
 

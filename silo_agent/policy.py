@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from privacy.accounting import dp_sgd_event, rdp_epsilon, rdp_vector, times, unshared
+from privacy.accounting import rdp_epsilon, rdp_vector, round_event, times, unshared
 from privacy.budget import BudgetPolicy
 from privacy.plan import JobPlan, Rehearsal
 from silo_agent.settings import Policy
@@ -30,7 +30,7 @@ def job_epsilon(plan: JobPlan, delta: float, rounds: int) -> float:
     """
     if plan.dp is None:
         return 0.0
-    vector = times(rdp_vector(dp_sgd_event(plan.dp, plan.dp.steps_per_round)), rounds)
+    vector = times(rdp_vector(round_event(plan.dp, plan.dp.steps_per_round)), rounds)
     return rdp_epsilon(vector, delta)
 
 
@@ -40,7 +40,7 @@ def lone_epsilon(plan: JobPlan, delta: float, rounds: int) -> float | None:
     """
     if plan.dp is None or plan.dp.noise == "local":
         return None
-    event = unshared(dp_sgd_event(plan.dp, plan.dp.steps_per_round))
+    event = unshared(round_event(plan.dp, plan.dp.steps_per_round))
     return rdp_epsilon(times(rdp_vector(event), rounds), delta)
 
 

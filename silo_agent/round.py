@@ -319,8 +319,8 @@ def _from_released(state: Released, event: Event, now: datetime) -> Step | None:
 
 def _to_be_opened(state: Certified | Unlocked, event: Event, now: datetime) -> Step | None:
     match event:
-        case SumOpened(adapter_digest=adapter):
-            return Opened(state.ctx, now, adapter), (SendApplied(),)
+        case SumOpened(adapter_digest=adapter, validation=sums):
+            return Opened(state.ctx, now, adapter, sums), (SendApplied(),)
         case EvidenceRejected(why=why):
             return Refused(now, why), (EraseUpdate(),)
         case Restarted():

@@ -145,9 +145,10 @@ class EvidenceRejected:
 
 @dataclass(frozen=True)
 class SumOpened:
-    """The next global adapter was computed and is on disk."""
+    """The next global adapter was computed and is on disk; validation sums are empty where the plan has none."""
 
     adapter_digest: bytes
+    validation: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

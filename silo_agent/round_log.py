@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-from privacy.accounting import dp_sgd_event, rdp_vector
+from privacy.accounting import rdp_vector, round_event
 from privacy.budget import BudgetRefusal, RoundKey, check_terms, commit, refund, reserve
 from privacy.envelope import header_digest, header_kind
 from privacy.errors import InternalError
@@ -188,15 +188,15 @@ class RoundLog:
             case SendJoin(), _, _ if self._keyed is not None:
                 more = {**self._keyed.public_keys(ctx.round_number)}
             case SendUpdate(), UpdateSealed(parts=parts), _:
-                more = {"values": self._member.plan.values, **parts}
+                more = {"values": self._member.plan.sent_values, **parts}
             case SendFingerprint(), CommitFingerprinted(commit=commit, value=value, unopened=unopened), _:
                 more = {"commit": commit.hex(), "value": value, "unopened": unopened}
             case SendRelease(), ReleaseSealed(parts=parts), Released(transcript=transcript):
                 more = {"transcript": transcript.hex(), **parts}
             case SendConsent(), _, Consented(transcript=transcript):
                 more = {"transcript": transcript.hex()}
-            case SendApplied(), _, Opened(adapter_digest=adapter):
-                more = {"adapter": adapter.hex()}
+            case SendApplied(), _, Opened(adapter_digest=adapter, validation=sums):
+                more = {"adapter": adapter.hex(), "validation": list(sums)}
             case _:
                 more = {}
         return self._kinds[type(action)].model_validate({**bound, **more})
@@ -226,7 +226,7 @@ class RoundLog:
             if header is None:
                 raise InternalError(f"round {ctx.round_number}", "was sealed by no participant", "Report this.")
             sealed = entries.Sealed(action.steps_executed, header_digest(Signed(header.body(), b"")))
-            executed = rdp_vector(dp_sgd_event(charged.dp, sealed.steps_executed))
+            executed = rdp_vector(round_event(charged.dp, sealed.steps_executed))
         after = change_budget(tx.connection, charged.population, lambda budget: commit(budget, key, executed))
         tx.record(entries.commit_entry(self._author(), charged, ctx, after, sealed))
 

@@ -111,11 +111,12 @@ class Unlocked:
 
 @dataclass(frozen=True)
 class Opened:
-    """The next global adapter is on disk; its digest is signed."""
+    """The next global adapter is on disk; its digest is signed, and the opened validation sums if there are any."""
 
     ctx: RoundContext
     since_utc: datetime
     adapter_digest: bytes
+    validation: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

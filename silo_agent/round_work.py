@@ -142,7 +142,7 @@ class RoundWork:
         """Quantise and encrypt block by block into the outbox."""
         number, plan, started = ctx.round_number, self._member.plan, time.thread_time_ns()
         try:
-            vector, ranges = self._updates.pop(number), coordinate_ranges(plan.tensors)
+            vector, ranges = self._updates.pop(number), coordinate_ranges(plan.sent)
             blocks = blocks_on_grid(vector, ranges, plan.grid.bits, self.layout.values_per_block)
             sealed = self.cipher.seal(ctx, _timed(blocks, timing), timing)
             digests = self._home.outbox.write(self._member.job, number, sealed.parts, self.layout)
@@ -180,7 +180,7 @@ class RoundWork:
         fetched, adapter, moments = self.fetched(number), self.adapter(), self._moments()
         try:
             sums = opener(fetched)
-            following = next_adapter(plan, adapter, moments, sums, len(checked.members))
+            following, validation = next_adapter(plan, adapter, moments, sums, len(checked.members))
         except (ProtocolError, VerificationError, InternalError) as error:
             LOG.warning("the sum does not open", round=number, exc_info=error)
             return EvidenceRejected(f"{error.what}: {error.why}")
@@ -188,7 +188,7 @@ class RoundWork:
         digest = adapter_digest(following)
         self.shelf.store_moments(number, digest, moments)
         self.shelf.store(number, following)
-        return SumOpened(digest)
+        return SumOpened(digest, validation)
 
     def evaluate(self, number: int) -> None:
         """Evaluate the global adapter after a round at home. A failure is logged and changes nothing."""

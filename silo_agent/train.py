@@ -20,8 +20,10 @@ from privacy.dp.preflight import PreflightReport, preflight
 from privacy.dp.randomness import Randomness
 from privacy.dp.sampler import Indices, OneRecordPerUnit
 from privacy.dp.shared import sum_round
+from privacy.dp.validation import covered_sums, held_out_sums
 from privacy.errors import ConfigError
 from privacy.flatten import flatten, unflatten
+from privacy.metrics import COORDINATES
 from privacy.plan import Classification, DpSgd, JobPlan
 from runtime.models import check_weights
 from silo_agent.activation_store import ActivationStore
@@ -122,6 +124,8 @@ class Training:
         self._inputs, self._synthetic = trainable.inputs[:2]
         self._held_out = trainable.inputs[2] if dataset.held_out.texts else None
         self._held_out_labels = self._labels(dataset, dataset.held_out)
+        self._held_out_units = dataset.held_out.units
+        self._bits = plan.grid.bits
         labels = torch.from_numpy(self._labels(dataset, dataset.training))
         self.examples = CachedExamples(self._inputs, labels, _units(dataset.training))
         names = {id(p): name for name, p in trained_parameters(model).items()}
@@ -139,6 +143,7 @@ class Training:
         `on_step(done, planned)` follows the progress; `randomness` is for tests. Raises what `train_round` raises.
         """
         self.load(global_vector)
+        validation = self._validation_sums(randomness)
         if self._grid is not None:
             noised, executed = sum_round(
                 self.module,
@@ -150,7 +155,7 @@ class Training:
                 max_physical_batch=physical_batch(self.self_test.values),
                 on_step=on_step,
             )
-            return Trained(noised[self._order], executed)
+            return Trained(np.concatenate([noised[self._order], validation]), executed)
         executed = train_round(
             self.module,
             self.examples,
@@ -161,25 +166,42 @@ class Training:
             on_step=on_step,
             clipping=CLIPPING,
         )
-        return Trained(self.vector() - global_vector, executed)
+        return Trained(np.concatenate([self.vector() - global_vector, validation]), executed)
 
     def evaluate(self, global_vector: Float32) -> Evaluation:
         """Accuracy and probabilities on the held-out part. Raises ConfigError when the dataset holds nothing out."""
         if self._held_out is None:
             raise ConfigError("evaluation", "the dataset holds nothing out", "Set held_out in the dataset's file.")
         self.load(global_vector)
-        self.module.eval()
-        rows = []
-        with torch.no_grad():
-            for start in range(0, len(self._held_out_labels), EVALUATION_BATCH):
-                batch = {name: tensor[start : start + EVALUATION_BATCH] for name, tensor in self._held_out.items()}
-                output = self.module(**batch)
-                rows.append(getattr(output, "logits", output).softmax(dim=1))
-        probabilities = torch.cat(rows).numpy()
+        probabilities = self._held_out_logits(self._held_out).softmax(dim=1).numpy()
         accuracy = float((probabilities.argmax(axis=1) == self._held_out_labels).mean())
         return Evaluation(
             accuracy, tuple(self._held_out_labels.tolist()), tuple(tuple(row) for row in probabilities.tolist())
         )
+
+    def _held_out_logits(self, held_out: Inputs) -> torch.Tensor:
+        """Of the model as it is, [records, classes]."""
+        self.module.eval()
+        rows = []
+        with torch.no_grad():
+            for start in range(0, len(self._held_out_labels), EVALUATION_BATCH):
+                batch = {name: tensor[start : start + EVALUATION_BATCH] for name, tensor in held_out.items()}
+                output = self.module(**batch)
+                rows.append(getattr(output, "logits", output).float())
+        return torch.cat(rows)
+
+    def _validation_sums(self, randomness: Randomness | None) -> Update:
+        """What the plan publishes of the held-out part under the model as it is, noised; empty if it publishes nothing.
+
+        A silo that holds nothing out sends noise alone.
+        """
+        if self._dp.metrics is None:
+            return np.zeros(0, np.float32) if self._grid is None else np.zeros(0, np.uint16)
+        sums = np.zeros(COORDINATES)
+        if self._held_out is not None:
+            labels = torch.from_numpy(self._held_out_labels)
+            sums = held_out_sums(self._held_out_logits(self._held_out), labels, self._held_out_units, self._dp.metrics)
+        return covered_sums(sums, self._dp, self._bits, randomness)
 
     def _preflight(self) -> PreflightReport:
         """The engine's self-test on made-up sentences. Raises Refused when the model may not train; spends nothing."""

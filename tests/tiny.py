@@ -111,7 +111,7 @@ def tiny_job(**changes: Any) -> JobFile:
         if change is None:
             value.pop(key)
         else:
-            value[key] = value[key] | change if isinstance(change, dict) else change
+            value[key] = value.get(key, {}) | change if isinstance(change, dict) else change
     return JobFile.model_validate(value)
 
 

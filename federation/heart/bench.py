@@ -109,7 +109,7 @@ def run_federation(
             trained = training.run_round(vector, randomness=bits)
             steps[name] += trained.executed.noise_additions
             total += quantise(trained.update, ranges, plan.grid.bits)
-        vector = next_adapter(plan, vector, moments, [total], len(trainings))
+        vector, _ = next_adapter(plan, vector, moments, [total], len(trainings))
     evaluations = {name: training.evaluate(vector) for name, training in trainings.items()}
     return evaluations, {name: verified_epsilon(plan, ran) for name, ran in steps.items()}
 

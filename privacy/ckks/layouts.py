@@ -13,7 +13,7 @@ def layout_of(plan: JobPlan) -> UpdateLayout:
     """How an update of this job lies on the wire. Fixed by the plan alone: fields have room for its whole roster."""
     match plan.suite:
         case Suite.CKKS_GROUP:
-            return Layout(plan.values)
+            return Layout(plan.sent_values)
         case Suite.CKKS_MULTIKEY:
             params = MultikeyParams(plan.parameters, len(plan.cohort.roster), plan.grid.bits)
-            return MultikeyLayout(plan.values, params)
+            return MultikeyLayout(plan.sent_values, params)

@@ -48,7 +48,7 @@ def sum_round(
     if mechanism.noise != "shared" or mechanism.steps_per_round != 1 or max_physical_batch < 1:
         raise InternalError("shared noise", "asked of a mechanism without, or of several steps", "Report this.")
     bits = Randomness.from_os() if randomness is None else randomness
-    noise = ShareOfNoise(grid, SecureBits() if randomness is None else _repeatable(randomness))
+    noise = ShareOfNoise(grid, share_bits(randomness))
     units = PoissonSampler(examples.units, mechanism.sampling_rate, bits.sampling).draw()
     with dropout_off(model), ClippedGradients(model, parameters, "hooks") as gradients:
         total = clipped_sum(units, examples, gradients, mechanism.clip_l2, max_physical_batch)
@@ -92,6 +92,6 @@ class ShareOfNoise:
         return (rounded + noise).astype(np.uint16)
 
 
-def _repeatable(randomness: Randomness) -> SecureBits:
-    """A stream that repeats where the given one does: for tests and benchmarks, as `randomness` itself."""
-    return SecureBits.from_key_for_tests(randomness.noise.bytes(32))
+def share_bits(randomness: Randomness | None) -> SecureBits:
+    """Where a share's bits come from: a fresh stream; for tests and benchmarks, one that repeats as `randomness`."""
+    return SecureBits() if randomness is None else SecureBits.from_key_for_tests(randomness.noise.bytes(32))

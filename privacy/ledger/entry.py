@@ -59,6 +59,7 @@ class _Sampled(Strict):
     noise_multiplier: PositiveReal
     clip_l2: PositiveReal
     steps_planned: Annotated[int, Field(gt=0)]
+    validation_noise_multiplier: PositiveReal | None  # of the round's validation sums; null: it publishes none
 
 
 class LocalNoise(_Sampled):
@@ -84,6 +85,7 @@ def mechanism_of(dp: DpSgd) -> LocalNoise | SharedNoise:
         noise_multiplier=dp.noise_multiplier,
         clip_l2=dp.clip_l2,
         steps_planned=dp.steps_per_round,
+        validation_noise_multiplier=None if dp.metrics is None else dp.metrics.noise_multiplier,
     ).model_dump()
     return LocalNoise(**stated) if dp.noise == "local" else SharedNoise(noise_shares=dp.noise_shares, **stated)
 

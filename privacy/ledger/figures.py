@@ -22,6 +22,7 @@ from privacy.accounting import (
     PoissonSampled,
     SelfComposed,
     SharedGaussian,
+    noise_event,
     pld_epsilon,
     rdp_epsilon,
     rdp_vector,
@@ -137,10 +138,13 @@ def _total_pld(events: Sequence[Event], delta: float) -> float | None:
     return pld_epsilon(Composed(events=tuple(SelfComposed(count=n, event=one) for one, n in counts.items())), delta)
 
 
-def _event_of(mechanism: Mechanism) -> SelfComposed:
+def _event_of(mechanism: Mechanism) -> SelfComposed | Composed:
     shares = 1 if isinstance(mechanism, LocalNoise) else mechanism.noise_shares
     try:
-        return sampled_gaussian(mechanism.noise_multiplier, mechanism.sampling_rate, mechanism.steps_planned, shares)
+        ran = sampled_gaussian(mechanism.noise_multiplier, mechanism.sampling_rate, mechanism.steps_planned, shares)
+        if mechanism.validation_noise_multiplier is None:
+            return ran
+        return Composed(events=(ran, noise_event(mechanism.validation_noise_multiplier, shares)))
     except ValidationError as error:
         raise VerificationError("mechanism", first_complaint(error), _NEXT) from error
 

@@ -217,6 +217,11 @@ LIES = {
         "event: not what q, noise multiplier and steps say",
         sharing(reserve_entry(0, SHARED_HELD, SHARED).model_copy(update={"mechanism": mechanism_of(DP)})),
     ),
+    "validation figures that are not paid for": (
+        2,
+        "event: not what q, noise multiplier and steps say",
+        sharing(shared_reserve(validation_noise_multiplier=20.0)),
+    ),
     "a mechanism without a price": (
         2,
         "mechanism: noise_multiplier: Input should be greater than or equal to 0.01",

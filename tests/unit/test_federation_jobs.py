@@ -23,9 +23,11 @@ from federation.jobs import (
 from federation.promises import VERIFIED, promises
 from privacy.errors import ConfigError
 from privacy.flatten import adapter_digest
-from privacy.plan import RosterMember
+from privacy.plan import JobPlan, RosterMember
 from runtime.config import validated
 from runtime.console import run
+from tests.lone_silo import dp_fields
+from tests.parties import Cohort
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 SILOS = tuple(RosterMember(name=name, identity_key=f"{i:064x}") for i, name in enumerate(("north", "east", "west"), 1))
@@ -254,3 +256,14 @@ def test_the_aggregators_submit_takes_a_job_file(tmp_path, monkeypatch):
     aggregator_cli.planner(tmp_path / "job.toml", tmp_path / "prepared", tmp_path / "state")
     assert read_plan(tmp_path / "prepared").values == 1000
     assert asked == [tmp_path / "state"]
+
+
+def test_what_the_aggregator_learns_says_what_is_published():
+    plan = JobPlan.model_validate(dp_fields(Cohort("east", "north", "west"), metrics=METRICS))
+    learned = promises(plan)["aggregator alone learns"]
+    assert learned == "each round's accuracy and loss on all held-out parts together, noised and charged; nothing else"
+    opened = plan.model_copy(update={"open_to": "silos+aggregator"})
+    assert "noised and charged; the last model" in promises(opened)["aggregator alone learns"]
+
+
+METRICS = {"noise_multiplier": 5.0, "loss_bound": 4.0, "most_units": 500}

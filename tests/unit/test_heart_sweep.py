@@ -59,7 +59,9 @@ def test_the_algorithms_are_what_they_are_called():
     named = {algorithm.name: algorithm for algorithm in ALGORITHMS}
     assert named["FedProx"].proximal > 0 == named["FedAvg"].proximal
     kinds = {name: algorithm.server.fixed().kind for name, algorithm in named.items()}
-    assert kinds == {"FedAvg": "mean", "FedProx": "mean", "FedAdam": "adam", "FedYogi": "yogi"}
+    shared = "FedAvg, shared noise"
+    assert kinds == {"FedAvg": "mean", shared: "mean", "FedProx": "mean", "FedAdam": "adam", "FedYogi": "yogi"}
+    assert [name for name, algorithm in named.items() if algorithm.noise == "shared"] == [shared]
 
 
 NAMES = [algorithm.name for algorithm in ALGORITHMS]
@@ -81,7 +83,7 @@ def test_the_table_has_every_line_and_what_was_published():
     sink = io.StringIO()
     Console(file=sink, width=140).print(sweep_table(found()))
     text = sink.getvalue()
-    assert text.count("0.797 (0.012)") == text.count("0.843 (0.790-0.888)") == 13
+    assert text.count("0.797 (0.012)") == text.count("0.843 (0.790-0.888)") == 16
     assert "1.9990" in text
     assert "0.750" in text
     assert "FLamby's best federated" in text

@@ -70,7 +70,7 @@ def test_the_same_bytes_however_the_sum_comes_in_blocks(kind):
     found = []
     for cuts in ([], [1], [plan.values // 3, plan.values // 2]):
         moments = first_moments(plan.server, plan.values)
-        adapter = next_adapter(plan, np.zeros(plan.values, np.float32), moments, np.split(sums, cuts), 3)
+        adapter, _ = next_adapter(plan, np.zeros(plan.values, np.float32), moments, np.split(sums, cuts), 3)
         found.append((adapter.tobytes(), *(part.tobytes() for part in moments)))
     assert len(set(found)) == 1
 

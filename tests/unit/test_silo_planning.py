@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 from safetensors.numpy import load as load_safetensors
 
-from privacy.accounting import dp_sgd_event, rdp_epsilon, rdp_vector
+from privacy.accounting import dp_sgd_event, rdp_epsilon, rdp_vector, round_event, times
 from privacy.canonical import canonical_json
 from privacy.errors import ConfigError, ProtocolError
 from privacy.flatten import adapter_digest
@@ -222,6 +222,23 @@ def test_shared_noise_is_made_up_of_as_many_shares_as_a_sum_has_honest_members(f
     steps = {spec.update_range / spec.learning_rate for spec in plan.tensors}
     assert max(steps) == pytest.approx(min(steps)) == plan.shared_grid.reach
     assert plan.shared_grid.rounding_cost < 0.05
+
+
+METRICS = {"noise_multiplier": 5.0, "most_units": 500}
+
+
+def test_validation_figures_are_paid_out_of_the_same_epsilon(folder):
+    plain, published = (tiny_plan(tiny_job(**more), folder)[0] for more in ({}, {"metrics": METRICS}))
+    assert published.dp.metrics.loss_bound == 4.0
+    assert published.dp.noise_multiplier > plain.dp.noise_multiplier + 0.001
+    cost = rdp_epsilon(times(rdp_vector(round_event(published.dp, 2)), 3), 0.01)
+    assert 7.9 < cost <= 8.0
+    with pytest.raises(ConfigError, match=r"none up to 10000 keeps .* or more noise on \[metrics\]"):
+        tiny_plan(tiny_job(metrics={"noise_multiplier": 0.2}), folder)
+    shared = shared_plan(folder, metrics=METRICS)
+    assert shared.sent_values == shared.values + 3
+    with pytest.raises(ConfigError, match=r"dp.metrics.most_units leaves the shared noise too coarse a grid"):
+        shared_plan(folder, metrics=METRICS | {"most_units": 1_000_000})
 
 
 @pytest.mark.parametrize(

@@ -142,6 +142,40 @@ class SiloStatus(_message.Message):
 Global___SiloStatus: _TypeAlias = SiloStatus  # noqa: Y015
 
 @_typing.final
+class Validation(_message.Message):
+    """What a round published of the silos' held-out parts: of the adapter it started from, with noise in every figure."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROUND_FIELD_NUMBER: _builtins.int
+    ACCURACY_FIELD_NUMBER: _builtins.int
+    LOSS_FIELD_NUMBER: _builtins.int
+    UNITS_FIELD_NUMBER: _builtins.int
+    ACCURACY_ERROR_FIELD_NUMBER: _builtins.int
+    round: _builtins.int
+    accuracy: _builtins.float
+    loss: _builtins.float
+    units: _builtins.float
+    accuracy_error: _builtins.float
+    """One deviation of the noise in `accuracy`."""
+    def __init__(
+        self,
+        *,
+        round: _builtins.int = ...,
+        accuracy: _builtins.float = ...,
+        loss: _builtins.float = ...,
+        units: _builtins.float = ...,
+        accuracy_error: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy", b"accuracy", "accuracy_error", b"accuracy_error", "loss", b"loss", "round", b"round", "units", b"units"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Validation: _TypeAlias = Validation  # noqa: Y015
+
+@_typing.final
 class JobStatus(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -154,6 +188,7 @@ class JobStatus(_message.Message):
     ROUNDS_PUBLISHED_FIELD_NUMBER: _builtins.int
     ROUNDS_PLANNED_FIELD_NUMBER: _builtins.int
     SILOS_FIELD_NUMBER: _builtins.int
+    VALIDATIONS_FIELD_NUMBER: _builtins.int
     job: _builtins.bytes
     name: _builtins.str
     phase: _common_pb2.JobPhase.ValueType
@@ -165,6 +200,10 @@ class JobStatus(_message.Message):
     rounds_planned: _builtins.int
     @_builtins.property
     def silos(self) -> _containers.RepeatedCompositeFieldContainer[Global___SiloStatus]: ...
+    @_builtins.property
+    def validations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Validation]:
+        """Of the last rounds that published some."""
+
     def __init__(
         self,
         *,
@@ -177,10 +216,11 @@ class JobStatus(_message.Message):
         rounds_published: _builtins.int = ...,
         rounds_planned: _builtins.int = ...,
         silos: _abc.Iterable[Global___SiloStatus] | None = ...,
+        validations: _abc.Iterable[Global___Validation] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "name", b"name", "phase", b"phase", "reason", b"reason", "round", b"round", "round_phase", b"round_phase", "rounds_planned", b"rounds_planned", "rounds_published", b"rounds_published", "silos", b"silos"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "name", b"name", "phase", b"phase", "reason", b"reason", "round", b"round", "round_phase", b"round_phase", "rounds_planned", b"rounds_planned", "rounds_published", b"rounds_published", "silos", b"silos", "validations", b"validations"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -289,6 +329,7 @@ class RoundStatus(_message.Message):
     SECONDS_FIELD_NUMBER: _builtins.int
     AGGREGATION_SECONDS_FIELD_NUMBER: _builtins.int
     BYTES_RECEIVED_FIELD_NUMBER: _builtins.int
+    VALIDATIONS_FIELD_NUMBER: _builtins.int
     round: _builtins.int
     phase: _common_pb2.RoundPhase.ValueType
     reason: _builtins.str
@@ -302,6 +343,10 @@ class RoundStatus(_message.Message):
     def participants(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
     def members(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def validations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Validation]:
+        """At most one."""
+
     def __init__(
         self,
         *,
@@ -315,10 +360,11 @@ class RoundStatus(_message.Message):
         seconds: _builtins.float = ...,
         aggregation_seconds: _builtins.float = ...,
         bytes_received: _builtins.int = ...,
+        validations: _abc.Iterable[Global___Validation] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["aggregation_seconds", b"aggregation_seconds", "bytes_received", b"bytes_received", "closed_utc", b"closed_utc", "members", b"members", "opened_utc", b"opened_utc", "participants", b"participants", "phase", b"phase", "reason", b"reason", "round", b"round", "seconds", b"seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aggregation_seconds", b"aggregation_seconds", "bytes_received", b"bytes_received", "closed_utc", b"closed_utc", "members", b"members", "opened_utc", b"opened_utc", "participants", b"participants", "phase", b"phase", "reason", b"reason", "round", b"round", "seconds", b"seconds", "validations", b"validations"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -22,6 +22,7 @@ MAX_TRANSCRIPT_BYTES = 4 << 20  # all that 100 silos say in a round of ckks-mult
 MAX_REQUEST_BYTES = MAX_CHUNK_BYTES + (64 << 10)
 MAX_ANSWER_BYTES = MAX_TRANSCRIPT_BYTES + (64 << 10)
 MAX_COHORT = 100
+MOST_VALIDATIONS = 50
 
 Digest = Annotated[bytes, Field(min_length=32, max_length=32)]
 Body = Annotated[bytes, Field(min_length=2, max_length=MAX_BODY_BYTES)]
@@ -32,6 +33,7 @@ PartyName = Annotated[str, Field(min_length=1, max_length=63)]
 Label = Annotated[str, Field(max_length=200)]
 Sentence = Annotated[str, Field(max_length=2000)]
 Number = Annotated[int, Field(ge=0)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 PlanBytes = Annotated[bytes, Field(min_length=2, max_length=512 << 10)]
 
 

@@ -8,7 +8,9 @@ from cloister.v1 import coordination_pb2
 from cloister.wire.base import (
     MAX_COHORT,
     MAX_TRANSCRIPT_BYTES,
+    MOST_VALIDATIONS,
     Digest,
+    Finite,
     JobPhase,
     Label,
     Number,
@@ -60,6 +62,17 @@ class SiloStatus(WireMessage):
     bytes_received: Number
 
 
+class Validation(WireMessage):
+    """What a round published of the silos' held-out parts (privacy.metrics)."""
+
+    proto = coordination_pb2.Validation
+    round: Number
+    accuracy: Finite
+    loss: Finite
+    units: Finite
+    accuracy_error: Finite
+
+
 class JobStatus(WireMessage):
     """A job as its coordinator sees it."""
 
@@ -73,6 +86,7 @@ class JobStatus(WireMessage):
     rounds_published: Number
     rounds_planned: Number
     silos: Annotated[tuple[SiloStatus, ...], Field(max_length=MAX_COHORT)]
+    validations: Annotated[tuple[Validation, ...], Field(max_length=MOST_VALIDATIONS)] = ()
 
 
 class WatchedJob(WireMessage):
@@ -110,6 +124,7 @@ class RoundStatus(WireMessage):
     seconds: Annotated[float, Field(ge=0)]
     aggregation_seconds: Annotated[float, Field(ge=0)]
     bytes_received: Number
+    validations: Annotated[tuple[Validation, ...], Field(max_length=1)] = ()
 
 
 class Rounds(WireMessage):

@@ -17,7 +17,7 @@ from safetensors.numpy import save as save_safetensors
 
 from privacy.errors import ConfigError
 from privacy.flatten import adapter_digest, unflatten
-from privacy.plan import Classification, JobPlan
+from privacy.plan import Classification, DpSgd, JobPlan
 from silo_agent.adapters import adapter_config, saved_heads
 from silo_agent.models import read_artifact
 from silo_agent.policy import job_epsilon
@@ -136,6 +136,7 @@ def _data_and_privacy(plan: JobPlan, task: Classification, facts: Facts) -> list
         "which this adapter is made of. A ledger may have charged more, for rounds that failed after the institution",
         "had trained.",
         "",
+        *_beside_steps(dp),
         f"| institution | unit | rounds | epsilon at delta {dp.delta:g} | charged in its ledger |",
         "|---|---|---|---|---|",
     ]
@@ -144,6 +145,25 @@ def _data_and_privacy(plan: JobPlan, task: Classification, facts: Facts) -> list
         ledger = f"{charged.epsilon:.4f} at {charged.delta:g}" if charged else "not told to the exporter"
         lines.append(f"| {name} | {dp.unit} | {rounds} | {job_epsilon(plan, dp.delta, rounds):.4f} | {ledger} |")
     return [*lines, ""]
+
+
+def _beside_steps(dp: DpSgd) -> list[str]:
+    """What epsilon rests on or covers beside an institution's own noised steps."""
+    lines = []
+    if dp.noise == "shared":
+        lines += [
+            f"The noise of a sum was made up by its members together: epsilon holds while {dp.noise_shares} of them",
+            "added their share honestly.",
+            "",
+        ]
+    if dp.metrics is not None:
+        lines += [
+            "Every round also published accuracy and loss on all held-out parts together, with noise multiplier"
+            f" {dp.metrics.noise_multiplier:g};",
+            "epsilon counts that.",
+            "",
+        ]
+    return lines
 
 
 def _usage(task: Classification) -> list[str]:

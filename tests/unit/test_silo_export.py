@@ -8,7 +8,7 @@ from transformers import AutoModelForSequenceClassification
 
 from privacy.errors import ConfigError, VerificationError
 from privacy.flatten import unflatten
-from silo_agent.export import Facts, Spent, write_adapter
+from silo_agent.export import Facts, Spent, model_card, write_adapter
 from silo_agent.modeling import MeanPooledClassifier
 from silo_agent.models import Tokenizer, build_model, load_state
 from silo_agent.policy import job_epsilon
@@ -85,6 +85,17 @@ def test_the_card_says_what_it_must(folder, tmp_path):
         "0 = no, 1 = yes",
     ):
         assert text in card
+
+
+def test_the_card_says_what_epsilon_rests_on_and_covers(folder):
+    plan, artifact = tiny_plan(tiny_job(metrics={"noise_multiplier": 20.0}), folder)
+    dp = plan.dp.model_copy(update={"noise": "shared", "noise_shares": 3})
+    vector = trained(plan, artifact)
+    card = model_card(plan, plan.task, vector, FACTS)
+    assert "with noise multiplier 20;\nepsilon counts that." in card
+    assert "honestly" not in card
+    shared = model_card(plan.model_copy(update={"dp": dp}), plan.task, vector, FACTS)
+    assert "epsilon holds while 3 of them\nadded their share honestly." in shared
 
 
 def test_the_lines_of_the_card_run(folder, tmp_path):

@@ -6,7 +6,7 @@ from aggregator.store import MemberRow
 from certs.identity import Identity
 from certs.names import Role
 from privacy.errors import Refused
-from privacy.plan import Classification, JobPlan
+from privacy.plan import JobPlan, ModelTask
 
 _PLAN_AGAIN = "Plan the job again from the aggregator's present members (`cloister job plan`)."
 
@@ -41,12 +41,12 @@ def _check_roster(plan: JobPlan, silos: dict[str, MemberRow]) -> None:
 def check_artifact(plan: JobPlan, sha256: str, size: int) -> None:
     """The starting adapter is the one the plan pins; a rehearsal has none. Raises Refused."""
     match plan.task:
-        case Classification(adapter=adapter) if sha256 != adapter.initial_sha256:
+        case ModelTask(adapter=adapter) if sha256 != adapter.initial_sha256:
             why = (
                 f"adapter.safetensors has the digest {sha256[:16]}..., and the plan pins {adapter.initial_sha256[:16]}"
             )
             raise Refused(f"job {plan.name}", why, "Submit the folder as `cloister job plan` wrote it.")
-        case Classification():
+        case ModelTask():
             return
         case _ if size:
             raise Refused(

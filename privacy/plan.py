@@ -79,7 +79,7 @@ class Adapter(Strict):
     target_modules: tuple[Text, ...] = Field(strict=False)
     virtual_tokens: Annotated[int, Field(ge=0, le=1024)] = 0  # of a prompt or prefix
     layers: tuple[Annotated[int, Field(ge=0)], ...] = Field(strict=False)
-    head: Literal["model", "mean-pooled-normalised"]
+    head: Literal["model", "mean-pooled-normalised", "none"]
     initial_sha256: Hex32  # of the safetensors bytes with the starting values, FFA's fixed A and the normaliser
     tensors: tuple[TensorSpec, ...] = Field(strict=False, min_length=1, max_length=4096)
 
@@ -89,14 +89,46 @@ class Adapter(Strict):
         return sum(tensor.size for tensor in self.tensors)
 
 
-class Classification(Strict):
+class ModelTask(Strict):
+    """What trains a model, on texts of at most so many tokens."""
+
+    max_tokens: Annotated[int, Field(gt=0, le=8192)]
+    model: ModelPin
+    adapter: Adapter
+
+
+class Classification(ModelTask):
     """Sequence classification of one text per record."""
 
     kind: Literal["sequence-classification"]
     labels: tuple[Text, ...] = Field(strict=False, min_length=2, max_length=1000)
-    max_tokens: Annotated[int, Field(gt=0, le=8192)]
-    model: ModelPin
-    adapter: Adapter
+
+
+class TokenClassification(ModelTask):
+    """A class for each word of a record's text."""
+
+    kind: Literal["token-classification"]
+    labels: tuple[Text, ...] = Field(strict=False, min_length=2, max_length=1000)
+
+
+class LanguageModelling(ModelTask):
+    """The next token of a record's response, after its prompt; a record's loss is the mean over its response."""
+
+    kind: Literal["causal-language-modelling"]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """None: the model's own vocabulary."""
+        return ()
+
+
+TrainedTask = Classification | TokenClassification | LanguageModelling
+HEADS: dict[str, tuple[str, ...]] = {
+    "sequence-classification": ("model", "mean-pooled-normalised"),
+    "token-classification": ("model",),
+    "causal-language-modelling": ("none",),
+}
+"""The heads that a kind of task may have: "none" is the model's own, frozen."""
 
 
 class Rehearsal(Strict):
@@ -243,7 +275,7 @@ class JobPlan(Strict):
     name: Name
     federation: Name
     purpose: Text
-    task: Classification | Rehearsal = Field(discriminator="kind")
+    task: TrainedTask | Rehearsal = Field(discriminator="kind")
     dp: DpSgd | None
     server: MeanServer | AdaptiveServer = Field(default=MeanServer(), discriminator="kind")
     rounds: Annotated[int, Field(gt=0, le=10_000)]
@@ -282,11 +314,14 @@ class JobPlan(Strict):
             raise ValueError(f"task.adapter.tensors hold {self.values} values, more than {MAX_VALUES}")
         if self.round_attempts < self.rounds:
             raise ValueError("round_attempts must be at least rounds")
-        if isinstance(self.task, Classification) and self.dp is None:
+        if isinstance(self.task, ModelTask) and self.dp is None:
             raise ValueError("a job on data must have [dp]; only a rehearsal, which touches no data, may go without")
         if isinstance(self.task, Rehearsal) and self.dp is not None:
             raise ValueError("a rehearsal touches no data and takes no [dp]")
-        if isinstance(self.task, Classification):
+        if isinstance(self.task, ModelTask):
+            if self.task.adapter.head not in HEADS[self.task.kind]:
+                allowed = " or ".join(HEADS[self.task.kind])
+                raise ValueError(f"task.adapter.head is {self.task.adapter.head}; for {self.task.kind} it is {allowed}")
             tensors = [tensor.name for tensor in self.task.adapter.tensors]
             if tensors != sorted(set(tensors)):
                 raise ValueError("task.adapter.tensors must be sorted by name, each name once")
@@ -356,7 +391,7 @@ class JobPlan(Strict):
     def tensors(self) -> tuple[TensorSpec, ...]:
         """What trains, in flattening order."""
         match self.task:
-            case Classification(adapter=adapter):
+            case ModelTask(adapter=adapter):
                 return adapter.tensors
             case Rehearsal(values=values, update_range=update_range):
                 return (TensorSpec(name="rehearsal", shape=(values,), update_range=update_range, learning_rate=1.0),)

@@ -73,8 +73,20 @@ class Shape(Protocol):
 
     @property
     def head(self) -> str:
-        """`model` or `mean-pooled-normalised`."""
+        """`model`, `mean-pooled-normalised`, or `none` where the model's own output layer stays as it is."""
         ...
+
+
+TASK_TYPES = {
+    "sequence-classification": TaskType.SEQ_CLS,
+    "token-classification": TaskType.TOKEN_CLS,
+    "causal-language-modelling": TaskType.CAUSAL_LM,
+}
+
+
+def trained_modules(model: PreTrainedModel, shape: Shape) -> list[str]:
+    """The modules that train and are saved whole: the head, unless it stays as it is."""
+    return [] if shape.head == "none" else head_modules(model)
 
 
 def head_modules(model: PreTrainedModel) -> list[str]:
@@ -86,7 +98,7 @@ def head_modules(model: PreTrainedModel) -> list[str]:
     ]
 
 
-def adapter_config(shape: Shape, heads: Sequence[str]) -> PeftConfig:
+def adapter_config(shape: Shape, heads: Sequence[str], task: str = "sequence-classification") -> PeftConfig:
     """PEFT's configuration of the adapter, saving the modules `heads` whole; a head alone adapts nothing.
 
     PEFT has no BitFit: it is an adapter of nothing that saves every bias.
@@ -97,7 +109,7 @@ def adapter_config(shape: Shape, heads: Sequence[str]) -> PeftConfig:
         case "prompt" | "prefix":
             kind = PromptTuningConfig if shape.method == "prompt" else PrefixTuningConfig
             return kind(
-                task_type=TaskType.SEQ_CLS, num_virtual_tokens=shape.virtual_tokens, modules_to_save=list(heads)
+                task_type=TASK_TYPES[task], num_virtual_tokens=shape.virtual_tokens, modules_to_save=list(heads)
             )
         case "lora" | "ffa-lora":
             return LoraConfig(
@@ -119,13 +131,13 @@ def adapter_config(shape: Shape, heads: Sequence[str]) -> PeftConfig:
     )
 
 
-def adapt(base: PreTrainedModel, shape: Shape) -> PeftModel:
+def adapt(base: PreTrainedModel, shape: Shape, task: str = "sequence-classification") -> PeftModel:
     """Put the adapter on a base: only what the method trains, and the head, requires a gradient afterwards.
 
     Raises ConfigError when `target_modules` or `layers` name nothing in the model.
     """
-    _check_virtual_tokens(base, shape)
-    config = adapter_config(shape, head_modules(base))
+    _check_virtual_tokens(base, shape, task)
+    config = adapter_config(shape, trained_modules(base, shape), task)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing")  # PEFT asks by the old name
@@ -149,9 +161,9 @@ def adapt(base: PreTrainedModel, shape: Shape) -> PeftModel:
     return model
 
 
-def _check_virtual_tokens(base: PreTrainedModel, shape: Shape) -> None:
+def _check_virtual_tokens(base: PreTrainedModel, shape: Shape, task: str) -> None:
     """Raises ConfigError where the model would take no notice of them, or of the text's end beside them."""
-    if shape.method == "prompt" and "score" in head_modules(base):
+    if shape.method == "prompt" and task == "sequence-classification" and "score" in head_modules(base):
         why = "finds the end of a text by its token ids, which prompt tuning hides from it"
         raise ConfigError("model", why, 'Use method = "prefix", or head = "mean-pooled-normalised".')
     body = base.get_submodule(base.base_model_prefix)

@@ -19,7 +19,7 @@ from cloister.wire import MAX_CHUNK_BYTES
 from privacy.canonical import DIGEST_BYTES, digest
 from privacy.errors import VerificationError
 from privacy.flatten import adapter_digest, coordinate_ranges
-from privacy.plan import Classification, JobPlan, MeanServer
+from privacy.plan import JobPlan, MeanServer, ModelTask
 from privacy.quantise import mean_from_sum
 from privacy.server import Moments, first_moments, server_step
 from runtime.files import write_durably, write_parts_durably
@@ -52,7 +52,7 @@ class AdapterShelf:
         Raises Rejected unless it is the one the plan pins; no more is taken than a plan of this size can need.
         """
         task = self._plan.task
-        if not isinstance(task, Classification):
+        if not isinstance(task, ModelTask):
             return
         for leftover in self._folder.glob(f".{INITIAL}.*.tmp"):
             leftover.unlink(missing_ok=True)
@@ -113,7 +113,7 @@ class AdapterShelf:
                     path.unlink(missing_ok=True)
 
     def _initial(self) -> Float32:
-        if not isinstance(self._plan.task, Classification):
+        if not isinstance(self._plan.task, ModelTask):
             return np.zeros(self._plan.values, np.float32)
         from silo_agent.train import initial_vector
 

@@ -17,7 +17,7 @@ from privacy.errors import (
     VerificationError,
 )
 from privacy.ledger.entry import NotBudget
-from privacy.plan import Classification, JobPlan
+from privacy.plan import JobPlan, ModelTask
 from privacy.roll import JobRefusal
 from runtime.models import check_weights, resolve_model
 from silo_agent import entries
@@ -92,7 +92,7 @@ def examine(home: Home, plan: JobPlan, dataset_name: str | None, rounds: int) ->
     with home.store.reading() as connection:
         check_pins(plan, home.name, trusted_peers(connection))
         dataset = require_dataset(connection, dataset_name) if dataset_name is not None else None
-    if not isinstance(plan.task, Classification):
+    if not isinstance(plan.task, ModelTask):
         return Examined(None, None, None)
     charged = charged_of(plan, dataset)
     if dataset is None or charged is None:
@@ -124,7 +124,7 @@ def _by_record(charged: Charged, records: "Dataset", rounds: int) -> ByRecord | 
     return ByRecord(most, job_epsilon(charged.plan, dp.delta, rounds), by_record)
 
 
-def model_folder(home: Home, task: Classification) -> Path:
+def model_folder(home: Home, task: ModelTask) -> Path:
     """Where the job's model lies, of those the operator mapped or lets fetch. Raises ConfigError when it is none."""
     hub = home.settings.models_hub.allow
     return resolve_model(task.model.source, task.model.revision, home.model_folders(), hub)

@@ -13,6 +13,7 @@ from silo_agent.template import as_text, parse_template
 Column = Annotated[str, Field(min_length=1, max_length=200)]
 Words = Annotated[str, Field(max_length=1000)]
 SEED_BITS = 128
+TaskKind = Literal["sequence-classification", "token-classification", "causal-language-modelling"]
 
 
 class Label(Strict):
@@ -92,7 +93,10 @@ class DatasetSpec(Strict):
     text_column: Column | None = None
     template: Annotated[str, Field(min_length=1, max_length=4000)] | None = None
     values: dict[Column, dict[str, Words]] = Field(default_factory=dict)  # per column: what a value reads as
-    label: Label
+    # What a record is held against: one of these three, by the task it is for.
+    label: Label | None = None  # sequence classification: a class of the text
+    tags: Label | None = None  # token classification: a class of each word; list columns, or words between spaces
+    response_column: Column | None = None  # language modelling: what shall follow the text
     patient_column: Column | None = None
     # What is known to be odd and right: columns with one value throughout, and a patient with most of the records.
     constant_columns: tuple[Column, ...] = Field(default=(), strict=False)
@@ -113,6 +117,10 @@ class DatasetSpec(Strict):
     def _whole(self) -> Self:
         if (self.text_column is None) == (self.template is None):
             raise ValueError("give either text_column or template")
+        if sum(way is not None for way in (self.label, self.tags, self.response_column)) != 1:
+            raise ValueError("give one of label, tags and response_column: it says which task the dataset is for")
+        if self.tags is not None and self.text_column is None:
+            raise ValueError("tags go with text_column: a template's own words have none")
         if self.columns and self.format != "csv":
             raise ValueError(f"columns names the columns of a CSV file without a header; this is {self.format}")
         used = set(self.text_columns)
@@ -120,13 +128,13 @@ class DatasetSpec(Strict):
             for name in names:
                 if name not in used:
                     raise ValueError(f"{where}.{name}: the sentence does not use this column")
-        odd = next((name for name in self.constant_columns if name not in used | {self.label.column}), None)
+        odd = next((name for name in self.constant_columns if name not in used | {self.answer_column}), None)
         if odd is not None:
             raise ValueError(f"constant_columns: neither sentence nor label uses {odd!r}")
         if self.one_patient_may_dominate and self.patient_column is None:
             raise ValueError("one_patient_may_dominate goes with patient_column")
-        if self.label.column in used:
-            raise ValueError(f"the label column {self.label.column!r} is part of the sentence")
+        if self.answer_column in used:
+            raise ValueError(f"the {self.answer_name} column {self.answer_column!r} is part of the sentence")
         return self
 
     @property
@@ -135,6 +143,43 @@ class DatasetSpec(Strict):
         if self.template is not None:
             return parse_template(self.template).columns
         return (self.text_column or "",)
+
+    @property
+    def task(self) -> TaskKind:
+        """The kind of task that it is for."""
+        if self.label is not None:
+            return "sequence-classification"
+        return "token-classification" if self.tags is not None else "causal-language-modelling"
+
+    @property
+    def answer_column(self) -> str:
+        """The column that a record is held against."""
+        given = self.label or self.tags
+        return given.column if given is not None else self.response_column or ""
+
+    @property
+    def answer_name(self) -> str:
+        """What a record is held against, in a word."""
+        if self.response_column is not None:
+            return "response"
+        return "label" if self.label is not None else "tags"
+
+    @property
+    def answer_key(self) -> str:
+        """Where in the file its classes are described."""
+        return "label." if self.label is not None else "tags."
+
+    @property
+    def classes(self) -> dict[str, tuple[str, ...]]:
+        """The values that each class gathers; none for responses."""
+        given = self.label or self.tags
+        return {} if given is None else given.classes
+
+    @property
+    def drops_unanswered(self) -> bool:
+        """Whether a record without label, tags or response is left out; else it is an error."""
+        given = self.label or self.tags
+        return given is not None and given.missing == "drop"
 
     @property
     def unit(self) -> Literal["record", "patient"]:

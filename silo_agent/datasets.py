@@ -18,8 +18,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from privacy.errors import ConfigError, Refused
-from privacy.plan import Classification, JobPlan
-from silo_agent.dataset_spec import DatasetSpec
+from privacy.plan import JobPlan, ModelTask
+from silo_agent.dataset_spec import DatasetSpec, TaskKind
 from silo_agent.template import Template, as_text, parse_template
 
 Indices = npt.NDArray[np.int64]
@@ -29,11 +29,17 @@ DRAW_BYTES = 8  # of a MAC, as a fraction of one
 
 @dataclass(frozen=True)
 class Part:
-    """Records of one part: parallel texts, labels (index into the classes) and units (0..unit_count-1)."""
+    """Records of one part: parallel texts, labels (index into the classes) and units (0..unit_count-1).
+
+    `tags`, of token classification, are an index into the classes for each of a text's words; `responses`, of language
+    modelling, are what shall follow the texts. The labels count for neither.
+    """
 
     texts: tuple[str, ...] = field(repr=False)
     labels: Indices = field(repr=False)
     units: Indices = field(repr=False)
+    tags: tuple[tuple[int, ...], ...] = field(default=(), repr=False)
+    responses: tuple[str, ...] = field(default=(), repr=False)
 
     @property
     def unit_count(self) -> int:
@@ -60,6 +66,7 @@ class Dataset:
     training: Part = field(repr=False)
     held_out: Part = field(repr=False)
     public_size: int
+    task: TaskKind = "sequence-classification"
 
 
 @dataclass(frozen=True)
@@ -67,10 +74,20 @@ class _Row:
     """One record. `identity` says which unit of privacy it belongs to, and hangs on nothing but the record itself."""
 
     text: str
-    label: int
+    answer: "Answer"
     unit: str
     identity: tuple[str, ...]
     held_out: bool
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a record is held against: a class of its text, of each of its words, or a response. `spoken` names it."""
+
+    spoken: str
+    label: int = 0
+    tags: tuple[int, ...] = ()
+    response: str = ""
 
 
 def load_dataset(spec: DatasetSpec, folder: Path) -> Dataset:
@@ -96,7 +113,8 @@ def load_dataset(spec: DatasetSpec, folder: Path) -> Dataset:
         name=spec.name,
         population=spec.population,
         unit=spec.unit,
-        classes=tuple(spec.label.classes),
+        classes=tuple(spec.classes),
+        task=spec.task,
         training=_part(training),
         held_out=_part(held_out),
         public_size=spec.public_size,
@@ -112,8 +130,11 @@ def require_fit(dataset: Dataset, plan: JobPlan) -> None:
     dataset's, wants more units than the dataset's public size, or has a delta above one over that size. How many there
     really are decides nothing, or a coordinator could find it out by asking with one minimum after the other.
     """
-    if not isinstance(plan.task, Classification) or plan.dp is None:
+    if not isinstance(plan.task, ModelTask) or plan.dp is None:
         raise ConfigError(f"job {plan.name!r}", "trains on no data", "No dataset is needed for it.")
+    if dataset.task != plan.task.kind:
+        why = f"it is described for {dataset.task}; the job's task is {plan.task.kind}"
+        raise ConfigError(f"dataset {dataset.name!r}", why, "Describe it with label, tags or response_column.")
     if sorted(dataset.classes) != sorted(plan.task.labels):
         raise ConfigError(
             f"dataset {dataset.name!r}",
@@ -161,7 +182,7 @@ def _require_size(dataset: Dataset) -> None:
 
 def _read(spec: DatasetSpec, path: Path) -> list[_Row]:
     frame = _frame(spec, path)
-    needed = [*spec.text_columns, spec.label.column]
+    needed = [*spec.text_columns, spec.answer_column]
     needed += [name for name in (spec.patient_column, spec.held_out.column) if name is not None]
     for name in needed:
         if name not in frame.columns:
@@ -169,7 +190,7 @@ def _read(spec: DatasetSpec, path: Path) -> list[_Row]:
             hint = f"; the nearest is {near[0]!r}" if near else ""
             raise ConfigError(f"dataset {spec.name!r}", f"{path.name} has no column {name!r}{hint}", "Correct it.")
     template = parse_template(spec.template) if spec.template is not None else None
-    seen: dict[str, set[str]] = {name: set() for name in (*spec.text_columns, spec.label.column)}
+    seen: dict[str, set[str]] = {name: set() for name in (*spec.text_columns, spec.answer_column)}
     rows = list(_rows(spec, frame, template, seen))
     _check_oddities(spec, rows, seen)
     return rows
@@ -240,30 +261,58 @@ def _rows(
     spec: DatasetSpec, frame: pd.DataFrame, template: Template | None, seen: dict[str, set[str]]
 ) -> Iterator[_Row]:
     """The records, in order; puts into `seen` what each column of the sentence reads as, and the classes."""
-    class_of = {v: i for i, (_, values) in enumerate(spec.label.classes.items()) for v in values}
-    class_names = tuple(spec.label.classes)
     marks = {"", *(mark.strip() for mark in spec.missing)}
     readings = {name: {as_text(key): text for key, text in table.items()} for name, table in spec.values.items()}
     columns = {str(name): frame[name].tolist() for name in frame.columns}
     for i in range(len(frame)):
         where = f"row {i + 1} of dataset {spec.name!r}"
-        cell = {name: _cell(cells[i], marks) for name, cells in columns.items()}
+        cell = {name: _cell(_joined(spec, name, cells[i], where), marks) for name, cells in columns.items()}
         patient = _patient(spec, cell, where)
         words = _words(spec, cell, readings, where)
-        label = cell[spec.label.column]
-        if label is None and spec.label.missing == "refuse":
-            raise ConfigError(where, f"no label in {spec.label.column!r}", 'Correct it or set label.missing = "drop".')
-        if words is None or label is None:
+        given = cell[spec.answer_column]
+        if given is None and not spec.drops_unanswered:
+            why, drop = f"no {spec.answer_name} in {spec.answer_column!r}", f'set {spec.answer_key}missing = "drop"'
+            raise ConfigError(where, why, f"Correct it or {drop}." if spec.classes else "Fill it or leave it out.")
+        if words is None or given is None:
             continue
-        if label not in class_of:
-            why = f"the value in {spec.label.column!r} belongs to none of the classes"
-            raise ConfigError(where, why, "Add the value to label.classes or correct the record.")
         text = words[spec.text_columns[0]] if template is None else template.fill(words)
-        for name, word in (*words.items(), (spec.label.column, class_names[class_of[label]])):
+        answer = _answer(spec, given, text, where)
+        for name, word in (*words.items(), (spec.answer_column, answer.spoken)):
             seen[name].add(word)
         held = spec.held_out.column is not None and cell[spec.held_out.column] == as_text(spec.held_out.value)
-        identity = ("patient", patient) if patient is not None else ("record", class_names[class_of[label]], text)
-        yield _Row(text, class_of[label], patient or str(i), identity, held)
+        identity = ("patient", patient) if patient is not None else ("record", answer.spoken, text)
+        yield _Row(text, answer, patient or str(i), identity, held)
+
+
+def _joined(spec: DatasetSpec, column: str, value: object, where: str) -> object:
+    """A list of words, or of their tags, as one text; other values as they are."""
+    if spec.task != "token-classification" or not isinstance(value, list | tuple | np.ndarray):
+        return value
+    words = [as_text(word) for word in value]
+    if any(not word or word.split() != [word] for word in words):
+        why = f"a word in {column!r} is empty or has a space in it"
+        raise ConfigError(where, why, "Give one word, and one tag, for each item of the lists.")
+    return " ".join(words)
+
+
+def _answer(spec: DatasetSpec, given: str, text: str, where: str) -> Answer:
+    """What the record is held against. Raises ConfigError on a value of no class, or tags that are not one a word."""
+    if spec.response_column is not None:
+        return Answer(given, response=given)
+    names = tuple(spec.classes)
+    class_of = {v: i for i, values in enumerate(spec.classes.values()) for v in values}
+    each = given.split() if spec.task == "token-classification" else [given]
+    if any(value not in class_of for value in each):
+        why = f"the value in {spec.answer_column!r} belongs to none of the classes"
+        raise ConfigError(where, why, f"Add the value to {spec.answer_key}classes or correct the record.")
+    found = tuple(class_of[value] for value in each)
+    spoken = " ".join(names[label] for label in found)
+    if spec.task == "sequence-classification":
+        return Answer(spoken, label=found[0])
+    if len(found) != len(text.split()):
+        why = f"{spec.answer_column!r} has not one tag for each word of the text"
+        raise ConfigError(where, why, "Correct the record; words are what spaces separate.")
+    return Answer(spoken, tags=found)
 
 
 def _cell(value: object, marks: set[str]) -> str | None:
@@ -324,4 +373,10 @@ def _split(spec: DatasetSpec, rows: list[_Row], fraction: float) -> list[_Row]:
 def _part(rows: list[_Row]) -> Part:
     index: dict[str, int] = {}
     units = np.array([index.setdefault(row.unit, len(index)) for row in rows], dtype=np.int64)
-    return Part(tuple(row.text for row in rows), np.array([row.label for row in rows], dtype=np.int64), units)
+    return Part(
+        tuple(row.text for row in rows),
+        np.array([row.answer.label for row in rows], dtype=np.int64),
+        units,
+        tuple(row.answer.tags for row in rows),
+        tuple(row.answer.response for row in rows),
+    )

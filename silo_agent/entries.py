@@ -26,7 +26,7 @@ from privacy.ledger.entry import (
     SelfTestEntry,
     mechanism_of,
 )
-from privacy.plan import Classification, DpSgd, JobPlan, RoundContext
+from privacy.plan import DpSgd, JobPlan, ModelTask, RoundContext
 from silo_agent.source import SelfTest
 
 SAMPLER = "Poisson, one draw per unit and step"
@@ -288,4 +288,4 @@ def aborted_entry(by: Author, ctx: RoundContext, reason: str) -> RoundEntry:
 
 
 def _model(plan: JobPlan) -> str | None:
-    return plan.task.model.weights_sha256 if isinstance(plan.task, Classification) else None
+    return plan.task.model.weights_sha256 if isinstance(plan.task, ModelTask) else None

@@ -17,9 +17,9 @@ from safetensors.numpy import save as save_safetensors
 
 from privacy.errors import ConfigError
 from privacy.flatten import adapter_digest, unflatten
-from privacy.plan import Classification, DpSgd, JobPlan
+from privacy.plan import DpSgd, JobPlan, ModelTask, TrainedTask
 from silo_agent.adapters import adapter_config, saved_heads
-from silo_agent.models import read_artifact
+from silo_agent.models import AUTO, read_artifact
 from silo_agent.policy import job_epsilon
 
 Float32 = npt.NDArray[np.float32]
@@ -27,6 +27,16 @@ WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
 CARD_FILE = "README.md"
 PLAN_FILE = "cloister_plan.json"
+PIPELINES = {
+    "sequence-classification": "text-classification",
+    "token-classification": "token-classification",
+    "causal-language-modelling": "text-generation",
+}
+ANSWERS = {
+    "sequence-classification": "labelled with the classes above",
+    "token-classification": "each word labelled with one of the classes above",
+    "causal-language-modelling": "each a prompt and the response it was to give",
+}
 
 
 @dataclass(frozen=True)
@@ -53,13 +63,13 @@ def write_adapter(folder: Path, plan: JobPlan, artifact: bytes, global_vector: F
     Raises ConfigError if the folder holds files or the job trains no model, VerificationError if the artifact is not
     the plan's. Returns the folder.
     """
-    if not isinstance(plan.task, Classification):
+    if not isinstance(plan.task, ModelTask):
         raise ConfigError(f"job {plan.name!r}", "trains no model", "A rehearsal has nothing to export.")
     state = read_artifact(artifact, plan.task.adapter) | unflatten(global_vector, plan.tensors)
     if folder.exists() and any(folder.iterdir()):
         raise ConfigError(f"export folder {folder}", "is not empty", "Name a new folder.")
     folder.mkdir(parents=True, exist_ok=True)
-    config = adapter_config(plan.task.adapter, sorted(saved_heads(state)))
+    config = adapter_config(plan.task.adapter, sorted(saved_heads(state)), plan.task.kind)
     config.base_model_name_or_path = plan.task.model.source
     config.revision = plan.task.model.revision
     config.inference_mode = True
@@ -81,14 +91,14 @@ def _config_json(config: PeftConfig) -> str:
     return json.dumps(values, indent=2, sort_keys=True) + "\n"
 
 
-def model_card(plan: JobPlan, task: Classification, global_vector: Float32, facts: Facts) -> str:
+def model_card(plan: JobPlan, task: TrainedTask, global_vector: Float32, facts: Facts) -> str:
     """The model card, with the front matter that the Hugging Face hub reads."""
     silos = sorted(facts.rounds_in)
     lines = [
         "---",
         f"base_model: {task.model.source}",
         "library_name: peft",
-        "pipeline_tag: text-classification",
+        f"pipeline_tag: {PIPELINES[task.kind]}",
         "tags: [cloister, federated, differential-privacy]",
         "---",
         "",
@@ -105,7 +115,11 @@ def model_card(plan: JobPlan, task: Classification, global_vector: Float32, fact
         "```",
         "",
         f"`{task.model.source}` is the federation's name for the base model: give its folder or hub id.",
-        "Classes: " + ", ".join(f"{i} = {name}" for i, name in enumerate(task.labels)) + ".",
+        *(
+            ["Classes: " + ", ".join(f"{i} = {name}" for i, name in enumerate(task.labels)) + "."]
+            if task.labels
+            else []
+        ),
         "",
         *_data_and_privacy(plan, task, facts),
         "## Provenance",
@@ -117,7 +131,12 @@ def model_card(plan: JobPlan, task: Classification, global_vector: Float32, fact
     return "\n".join([*lines, ""])
 
 
-def _data_and_privacy(plan: JobPlan, task: Classification, facts: Facts) -> list[str]:
+def _classes(task: TrainedTask) -> list[str]:
+    named = ", ".join(f"{i} = {name}" for i, name in enumerate(task.labels))
+    return [f"Classes: {named}."] if named else []
+
+
+def _data_and_privacy(plan: JobPlan, task: TrainedTask, facts: Facts) -> list[str]:
     """The two sections a job on data has."""
     dp, least = plan.dp, plan.cohort.minimum_dataset_size
     if dp is None:
@@ -126,7 +145,7 @@ def _data_and_privacy(plan: JobPlan, task: Classification, facts: Facts) -> list
         "## Data",
         "",
         f"Each institution trained on {dp.unit}s of its own, by its own statement at least {least}, as texts of at",
-        f"most {task.max_tokens} tokens, labelled with the classes above.",
+        f"most {task.max_tokens} tokens, {ANSWERS[task.kind]}.",
         "",
         "## Privacy",
         "",
@@ -166,7 +185,7 @@ def _beside_steps(dp: DpSgd) -> list[str]:
     return lines
 
 
-def _usage(task: Classification) -> list[str]:
+def _usage(task: TrainedTask) -> list[str]:
     """Four lines that load the adapter on its base."""
     labels = json.dumps(list(task.labels))
     if task.adapter.head == "mean-pooled-normalised":
@@ -177,15 +196,16 @@ def _usage(task: Classification) -> list[str]:
             'model = PeftModel.from_pretrained(base, "this-folder")',
         ]
     source = json.dumps(task.model.source)
+    classes = f", num_labels={len(task.labels)}" if task.labels else ""
     return [
         "from peft import PeftModel",
-        "from transformers import AutoModelForSequenceClassification",
-        f"base = AutoModelForSequenceClassification.from_pretrained({source}, num_labels={len(task.labels)})",
+        f"from transformers import {AUTO[task.kind].__name__}",
+        f"base = {AUTO[task.kind].__name__}.from_pretrained({source}{classes})",
         'model = PeftModel.from_pretrained(base, "this-folder")',
     ]
 
 
-def _provenance(plan: JobPlan, task: Classification, global_vector: Float32, facts: Facts) -> list[str]:
+def _provenance(plan: JobPlan, task: TrainedTask, global_vector: Float32, facts: Facts) -> list[str]:
     rows = {
         "federation": plan.federation,
         "suite": plan.suite.value,
@@ -202,7 +222,7 @@ def _provenance(plan: JobPlan, task: Classification, global_vector: Float32, fac
     return [f"| {what} | {value} |" for what, value in rows.items()]
 
 
-def _method(task: Classification) -> str:
+def _method(task: TrainedTask) -> str:
     adapter = task.adapter
     if adapter.method in {"head", "bitfit", "norm"}:
         return adapter.method

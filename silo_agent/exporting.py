@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from privacy.accounting import ZERO, add, rdp_epsilon
 from privacy.errors import ConfigError
 from privacy.ledger.entry import CommitEntry, decode_entry
-from privacy.plan import Classification
+from privacy.plan import ModelTask
 from privacy.record import RoundRecord
 from privacy.statement import read
 from privacy.transcript import RoundCommit
@@ -31,7 +31,7 @@ def export_adapter(home: Home, job: str, out: Path) -> Path:
     """
     with home.store.reading() as connection:
         record = named_job(connection, job)
-    if not isinstance(record.plan.task, Classification):
+    if not isinstance(record.plan.task, ModelTask):
         raise ConfigError(f"job {record.name!r}", "trains no model", "A rehearsal has nothing to export.")
     if record.adapter_round == 0:
         raise ConfigError(f"job {record.name!r}", "has no applied round yet", "`cloister silo status` shows how far.")

@@ -4,9 +4,10 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from privacy.plan import Deadlines, Metrics, Name, Positive, Strict, Text
+from privacy.plan import HEADS, Deadlines, Metrics, Name, Positive, Strict, Text
 from privacy.suites import Suite
 from silo_agent.choices import OpenTo, ServerChoice, Wanted
+from silo_agent.dataset_spec import TaskKind
 from silo_agent.normaliser import Normaliser
 
 Real = Annotated[float, Field(gt=0, strict=False, allow_inf_nan=False)]  # TOML's 2 means 2.0
@@ -20,10 +21,17 @@ class ModelChoice(Strict):
 
 
 class TaskChoice(Strict):
-    """Classification of one sentence per record."""
+    """A class for each record's text or for each of its words, or the response that follows a text."""
 
-    labels: tuple[Text, ...] = Field(strict=False, min_length=2, max_length=1000)
+    kind: TaskKind = "sequence-classification"
+    labels: tuple[Text, ...] = Field(default=(), strict=False, max_length=1000)
     max_tokens: Annotated[int, Field(gt=0, le=8192)] = 128
+
+    @model_validator(mode="after")
+    def _labelled(self) -> Self:
+        if (self.kind == "causal-language-modelling") != (not self.labels) or len(self.labels) == 1:
+            raise ValueError(f"task.labels: {self.kind} takes {'none' if self.labels else 'two or more'}")
+        return self
 
 
 # The keys of [adapter] that are about the model's body; which of them a method needs, and which it may take.
@@ -59,14 +67,20 @@ class AdapterChoice(Strict):
     target_modules: tuple[Text, ...] = Field(default=(), strict=False)
     virtual_tokens: Annotated[int, Field(ge=0, le=1024)] = 0
     layers: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(), strict=False)
-    head: Literal["model", "mean-pooled-normalised"] = "mean-pooled-normalised"
-    head_learning_rate: Real
+    head: Literal["model", "mean-pooled-normalised", "none"] = "mean-pooled-normalised"
+    head_learning_rate: Real | None = None
     body_learning_rate: Real | None = None
     seed: Annotated[int, Field(ge=0)] | None = None  # of LoRA's random A; fresh from the operating system if absent
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
         needed, taken = NEEDS[self.method], TAKES[self.method]
+        if (self.head == "none") != (self.head_learning_rate is None):
+            raise ValueError(
+                f'head = "{self.head}" {"takes no" if self.head == "none" else "needs a"} head_learning_rate'
+            )
+        if self.head == "none" and self.method == "head":
+            raise ValueError('method "head" with head = "none" would train nothing')
         if not all(getattr(self, name) for name in needed):
             raise ValueError(f"{self.method} needs {_listed(needed)}")
         if any(getattr(self, name) for name in OF_BODY if name not in taken):
@@ -153,6 +167,9 @@ class JobFile(Strict):
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
+        if self.adapter.head not in HEADS[self.task.kind]:
+            allowed = " or ".join(f'"{head}"' for head in HEADS[self.task.kind])
+            raise ValueError(f"adapter.head for {self.task.kind} is {allowed}")
         normalised = self.adapter.head == "mean-pooled-normalised"
         if normalised != (self.normaliser is not None):
             need = "needs a [normaliser]" if normalised else "takes no [normaliser]"

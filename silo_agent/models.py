@@ -17,16 +17,23 @@ from peft import PeftModel, get_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
 from torch import nn
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+)
 from transformers.utils import logging as transformers_logging
 
 from privacy.errors import ConfigError, VerificationError
-from privacy.plan import Adapter, Classification
+from privacy.plan import Adapter, TrainedTask
 from silo_agent.adapters import adapt, trained_parameters
 from silo_agent.modeling import MeanPooledClassifier
 
 Float32 = npt.NDArray[np.float32]
 Tokens = dict[str, torch.Tensor]
+POOLED = {"sequence-classification"}  # what can be done with one vector for a text
 NORMALISER = ("normaliser.center", "normaliser.deviation")  # endings of its names in PEFT's state dictionary
 
 
@@ -42,8 +49,16 @@ def _quiet() -> Iterator[None]:
         transformers_logging.set_verbosity(level)
 
 
-def load_base(folder: Path, labels: Sequence[str], head: str) -> PreTrainedModel:
-    """The frozen base with a head for `labels`, float32, from safetensors, never running code of the folder.
+AUTO: dict[str, Any] = {
+    "sequence-classification": AutoModelForSequenceClassification,
+    "token-classification": AutoModelForTokenClassification,
+    "causal-language-modelling": AutoModelForCausalLM,
+}
+
+
+def load_base(folder: Path, labels: Sequence[str], head: str, task: str = "sequence-classification") -> PreTrainedModel:
+    """The frozen base for a kind of task, with a head for `labels` where it has some, float32, from safetensors, never
+    running code of the folder.
 
     Raises ConfigError if the folder holds no such model, or if weights of its body are missing (they would be random,
     and differ between silos).
@@ -58,19 +73,19 @@ def load_base(folder: Path, labels: Sequence[str], head: str) -> PreTrainedModel
         with _quiet():
             if head == "mean-pooled-normalised":
                 return MeanPooledClassifier.from_encoder(str(folder), labels, **options)
-            names = dict(enumerate(labels))
-            loaded = AutoModelForSequenceClassification.from_pretrained(
-                str(folder), id2label=names, output_loading_info=True, ignore_mismatched_sizes=True, **options
-            )
+            if labels:
+                options |= {"id2label": dict(enumerate(labels)), "ignore_mismatched_sizes": True}
+            loaded = AUTO[task].from_pretrained(str(folder), output_loading_info=True, **options)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         why = f"{folder.name} does not load ({type(error).__name__})"
         raise ConfigError("model", why, "The folder needs config.json, model.safetensors and a tokenizer.") from error
     model, report = cast("tuple[PreTrainedModel, dict[str, Any]]", loaded)
-    body = f"{model.base_model_prefix}."
+    body = f"{model.base_model_prefix}." if head != "none" else ""
     missing = sorted(key for key in report["missing_keys"] if key.startswith(body))
     if missing:
         why = f"{missing[0]} is not in the checkpoint and would be random"
-        raise ConfigError("model", why, 'Use head = "mean-pooled-normalised".')
+        step = 'Use head = "mean-pooled-normalised".' if task in POOLED else "Choose a model that was saved whole."
+        raise ConfigError("model", why, step)
     return model
 
 
@@ -113,14 +128,14 @@ def read_artifact(artifact: bytes, adapter: Adapter) -> dict[str, Float32]:
     return state
 
 
-def build_model(task: Classification, folder: Path, artifact: bytes) -> PeftModel:
+def build_model(task: TrainedTask, folder: Path, artifact: bytes) -> PeftModel:
     """The job's model at its starting values.
 
     Raises VerificationError if the artifact is not the plan's or its tensors are not exactly what PEFT saves for this
     model, ConfigError if the folder holds another kind of model or one for shorter texts.
     """
     state = read_artifact(artifact, task.adapter)
-    model = adapt(load_base(folder, task.labels, task.adapter.head), task.adapter)
+    model = adapt(load_base(folder, task.labels, task.adapter.head, task.kind), task.adapter, task.kind)
     set_adapter(model, state)
     require_length(model, task.max_tokens)
     manifest = {spec.name: spec.shape for spec in task.adapter.tensors}
@@ -167,11 +182,12 @@ class Tokenizer:
     is computed in (and with it float32's rounding) does not tell of another record's length.
     """
 
-    def __init__(self, folder: Path, max_tokens: int, *, whole: bool = False) -> None:
+    def __init__(self, folder: Path, max_tokens: int, *, whole: bool = False, words: bool = False) -> None:
+        options = {"add_prefix_space": True} if words else {}  # what GPT-2 and RoBERTa need to begin with any word
         try:
             with _quiet():
                 self._tokenizer = AutoTokenizer.from_pretrained(
-                    str(folder), local_files_only=True, trust_remote_code=False
+                    str(folder), local_files_only=True, trust_remote_code=False, **options
                 )
         except (OSError, ValueError, KeyError) as error:
             why = f"{folder.name} has no tokenizer that loads ({type(error).__name__})"
@@ -185,3 +201,40 @@ class Tokenizer:
             list(texts), padding=self._padding, truncation=True, max_length=self._max_tokens, return_tensors="pt"
         )
         return {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
+
+    def of_words(self, texts: Sequence[Sequence[str]]) -> tuple[Tokens, list[list[int | None]]]:
+        """The same of texts that are words already; and for each position the word's number, None for what is none.
+
+        Raises ConfigError if the tokenizer cannot tell.
+        """
+        try:
+            batch = self._tokenizer(
+                [list(words) for words in texts],
+                is_split_into_words=True,
+                padding=self._padding,
+                truncation=True,
+                max_length=self._max_tokens,
+                return_tensors="pt",
+            )
+            numbers = [batch.word_ids(i) for i in range(len(texts))]
+        except (ValueError, AssertionError) as error:
+            why = f"its tokenizer cannot tell which word a token is of ({type(error).__name__})"
+            raise ConfigError("model", why, "Add the files of its fast tokenizer (tokenizer.json).") from error
+        return {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}, numbers
+
+    def of_prompt(self, text: str) -> list[int]:
+        """Token ids of what stands before a response, with what the model wants at the beginning of a text."""
+        ids: list[int] = self._tokenizer(text)["input_ids"]
+        return ids
+
+    def of_response(self, text: str) -> list[int]:
+        """Token ids of a response, and the end of a text where the tokenizer has such a token."""
+        ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        end = self._tokenizer.eos_token_id
+        return ids if end is None else [*ids, end]
+
+    @property
+    def padding(self) -> int:
+        """The id that pads; masked, so any will do where the tokenizer has none."""
+        pad = self._tokenizer.pad_token_id
+        return 0 if pad is None else int(pad)

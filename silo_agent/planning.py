@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -31,9 +31,11 @@ from privacy.plan import (
     DpSgd,
     Grid,
     JobPlan,
+    LanguageModelling,
     ModelPin,
     RosterMember,
     TensorSpec,
+    TokenClassification,
     first_complaint,
 )
 from runtime.models import weights_digest
@@ -53,6 +55,11 @@ from silo_agent.normaliser import feature_moments
 Float32 = npt.NDArray[np.float32]
 NOISE_DEVIATIONS = 6.0  # a round's noise leaves +-6 deviations in one coordinate of a billion
 RANGE_DIGITS = 3
+TASKS: dict[str, Any] = {
+    "sequence-classification": Classification,
+    "token-classification": TokenClassification,
+    "causal-language-modelling": LanguageModelling,
+}
 PREFIX_DEVIATION = 0.02  # what most models' own weights start with
 LEAST_RANGE, LARGEST_RANGE = 1e-30, 1e30  # well within float32's normal numbers
 
@@ -95,9 +102,9 @@ def make_plan(
     )
     start = flatten({spec.name: state[spec.name] for spec in tensors}, tensors)
     try:
-        task = Classification(
-            kind="sequence-classification",
-            labels=job.task.labels,
+        task = TASKS[job.task.kind](
+            kind=job.task.kind,
+            **({"labels": job.task.labels} if job.task.labels else {}),
             max_tokens=job.task.max_tokens,
             model=ModelPin(
                 source=job.model.source, revision=job.model.revision, weights_sha256=weights_digest(model_folder)
@@ -208,13 +215,14 @@ def starting_values(job: JobFile, job_folder: Path, model_folder: Path) -> tuple
     biases and norm layers start at the base model's values, virtual tokens as `_first_prompt` says. Raises Refused
     where no silo could train it under DP-SGD.
     """
-    base = load_base(model_folder, job.task.labels, job.adapter.head)
+    base = load_base(model_folder, job.task.labels, job.adapter.head, job.task.kind)
     moments = None
     if job.normaliser is not None and isinstance(base, MeanPooledClassifier):
         sentences = job.normaliser.made_up(job_folder)
         moments = feature_moments(base, Tokenizer(model_folder, job.task.max_tokens), sentences)
-    _start_head_at_zero(base, len(job.task.labels))
-    model = adapt(base, job.adapter)
+    if job.adapter.head != "none":
+        _start_head_at_zero(base, len(job.task.labels))
+    model = adapt(base, job.adapter, job.task.kind)
     check_allowed(model)
     require_length(model, job.task.max_tokens)
     state = adapter_state(model)
@@ -235,8 +243,9 @@ def starting_values(job: JobFile, job_folder: Path, model_folder: Path) -> tuple
         elif name == PROMPT:
             state[name] = _first_prompt(model, job.adapter.method, state[name].shape, bits)
     heads = trained_heads(model)
-    body_rate = cast("float", job.adapter.body_learning_rate)  # absent only where the head alone trains
-    rates = {n: job.adapter.head_learning_rate if n in heads else body_rate for n in trained_parameters(model)}
+    head_rate = cast("float", job.adapter.head_learning_rate)  # each is absent only where nothing of its kind trains
+    body_rate = cast("float", job.adapter.body_learning_rate)
+    rates = {n: head_rate if n in heads else body_rate for n in trained_parameters(model)}
     return state, rates
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from privacy.errors import ConfigError, ProtocolError, Refused, Unavailable, VerificationError
-from privacy.plan import Classification, JobPlan
+from privacy.plan import JobPlan, ModelTask
 from silo_agent import approval, entries
 from silo_agent.apply import AdapterShelf
 from silo_agent.client import AggregatorPort
@@ -67,7 +67,7 @@ class Preparation:
         from silo_agent.train import Training
 
         task = record.plan.task
-        if record.dataset is None or not isinstance(task, Classification):
+        if record.dataset is None or not isinstance(task, ModelTask):
             raise ConfigError(f"job {record.name}", "was approved without a dataset", "Approve it with --dataset.")
         with self._home.store.reading() as connection:
             registered = require_dataset(connection, record.dataset)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from privacy.dp.engine import Clipping, Executed, train_round
+from privacy.dp.engine import UNLABELLED, Clipping, Executed, losses_of, train_round
 from privacy.dp.preflight import PreflightReport, preflight
 from privacy.dp.randomness import Randomness
 from privacy.dp.sampler import Indices, OneRecordPerUnit
@@ -24,13 +24,14 @@ from privacy.dp.validation import covered_sums, held_out_sums
 from privacy.errors import ConfigError
 from privacy.flatten import flatten, unflatten
 from privacy.metrics import COORDINATES
-from privacy.plan import Classification, DpSgd, JobPlan
+from privacy.plan import DpSgd, JobPlan, ModelTask, TrainedTask
 from runtime.models import check_weights
 from silo_agent.activation_store import ActivationStore
 from silo_agent.activations import with_cached_activations
 from silo_agent.adapters import trained_parameters
 from silo_agent.datasets import Dataset, Part, require_fit
-from silo_agent.models import Tokenizer, build_model, load_state, read_artifact, trainable_state
+from silo_agent.encoding import Encoder, made_up
+from silo_agent.models import build_model, load_state, read_artifact, trainable_state
 from silo_agent.source import Update
 
 Float32 = npt.NDArray[np.float32]
@@ -40,7 +41,6 @@ EVALUATION_BATCH = 64
 PHYSICAL_BATCH = 64
 CLIPPING: Clipping = "hooks"  # a record can be made so that `ghost` reads its norm as zero and does not clip it
 GRADIENTS_LIMIT_BYTES = 512 << 20  # what the single examples' gradients of one physical batch may take
-SYNTHETIC = tuple(f"made-up record {i}: value {7 * i} of {'abcdefgh'[i]}, {'yes' if i % 3 else 'no'}" for i in range(8))
 
 
 @dataclass(frozen=True)
@@ -58,13 +58,19 @@ class Trained:
 class Evaluation:
     """The held-out part under one global adapter: for the silo's own folder only, not even noised."""
 
-    accuracy: float
-    labels: tuple[int, ...] = field(repr=False)  # index into the plan's labels
-    probabilities: tuple[tuple[float, ...], ...] = field(repr=False)  # per record, one per label
+    accuracy: float  # of texts; of words or tokens the mean over records
+    loss: float
+    labels: tuple[int, ...] = field(default=(), repr=False)  # of texts: index into the plan's labels
+    probabilities: tuple[tuple[float, ...], ...] = field(default=(), repr=False)  # per record, one per label
 
     def write(self, path: Path) -> None:
         """Write as JSON, readable by this user only, whole or not at all."""
-        value = {"accuracy": self.accuracy, "labels": self.labels, "probabilities": self.probabilities}
+        value = {
+            "accuracy": self.accuracy,
+            "loss": self.loss,
+            "labels": self.labels,
+            "probabilities": self.probabilities,
+        }
         draft = path.with_name(f".{path.name}.draft")
         with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as stream:
             json.dump(value, stream)
@@ -85,9 +91,35 @@ class CachedExamples:
         return self._pick.units
 
     def batch(self, units: Indices) -> tuple[Inputs, torch.Tensor]:
-        """One record of each unit: model inputs [B, ...] and labels [B]."""
+        """One record of each unit: model inputs [B, ...] and labels [B, ...]."""
         records = torch.from_numpy(self._pick.pick(units))
         return {name: tensor[records] for name, tensor in self._inputs.items()}, self._labels[records]
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """A part that is never trained on, encoded: a row per record, and which unit it belongs to."""
+
+    inputs: Inputs = field(repr=False)
+    labels: torch.Tensor = field(repr=False)
+    units: npt.NDArray[np.int64] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Of each record: its loss, how much of it is right, in [0, 1], and for texts the probability of each class."""
+
+    losses: npt.NDArray[np.float64] = field(repr=False)
+    correct: npt.NDArray[np.float64] = field(repr=False)
+    probabilities: npt.NDArray[np.float32] | None = field(repr=False)
+
+
+def correct_of(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """How much of each record is right, [batch]: of texts 0 or 1, else the share of its labelled positions."""
+    if labels.dim() == 1:
+        return (logits.argmax(dim=1) == labels).float()
+    own, counted = logits[:, logits.shape[1] - labels.shape[1] :].argmax(dim=2), labels != UNLABELLED
+    return ((own == labels) & counted).sum(dim=1) / counted.sum(dim=1).clamp(min=1)
 
 
 class Training:
@@ -110,23 +142,23 @@ class Training:
         model_folder: Path,
         store: ActivationStore | None = None,
     ) -> None:
-        self._task, self._dp = _classification(plan)
+        self._task, self._dp = _trained(plan)
         require_fit(dataset, plan)
         check_weights(model_folder, self._task.model.weights_sha256)
         self._specs = plan.tensors
         self._artifact = artifact
         model = build_model(self._task, model_folder, artifact)
-        tokenize = Tokenizer(model_folder, self._task.max_tokens, whole=True)
-        texts = [part for part in (dataset.training.texts, SYNTHETIC, dataset.held_out.texts) if part]
-        tokens = tuple(tokenize(part) for part in texts)
+        encode = Encoder(self._task, model_folder)
+        parts = [encode(dataset.training, dataset.classes), encode(made_up(self._task), self._task.labels)]
+        if dataset.held_out.texts:
+            parts.append(encode(dataset.held_out, dataset.classes))
+        tokens, (labels, synthetic_labels, *held_out_labels) = zip(*parts, strict=True)
         trainable = with_cached_activations(model, tokens, store, self._task.model.weights_sha256)
         self._model, self.module = model, trainable.module
-        self._inputs, self._synthetic = trainable.inputs[:2]
-        self._held_out = trainable.inputs[2] if dataset.held_out.texts else None
-        self._held_out_labels = self._labels(dataset, dataset.held_out)
-        self._held_out_units = dataset.held_out.units
+        self._inputs, synthetic, *held_out = trainable.inputs
+        self._synthetic = (synthetic, synthetic_labels)
+        self._held_out = HeldOut(held_out[0], held_out_labels[0], dataset.held_out.units) if held_out else None
         self._bits = plan.grid.bits
-        labels = torch.from_numpy(self._labels(dataset, dataset.training))
         self.examples = CachedExamples(self._inputs, labels, _units(dataset.training))
         names = {id(p): name for name, p in trained_parameters(model).items()}
         rates = {spec.name: spec.learning_rate for spec in self._specs}
@@ -169,26 +201,35 @@ class Training:
         return Trained(np.concatenate([self.vector() - global_vector, validation]), executed)
 
     def evaluate(self, global_vector: Float32) -> Evaluation:
-        """Accuracy and probabilities on the held-out part. Raises ConfigError when the dataset holds nothing out."""
+        """Accuracy and loss on the held-out part. Raises ConfigError when the dataset holds nothing out."""
         if self._held_out is None:
             raise ConfigError("evaluation", "the dataset holds nothing out", "Set held_out in the dataset's file.")
         self.load(global_vector)
-        probabilities = self._held_out_logits(self._held_out).softmax(dim=1).numpy()
-        accuracy = float((probabilities.argmax(axis=1) == self._held_out_labels).mean())
-        return Evaluation(
-            accuracy, tuple(self._held_out_labels.tolist()), tuple(tuple(row) for row in probabilities.tolist())
-        )
+        scores = self._scores(self._held_out)
+        accuracy, loss = float(scores.correct.mean()), float(scores.losses.mean())
+        if scores.probabilities is None:
+            return Evaluation(accuracy, loss)
+        labels = tuple(self._held_out.labels.tolist())
+        return Evaluation(accuracy, loss, labels, tuple(tuple(row) for row in scores.probabilities.tolist()))
 
-    def _held_out_logits(self, held_out: Inputs) -> torch.Tensor:
-        """Of the model as it is, [records, classes]."""
+    def _scores(self, part: "HeldOut") -> "Scores":
+        """Of the model as it is."""
         self.module.eval()
-        rows = []
+        losses, correct, probabilities = [], [], []
         with torch.no_grad():
-            for start in range(0, len(self._held_out_labels), EVALUATION_BATCH):
-                batch = {name: tensor[start : start + EVALUATION_BATCH] for name, tensor in held_out.items()}
-                output = self.module(**batch)
-                rows.append(getattr(output, "logits", output).float())
-        return torch.cat(rows)
+            for start in range(0, len(part.labels), EVALUATION_BATCH):
+                rows = slice(start, start + EVALUATION_BATCH)
+                output = self.module(**{name: tensor[rows] for name, tensor in part.inputs.items()})
+                logits, labels = getattr(output, "logits", output).float(), part.labels[rows]
+                losses.append(losses_of(logits, labels))
+                correct.append(correct_of(logits, labels))
+                if labels.dim() == 1:
+                    probabilities.append(logits.softmax(dim=1))
+        return Scores(
+            torch.cat(losses).double().numpy(),
+            torch.cat(correct).double().numpy(),
+            torch.cat(probabilities).numpy() if probabilities else None,
+        )
 
     def _validation_sums(self, randomness: Randomness | None) -> Update:
         """What the plan publishes of the held-out part under the model as it is, noised; empty if it publishes nothing.
@@ -199,15 +240,13 @@ class Training:
             return np.zeros(0, np.float32) if self._grid is None else np.zeros(0, np.uint16)
         sums = np.zeros(COORDINATES)
         if self._held_out is not None:
-            labels = torch.from_numpy(self._held_out_labels)
-            sums = held_out_sums(self._held_out_logits(self._held_out), labels, self._held_out_units, self._dp.metrics)
+            scores = self._scores(self._held_out)
+            sums = held_out_sums(scores.losses, scores.correct, self._held_out.units, self._dp.metrics)
         return covered_sums(sums, self._dp, self._bits, randomness)
 
     def _preflight(self) -> PreflightReport:
         """The engine's self-test on made-up sentences. Raises Refused when the model may not train; spends nothing."""
-        # Mostly of one class: gradients of balanced classes cancel, and a sum near zero compares badly.
-        classes = [i // 2 % len(self._task.labels) if i % 2 else 0 for i in range(len(SYNTHETIC))]
-        inputs, labels = self._synthetic, torch.tensor(classes)
+        inputs, labels = self._synthetic
         return preflight(
             self.module,
             lambda n: ({name: tensor[:n] for name, tensor in inputs.items()}, labels[:n]),
@@ -227,11 +266,6 @@ class Training:
         """Set the model to a global adapter."""
         load_state(self._model, unflatten(global_vector, self._specs))
 
-    def _labels(self, dataset: Dataset, part: Part) -> npt.NDArray[np.int64]:
-        """Labels as indices into the plan's labels, which may be in another order than the dataset's classes."""
-        order = np.array([self._task.labels.index(name) for name in dataset.classes], dtype=np.int64)
-        return order[part.labels]
-
 
 def run_round(
     plan: JobPlan,
@@ -247,13 +281,13 @@ def run_round(
 
 def initial_vector(plan: JobPlan, artifact: bytes) -> Float32:
     """The global adapter before the first round, from the job's artifact. Raises VerificationError if it is another."""
-    task, _ = _classification(plan)
+    task, _ = _trained(plan)
     state = read_artifact(artifact, task.adapter)
     return flatten({spec.name: state[spec.name] for spec in plan.tensors}, plan.tensors)
 
 
-def _classification(plan: JobPlan) -> tuple[Classification, DpSgd]:
-    if not isinstance(plan.task, Classification) or plan.dp is None:
+def _trained(plan: JobPlan) -> tuple[TrainedTask, DpSgd]:
+    if not isinstance(plan.task, ModelTask) or plan.dp is None:
         raise ConfigError(f"job {plan.name!r}", "trains no model", "A rehearsal has nothing to train.")
     return plan.task, plan.dp
 

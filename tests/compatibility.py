@@ -6,8 +6,9 @@ allow-list and the engine's preflight, as a silo's would.
 
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from peft import get_peft_model
 from torch import nn
 from transformers import PreTrainedModel
 
+from privacy.dp.engine import UNLABELLED
 from privacy.dp.preflight import preflight
 from privacy.errors import ConfigError, Refused
 from privacy.plan import DpSgd
@@ -39,17 +41,29 @@ class Family:
     """A family of models: how to make a small one, and what its layers are called."""
 
     name: str
-    make: Callable[[], PreTrainedModel]
+    make: Callable[..., PreTrainedModel]
     linear: tuple[str, ...]  # LoRA's targets
     biased: tuple[str, ...]  # BitFit's; empty where the family has no biases
     norms: tuple[str, ...]
     embeddings: str
 
 
-def _of(model: str, config: str, **sizes: Any) -> Callable[[], PreTrainedModel]:
-    def make() -> PreTrainedModel:
+ENDINGS = {
+    "sequence-classification": ("ForSequenceClassification",),
+    "token-classification": ("ForTokenClassification",),
+    "causal-language-modelling": ("LMHeadModel", "ForCausalLM"),
+}
+
+
+def _of(model: str, config: str, **sizes: Any) -> Callable[..., PreTrainedModel]:
+    def make(task: str = "sequence-classification") -> PreTrainedModel:
         torch.manual_seed(1)
-        return getattr(transformers, f"{model}ForSequenceClassification")(getattr(transformers, config)(**sizes))
+        classes = (getattr(transformers, f"{model}{ending}", None) for ending in ENDINGS[task])
+        found = next((each for each in classes if each is not None), None)
+        if found is None:
+            raise Refused("model", "the family has no such model", "Choose another.")
+        made: PreTrainedModel = found(getattr(transformers, config)(**sizes))
+        return made
 
     return make
 
@@ -111,32 +125,41 @@ FAMILIES = (
 )
 
 
-def _choice(method: str, targets: tuple[str, ...], **more: Any) -> AdapterChoice:
+def _choice(method: str, targets: tuple[str, ...], task: str, **more: Any) -> AdapterChoice:
     of_lora = {"rank": 2, "alpha": 4.0} if "lora" in method else {}
-    return AdapterChoice.model_validate(
-        {"method": method, "target_modules": targets, "head": "model", "head_learning_rate": 0.1}
-        | {"body_learning_rate": 0.1} | of_lora | more
-    )  # fmt: skip
+    head = {"head": "model", "head_learning_rate": 0.1} if task in LABELLED else {"head": "none"}
+    chosen = {"method": method, "target_modules": targets, "body_learning_rate": 0.1} | head | of_lora | more
+    return AdapterChoice.model_validate(chosen)
 
 
-def _head_alone(family: Family) -> nn.Module:
-    return adapt(family.make(), AdapterChoice(method="head", head="model", head_learning_rate=0.1))
+LABELLED = {"sequence-classification", "token-classification"}
 
 
-def _bitfit(family: Family) -> nn.Module:
-    if not family.biased:
-        raise Refused("bitfit", "the family has no biases", "Train LoRA.")
-    return adapt(family.make(), _choice("bitfit", family.biased))
+def _head_alone(family: Family, task: str) -> nn.Module:
+    if task not in LABELLED:
+        raise Refused("head", "its output layer is the vocabulary's, and often its embedding", "Train LoRA.")
+    return adapt(family.make(task), AdapterChoice(method="head", head="model", head_learning_rate=0.1), task)
 
 
-def _others(config: str, **options: Any) -> Callable[[Family], nn.Module]:
+def _by(method: str, targets: Callable[[Family], tuple[str, ...]], **more: Any) -> Callable[[Family, str], nn.Module]:
+    """One of a job's methods; `targets` names which of a family's layers it goes to."""
+
+    def make(family: Family, task: str) -> nn.Module:
+        if method == "bitfit" and not family.biased:
+            raise Refused("bitfit", "the family has no biases", "Train LoRA.")
+        return adapt(family.make(task), _choice(method, targets(family), task, **more), task)
+
+    return make
+
+
+def _others(config: str, **options: Any) -> Callable[[Family, str], nn.Module]:
     """One of PEFT's own methods; `targets` names which of a family's layers it goes to."""
     targets = options.pop("targets", None)
 
-    def make(family: Family) -> nn.Module:
+    def make(family: Family, task: str) -> nn.Module:
         chosen = options if targets is None else options | {"target_modules": targets(family)}
         try:
-            return get_peft_model(family.make(), getattr(peft, config)(task_type="SEQ_CLS", **chosen))
+            return get_peft_model(family.make(task), getattr(peft, config)(task_type="SEQ_CLS", **chosen))
         except ValueError as error:
             raise Refused(config, f"PEFT itself cannot put it on this family ({error})", "Train LoRA.") from error
 
@@ -147,40 +170,48 @@ def _linear(family: Family) -> list[str]:
     return list(family.linear)
 
 
-METHODS: dict[str, Callable[[Family], nn.Module]] = {
-    "`ffa-lora`": lambda family: adapt(family.make(), _choice("ffa-lora", family.linear)),
-    "`lora`": lambda family: adapt(family.make(), _choice("lora", family.linear)),
-    "`lora`, `rank_stabilised`": lambda f: adapt(f.make(), _choice("lora", f.linear, rank=4, rank_stabilised=True)),
-    "`bitfit`": _bitfit,
-    "`norm`": lambda family: adapt(family.make(), _choice("norm", family.norms)),
-    "`prompt`": lambda family: adapt(family.make(), _choice("prompt", (), virtual_tokens=3)),
-    "`prefix`": lambda family: adapt(family.make(), _choice("prefix", (), virtual_tokens=3)),
+ALLOWED: dict[str, Callable[[Family, str], nn.Module]] = {
+    "`ffa-lora`": _by("ffa-lora", lambda family: family.linear),
+    "`lora`": _by("lora", lambda family: family.linear),
+    "`lora`, `rank_stabilised`": _by("lora", lambda family: family.linear, rank=4, rank_stabilised=True),
+    "`bitfit`": _by("bitfit", lambda family: family.biased),
+    "`norm`": _by("norm", lambda family: family.norms),
+    "`prompt`": _by("prompt", lambda _: (), virtual_tokens=3),
+    "`prefix`": _by("prefix", lambda _: (), virtual_tokens=3),
     "`head`": _head_alone,
+}
+METHODS = ALLOWED | {
     "DoRA": _others("LoraConfig", r=2, use_dora=True, targets=_linear),
     "LoRA on embeddings": _others("LoraConfig", r=2, targets=lambda family: [family.embeddings]),
     "IA3": _others("IA3Config", feedforward_modules=[], targets=_linear),
     "VeRA": _others("VeraConfig", r=2, targets=lambda family: [family.linear[-1]]),
     "PEFT's prompt tuning": _others("PromptTuningConfig", num_virtual_tokens=3),
     "PEFT's P-tuning": _others("PromptEncoderConfig", num_virtual_tokens=3, encoder_hidden_size=16),
-    "the whole model": lambda family: family.make(),
+    "the whole model": lambda family, task: family.make(task),
 }
 
 
-def synthetic(examples: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """Made-up records of seven tokens."""
-    ids = torch.randint(3, WORDS, (examples, TOKENS), generator=torch.Generator().manual_seed(3))
-    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, torch.arange(examples) % CLASSES
+def synthetic(task: str, examples: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """Made-up records of seven tokens, with a label each, or for each of their later tokens."""
+    bits = torch.Generator().manual_seed(3)
+    ids = torch.randint(3, WORDS, (examples, TOKENS), generator=bits)
+    labels = torch.arange(examples) % CLASSES
+    if task != "sequence-classification":
+        classes = CLASSES if task == "token-classification" else WORDS
+        labels = torch.randint(0, classes, (examples, TOKENS), generator=bits)
+        labels[:, :2] = UNLABELLED
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, labels
 
 
-def attempt(method: str, family: Family) -> str | None:
+def attempt(method: str, family: Family, task: str) -> str | None:
     """None if the preflight passes, else why it does not."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            model = METHODS[method](family)
+            model = METHODS[method](family, task)
             preflight(
                 model,
-                synthetic,
+                partial(synthetic, task),
                 MECHANISM,
                 {name: 0.1 for name, p in model.named_parameters() if p.requires_grad},
                 state_of=lambda model: {name: p for name, p in model.named_parameters() if p.requires_grad},
@@ -193,25 +224,38 @@ def attempt(method: str, family: Family) -> str | None:
 
 def page() -> str:
     """The whole page, as it stands in the repository."""
-    names = [family.name for family in FAMILIES]
-    lines = [f"| method | {' | '.join(names)} |", "|---|" + "---|" * len(names)]
     reasons: dict[str, int] = {}
-    for method in METHODS:
+    writers = [family for family in FAMILIES if family.name in {"GPT-2", "Llama"}]
+    lines = [
+        *("## Sequence classification, with the model's own head", ""),
+        *table("sequence-classification", METHODS, FAMILIES, reasons),
+        *("", "## Token classification", ""),
+        *table("token-classification", ALLOWED, FAMILIES, reasons),
+        *("", "## Causal language modelling", ""),
+        *table("causal-language-modelling", ALLOWED, writers, reasons),
+    ]
+    return HEADING + "\n".join([*lines, "", "## Why not", "", *(f"{n}. {why}" for why, n in reasons.items()), ""])
+
+
+def table(task: str, methods: Iterable[str], families: Sequence[Family], reasons: dict[str, int]) -> list[str]:
+    """One table; new reasons are numbered on."""
+    lines = [f"| method | {' | '.join(family.name for family in families)} |", "|---|" + "---|" * len(families)]
+    for method in methods:
         cells = []
-        for family in FAMILIES:
-            why = attempt(method, family)
+        for family in families:
+            why = attempt(method, family, task)
             cells.append("yes" if why is None else f"no ({reasons.setdefault(why, len(reasons) + 1)})")
         lines.append(f"| {method} | {' | '.join(cells)} |")
-    return HEADING + "\n".join([*lines, "", "Why not:", "", *(f"{n}. {why}" for why, n in reasons.items()), ""])
+    return lines
 
 
 HEADING = """# What trains on what
 
 Made by `python -m tests.compatibility`: each pair is a small model with random weights, of the family's own code in
 `transformers`, that goes through the allow-list and the self-test every silo runs before any budget is touched
-([DP training](../explanation/dp-training.md)); a test makes the page anew and compares. The task is sequence
-classification with the model's own head. "yes" says that per-example gradients are right and clipping bounds them; how
-well a method learns is another matter. A silo runs the self-test on the job's real model in any case.
+([DP training](../explanation/dp-training.md)); a test makes the page anew and compares. "yes" says that per-example
+gradients are right and clipping bounds them; how well a method learns is another matter. A silo runs the self-test on
+the job's real model in any case.
 
 """
 

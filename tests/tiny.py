@@ -1,5 +1,6 @@
 """Tiny transformers with a tokenizer, made on the spot, and the job, plan and dataset that fit them."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,10 @@ from transformers import (
     BertModel,
     DistilBertConfig,
     DistilBertModel,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     RobertaConfig,
@@ -61,10 +66,27 @@ def tiny_body(kind: str = "bert") -> PreTrainedModel:
 
 def tiny_folder(folder: Path, kind: str = "bert") -> Path:
     """A model folder as a hospital would have it: config.json, model.safetensors, tokenizer."""
-    tiny_body(kind).save_pretrained(folder)
+    return _saved(tiny_body(kind), folder)
+
+
+def tiny_writer(folder: Path, kind: str = "gpt2") -> Path:
+    """The same of a small random language model."""
+    torch.manual_seed(3)
+    if kind == "gpt2":
+        config = GPT2Config(
+            vocab_size=64, n_positions=40, n_embd=16, n_layer=3, n_head=2, bos_token_id=2, eos_token_id=2
+        )
+        return _saved(GPT2LMHeadModel(config), folder)
+    return _saved(LlamaForCausalLM(LlamaConfig(**SIZES, bos_token_id=2, eos_token_id=2)), folder)
+
+
+def _saved(model: PreTrainedModel, folder: Path) -> Path:
+    model.save_pretrained(folder)
     raw = RawTokenizer(WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
     raw.pre_tokenizer = Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="[PAD]", unk_token="[UNK]").save_pretrained(folder)
+    PreTrainedTokenizerFast(
+        tokenizer_object=raw, pad_token="[PAD]", unk_token="[UNK]", eos_token="made"
+    ).save_pretrained(folder)
     return folder
 
 
@@ -115,6 +137,16 @@ def tiny_job(**changes: Any) -> JobFile:
     return JobFile.model_validate(value)
 
 
+TAGS = {
+    "task": {"kind": "token-classification"},
+    "adapter": {"head": "model"},
+    "normaliser": None,
+}
+WRITING = {
+    "task": {"kind": "causal-language-modelling", "labels": []},
+    "adapter": {"head": "none", "head_learning_rate": None, "target_modules": ["c_attn"]},
+    "normaliser": None,
+}
 HEAD_ALONE = {"rank": 0, "alpha": 0.0, "target_modules": [], "layers": [], "body_learning_rate": None, "method": "head"}
 _PART = {"rank": 0, "alpha": 0.0, "layers": [1, 2]}
 BITFIT = {"method": "bitfit", "target_modules": ["query", "value", "dense"], **_PART}
@@ -138,3 +170,18 @@ def tiny_dataset(records: int = 40, patients: int | None = None, public_size: in
     part = Part(texts, labels.astype(np.int64), units.astype(np.int64))
     unit = "patient" if patients else "record"
     return Dataset("tiny", "everybody", unit, ("no", "yes"), part, part, public_size or patients or records)
+
+
+def tiny_tagged(records: int = 40) -> Dataset:
+    """A colour is of class yes, any other word of class no; the held-out part is the training part again."""
+    part = tiny_dataset(records).training
+    tags = tuple(tuple(int(word in {"red", "blue"}) for word in text.split()) for text in part.texts)
+    part = replace(part, tags=tags)
+    return Dataset("tiny", "everybody", "record", ("no", "yes"), part, part, records, "token-classification")
+
+
+def tiny_written(records: int = 40) -> Dataset:
+    """A colour is answered by its temperature; the held-out part is the training part again."""
+    part = tiny_dataset(records).training
+    part = replace(part, responses=tuple("warm" if text.startswith("red") else "cold" for text in part.texts))
+    return Dataset("tiny", "everybody", "record", (), part, part, records, "causal-language-modelling")

@@ -31,6 +31,8 @@ Inputs = Mapping[str, torch.Tensor]
 # float32 rounding of a norm may under-state it by parts in ten million; clip that much harder.
 ROUNDING_MARGIN = 1e-6
 
+UNLABELLED = -100  # a position that has no label: padding, a prompt, the second token of a word
+
 # What Opacus 1.6 leaves on parameters and modules.
 OPACUS_ON_PARAMETERS = frozenset({"grad_sample", "_forward_counter", "_current_grad_sample", "_norm_sample"})
 OPACUS_ON_MODULES = frozenset({"activations", "max_batch_len", "autograd_grad_sample_hooks", "ft_compute_sample_grad"})
@@ -59,7 +61,7 @@ class Examples(Protocol):
         ...
 
     def batch(self, units: Indices) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        """One example per unit, in that order: model inputs with the batch first, and int64 labels [batch]."""
+        """One example per unit, in that order: model inputs with the batch first, and int64 labels [batch, ...]."""
         ...
 
 
@@ -87,7 +89,7 @@ def train_round(
 
     Each step moves the parameters by -lr * (sum of clipped gradients + N(0, (sigma C)^2)) / expected_batch_size,
     where the sum runs over the Poisson-sampled units; an empty sample is a step of noise alone. The loss of an example
-    is the cross-entropy of its logits, `model(**inputs)` of shape [batch, classes]. `learning_rates` names exactly the
+    is that of `losses_of` for the logits that `model(**inputs)` gives. `learning_rates` names exactly the
     trainable parameters, as `model.named_parameters()` does. With `mechanism.proximal` (mu of FedProx; Li et al., MLSys
     2020) each step also goes back by lr * mu * (parameters - those at the start): a term that reads no record, and so
     stands outside clipping and noise. Dropout is off while this runs; the model's modes and
@@ -167,13 +169,27 @@ def descend(parameters: Mapping[str, nn.Parameter], mean: torch.Tensor, learning
 
 
 def example_losses(model: nn.Module, inputs: Inputs, labels: torch.Tensor) -> torch.Tensor:
-    """The cross-entropy of each example, float32 [batch]. Raises Refused unless the logits are [batch, classes]."""
+    """The loss of each example, float32 [batch]. Raises what `losses_of` raises."""
     output = model(**inputs)
-    logits: torch.Tensor = getattr(output, "logits", output)
-    if logits.dim() != 2 or len(logits) != len(labels):
-        why = f"its logits have shape {tuple(logits.shape)} for {len(labels)} examples, not [batch, classes]"
-        raise Refused("model", why, "Use a sequence-classification model: one row of logits per example.")
-    return nn.functional.cross_entropy(logits.float(), labels, reduction="none")
+    return losses_of(getattr(output, "logits", output), labels)
+
+
+def losses_of(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """The cross-entropy of each example, float32 [batch].
+
+    Of [batch, classes] for labels [batch]; or of [batch, positions, classes] for labels [batch, positions], where it is
+    the mean over the example's own positions whose label is not UNLABELLED: a mean over the batch's would let one
+    example weigh another. An example without any has a loss of 0. Virtual tokens stand before the positions of labels.
+    Raises Refused on any other shapes.
+    """
+    if len(logits) == len(labels) and logits.dim() == 2 and labels.dim() == 1:
+        return nn.functional.cross_entropy(logits.float(), labels, reduction="none")
+    if len(logits) == len(labels) and logits.dim() == 3 and labels.dim() == 2 and logits.shape[1] >= labels.shape[1]:
+        own = logits[:, logits.shape[1] - labels.shape[1] :].float().transpose(1, 2)
+        each = nn.functional.cross_entropy(own, labels, reduction="none", ignore_index=UNLABELLED)
+        return each.sum(dim=1) / (labels != UNLABELLED).sum(dim=1).clamp(min=1)
+    why = f"its logits have shape {tuple(logits.shape)} for labels of shape {tuple(labels.shape)}"
+    raise Refused("model", why, "Use a model whose logits are a row per example, or per position of each example.")
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
 
 from privacy.dp.noise import GaussianNoise
 from privacy.dp.randomness import Randomness
@@ -16,16 +15,14 @@ from privacy.plan import DpSgd, Metrics
 Float64 = npt.NDArray[np.float64]
 
 
-def held_out_sums(logits: torch.Tensor, labels: torch.Tensor, units: Indices, metrics: Metrics) -> Float64:
+def held_out_sums(losses: Float64, correct: Float64, units: Indices, metrics: Metrics) -> Float64:
     """Sums over units of (correct - 1/2, loss / bound - 1/2, 1/2), each the mean of the unit's records.
 
-    `logits` are [records, classes], `units` number each record's unit. One unit moves the result by at most SENSITIVITY
-    (L2). A loss that is not finite counts as the bound.
+    `losses` and `correct`, in [0, 1], are the records', `units` number each record's unit. One unit moves the result by
+    at most SENSITIVITY (L2). A loss that is not finite counts as the bound.
     """
-    losses = nn.functional.cross_entropy(logits.double(), labels, reduction="none").numpy()
-    losses = np.nan_to_num(losses, nan=metrics.loss_bound, posinf=metrics.loss_bound)
-    correct = (logits.argmax(dim=1) == labels).numpy().astype(np.float64)
-    each = np.stack([correct, np.clip(losses / metrics.loss_bound, 0.0, 1.0)])
+    finite = np.nan_to_num(losses, nan=metrics.loss_bound, posinf=metrics.loss_bound)
+    each = np.stack([np.clip(correct, 0.0, 1.0), np.clip(finite / metrics.loss_bound, 0.0, 1.0)])
     weights = 1.0 / np.bincount(units)[units]  # a unit's records count as one together
     present = len(np.unique(units))
     return np.array([*(each @ weights - present / 2), present / 2])

@@ -48,6 +48,7 @@ def test_only_digests_and_what_the_plan_says_travel_beside_it(rounds):
             told = {key: value for key, value in statement.items() if not OPAQUE.fullmatch(str(value))}
             assert told.pop("type").startswith("cloister/v1/")
             assert told.pop("unopened", []) == []
+            assert told.pop("validation", []) == [], "the plan publishes none"
             assert set(told.values()) <= public, told
 
 

@@ -67,10 +67,7 @@ class DataWorld(World):
 
     def supply(self, name: str, records: int = RECORDS) -> None:
         state = self.silos[name].state
-        draw = np.random.default_rng(NAMES.index(name))
-        ill = draw.integers(0, 2, records)
-        rows = [f"{('red', 'blue')[label]} {('big', 'small')[i % 2]} {i % 30},{label}" for i, label in enumerate(ill)]
-        (state / "visits.csv").write_text("note,ill\n" + "\n".join(rows) + "\n")
+        (state / "visits.csv").write_text(self.visits(np.random.default_rng(NAMES.index(name)), records))
         self.configure(name, self.model)
         home = Home.open(state, {})
         spec = DatasetSpec.model_validate_json(SPEC)
@@ -81,6 +78,12 @@ class DataWorld(World):
                 role = Role.AGGREGATOR if peer == "aggregator" else Role.SILO
                 trust_peer(tx.connection, role, peer, fingerprint(self.identity_key(peer)), self.now)
         home.store.close()
+
+    def visits(self, draw: np.random.Generator, records: int) -> str:
+        """The data file of one silo."""
+        ill = draw.integers(0, 2, records)
+        rows = [f"{('red', 'blue')[label]} {('big', 'small')[i % 2]} {i % 30},{label}" for i, label in enumerate(ill)]
+        return "note,ill\n" + "\n".join(rows) + "\n"
 
     def configure(self, name: str, model: Path) -> None:
         (self.silos[name].state / "silo.toml").write_text(

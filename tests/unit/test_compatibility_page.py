@@ -4,6 +4,8 @@ import pytest
 
 from tests.compatibility import FAMILIES, METHODS, PAGE, attempt, page
 
+TASK = "sequence-classification"
+
 
 def test_the_page_is_what_the_preflight_says():
     assert page() == PAGE.read_text(encoding="utf-8"), "run `python -m tests.compatibility`"
@@ -11,6 +13,6 @@ def test_the_page_is_what_the_preflight_says():
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 def test_the_default_method_trains_on_every_family(family):
-    assert attempt("`ffa-lora`", family) is None
-    assert attempt("the whole model", family) is not None
+    assert attempt("`ffa-lora`", family, TASK) is None
+    assert attempt("the whole model", family, TASK) is not None
     assert len(METHODS) > 10

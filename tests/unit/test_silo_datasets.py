@@ -1,6 +1,7 @@
 import hashlib
 import hmac
 import json
+import re
 import tomllib
 from pathlib import Path
 
@@ -356,3 +357,125 @@ def test_one_null_changes_no_other_row_s_text(tmp_path):
 
 def test_an_empty_part_has_no_unit():
     assert Part((), np.array([], dtype=np.int64), np.array([], dtype=np.int64)).unit_count == 0
+
+
+# -- words and responses -----------------------------------------------------------------------------------------------
+
+HEADER = 'name = "notes"\npopulation = "adults"\npublic_size = 2\n'
+TAGGED = (
+    HEADER
+    + """path = "records.jsonl"
+format = "jsonl"
+text_column = "words"
+[tags]
+column = "tags"
+classes = { other = ["O"], drug = ["B-DRUG", "I-DRUG"] }
+[held_out]
+column = "part"
+value = "test"
+"""
+)
+ANSWERED = (
+    HEADER
+    + """path = "records.csv"
+format = "csv"
+template = "Summarise: {note}\\nSummary:"
+response_column = "summary"
+[held_out]
+fraction = 0.5
+seed = 3
+"""
+)
+LINES = [
+    {"words": ["takes", "folic", "acid"], "tags": ["O", "B-DRUG", "I-DRUG"], "part": "train"},
+    {"words": ["no", "drugs"], "tags": ["O", "O"], "part": "train"},
+    {"words": "feels well", "tags": "O O", "part": "test"},
+]
+
+
+def tagged(folder, lines=LINES, toml=TAGGED):
+    (folder / "records.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
+    (folder / "dataset.toml").write_text(toml)
+    return load_dataset(load_config(DatasetSpec, folder / "dataset.toml", "", {}), folder)
+
+
+def test_words_and_their_tags_come_as_lists_or_between_spaces(tmp_path):
+    dataset = tagged(tmp_path)
+    assert (dataset.task, dataset.classes) == ("token-classification", ("other", "drug"))
+    assert dataset.training.texts == ("takes folic acid", "no drugs")
+    assert dataset.training.tags == ((0, 1, 1), (0, 0))
+    assert (dataset.held_out.texts, dataset.held_out.tags) == (("feels well",), ((0, 0),))
+
+
+def test_lists_of_words_come_from_parquet_too(tmp_path):
+    write_table(pa.Table.from_pylist(LINES[:2]), tmp_path / "records.parquet")
+    toml = TAGGED.replace("jsonl", "parquet")
+    (tmp_path / "dataset.toml").write_text(toml)
+    dataset = load_dataset(load_config(DatasetSpec, tmp_path / "dataset.toml", "", {}), tmp_path)
+    assert dataset.training.tags == ((0, 1, 1), (0, 0))
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"tags": ["O", "B-DRUG"]}, r"row 1 of dataset 'notes': 'tags' has not one tag for each word of the text"),
+        ({"tags": ["O", "X", "O"]}, r"row 1 .*the value in 'tags' belongs to none of the classes.*tags.classes"),
+        ({"words": ["takes", "folic acid", "."]}, r"row 1 .*a word in 'words' is empty or has a space in it"),
+        ({"words": ["takes", "", "."]}, r"row 1 .*a word in 'words' is empty or has a space in it"),
+        ({"tags": None}, r"row 1 .*no tags in 'tags'.*tags.missing"),
+    ],
+)
+def test_tags_that_do_not_fit_their_words_are_named(tmp_path, change, complaint):
+    with pytest.raises(ConfigError) as found:
+        tagged(tmp_path, [LINES[0] | change, *LINES[1:]])
+    assert re.search(complaint, str(found.value))
+    assert "folic" not in str(found.value)
+
+
+def test_tags_may_be_missing_where_that_is_said(tmp_path):
+    lines = [LINES[0], LINES[1], LINES[1] | {"tags": None}, LINES[2]]
+    dataset = tagged(tmp_path, lines, TAGGED.replace("[held_out]", 'missing = "drop"\n[held_out]'))
+    assert len(dataset.training.texts) == 2
+
+
+ANSWERS = "note,summary\n" + "".join(f"note number {i},summary {i}\n" for i in range(12))
+
+
+def test_prompts_and_responses(tmp_path):
+    dataset = load(tmp_path, ANSWERED, ANSWERS)
+    assert (dataset.task, dataset.classes) == ("causal-language-modelling", ())
+    both = dict(
+        zip(
+            dataset.training.texts + dataset.held_out.texts,
+            dataset.training.responses + dataset.held_out.responses,
+            strict=True,
+        )
+    )
+    assert both["Summarise: note number 3\nSummary:"] == "summary 3"
+    assert len(both) == 12
+    assert dataset.held_out.texts
+
+
+def test_a_response_is_a_part_of_a_record_s_identity_and_may_not_be_missing(tmp_path):
+    first = load(tmp_path, ANSWERED, ANSWERS)
+    other = load(tmp_path, ANSWERED, ANSWERS.replace("summary ", "other "))
+    assert first.held_out.texts != other.held_out.texts, "of twelve with other responses other ones are held out"
+    with pytest.raises(ConfigError, match=r"row 3 of dataset 'notes': no response in 'summary'"):
+        load(tmp_path, ANSWERED, ANSWERS.replace("summary 2", ""))
+    same = "note,summary\n" + "".join(f"note {i},the same\n" for i in range(30))
+    with pytest.raises(ConfigError, match="column 'summary' is the same in every record"):
+        load(tmp_path, ANSWERED, same)
+
+
+@pytest.mark.parametrize(
+    ("toml", "complaint"),
+    [
+        (ANSWERED.replace('response_column = "summary"\n', ""), "give one of label, tags and response_column"),
+        (TAGGED.replace('text_column = "words"', 'template = "{words}"'), "tags go with text_column"),
+        (ANSWERED.replace('"summary"', '"note"'), "the response column 'note' is part of the sentence"),
+        (TOML.replace("[held_out]", '[tags]\ncolumn = "t"\nclasses = ["a", "b"]\n[held_out]'), "give one of label"),
+    ],
+)
+def test_a_description_is_for_one_task(tmp_path, toml, complaint):
+    with pytest.raises(ConfigError, match=complaint):
+        load(tmp_path, toml, ANSWERS)

@@ -1,5 +1,7 @@
 import hashlib
+import tomllib
 from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -318,3 +320,12 @@ minimum_dataset_size = 10
     (tmp_path / "job.toml").write_text("nmae = 'x'")
     with pytest.raises(ConfigError, match=r"Did you mean 'name'"):
         load_config(JobFile, tmp_path / "job.toml", "", {})
+
+
+def test_the_documented_way_to_write_is_a_job(folder):
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "job-file.md").read_text(encoding="utf-8")
+    sample = tomllib.loads(page.split("```toml\n", 1)[1].split("```", 1)[0])
+    plain = tiny_job().model_dump(mode="json", exclude_none=True, exclude_defaults=True)
+    job = JobFile.model_validate({key: value for key, value in plain.items() if key != "normaliser"} | sample)
+    assert job.task.kind == "causal-language-modelling"
+    assert (job.adapter.head, job.adapter.head_learning_rate) == ("none", None)

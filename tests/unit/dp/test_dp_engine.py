@@ -7,7 +7,15 @@ import pytest
 import torch
 from torch import nn
 
-from privacy.dp.engine import ClippedGradients, Executed, dropout_off, train_round, trained_parameters
+from privacy.dp.engine import (
+    UNLABELLED,
+    ClippedGradients,
+    Executed,
+    dropout_off,
+    example_losses,
+    train_round,
+    trained_parameters,
+)
 from privacy.dp.preflight import gradients_one_by_one
 from privacy.dp.randomness import Randomness
 from privacy.dp.sampler import PoissonSampler
@@ -265,19 +273,58 @@ def test_what_the_allow_list_refuses_is_refused_before_any_record_is_read(dp: Si
     assert records.asked == []
 
 
-def test_token_level_logits_are_refused(dp: SimpleNamespace) -> None:
-    class Tagger(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.embed = nn.Embedding(50, 4).requires_grad_(False)
-            self.head = nn.Linear(4, 3)
+class Tagger(nn.Module):
+    """Logits for each position, [batch, positions, 3]; `ahead` further positions stand before the text's."""
 
-        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-            return self.head(self.embed(input_ids))
+    def __init__(self, ahead: int = 0) -> None:
+        super().__init__()
+        torch.manual_seed(5)
+        self.embed = nn.Embedding(50, 4).requires_grad_(requires_grad=False)
+        self.head = nn.Linear(4, 3)
+        self.ahead = ahead
 
-    model = Tagger()
-    with pytest.raises(Refused, match="not \\[batch, classes\\]"):
-        train_round(model, dp.Records(3), dp.mechanism(sampling_rate=1.0), dp.rates(model))
+    def forward(self, input_ids: torch.Tensor, **_: torch.Tensor) -> torch.Tensor:
+        ids = torch.cat([input_ids[:, : self.ahead], input_ids], dim=1)
+        logits: torch.Tensor = self.head(self.embed(ids))
+        return logits
+
+
+def tags_of(examples: int) -> torch.Tensor:
+    """Labels for all, some or none of the seven positions of each example."""
+    labels = torch.randint(0, 3, (examples, 7), generator=torch.Generator().manual_seed(8))
+    for i in range(examples):
+        labels[i, : 3 * i % 8] = UNLABELLED
+    return labels
+
+
+@pytest.mark.parametrize("ahead", [0, 2])
+def test_the_loss_of_an_example_with_labelled_positions_is_their_mean_alone(dp: SimpleNamespace, ahead: int) -> None:
+    inputs, labels = dp.synthetic(6)[0], tags_of(6)
+    assert (labels == UNLABELLED).all(dim=1).any()
+    model = Tagger(ahead)
+    together = example_losses(model, inputs, labels)
+    logits = model(**inputs)[:, ahead:]
+    for i in range(6):
+        counted = labels[i] != UNLABELLED
+        expected = nn.functional.cross_entropy(logits[i][counted], labels[i][counted]) if counted.any() else 0.0
+        assert float(together[i]) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_clipped_sums_over_labelled_positions_equal_one_by_one_autograd(dp: SimpleNamespace) -> None:
+    model, inputs, labels = Tagger(), dp.synthetic(6)[0], tags_of(6)
+    parameters = trained_parameters(model, dp.rates(model))
+    alone = gradients_one_by_one(model, parameters, inputs, labels)
+    clip = float(alone.norm(dim=1).median())
+    with dropout_off(model), ClippedGradients(model, parameters, "hooks") as gradients:
+        clipped = gradients.sum(inputs, labels, clip)
+    expected = (alone * (clip / alone.norm(dim=1).clamp(min=clip))[:, None]).sum(dim=0)
+    torch.testing.assert_close(clipped.total, expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("labels", [torch.zeros(6, dtype=torch.int64), torch.zeros((6, 9), dtype=torch.int64)])
+def test_labels_that_do_not_fit_the_logits_are_refused(dp: SimpleNamespace, labels: torch.Tensor) -> None:
+    with pytest.raises(Refused, match=r"its logits have shape \(6, 7, 3\) for labels of shape"):
+        example_losses(Tagger(), dp.synthetic(6)[0], labels)
 
 
 def test_a_batch_with_two_rows_for_a_unit_is_a_bug(dp: SimpleNamespace) -> None:

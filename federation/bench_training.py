@@ -105,7 +105,7 @@ def _dp_step(plan: JobPlan, trainable: Trainable, dataset: Dataset) -> None:
     labels = torch.from_numpy(dataset.training.labels)
     examples = CachedExamples(trainable.inputs[0], labels, [units[None] for units in dataset.training.units])
     rates = _rates(trainable.module, plan)
-    train_round(trainable.module, examples, plan.dp, rates, max_physical_batch=physical_batch(plan.values))
+    train_round(trainable.module, examples, plan.dp, rates, max_physical_batch=physical_batch(plan.values, 2))
 
 
 def _rates(module: nn.Module, plan: JobPlan) -> dict[str, float]:

@@ -9,11 +9,14 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from peft import PeftModel
 from torch import nn
+from transformers import PreTrainedModel
 
 from privacy.dp.engine import UNLABELLED, Clipping, Executed, losses_of, train_round
 from privacy.dp.preflight import PreflightReport, preflight
@@ -24,7 +27,15 @@ from privacy.dp.validation import covered_sums, held_out_sums
 from privacy.errors import ConfigError
 from privacy.flatten import flatten, unflatten
 from privacy.metrics import COORDINATES
-from privacy.plan import DpSgd, JobPlan, ModelTask, TrainedTask
+from privacy.plan import (
+    Classification,
+    DpSgd,
+    JobPlan,
+    LanguageModelling,
+    ModelTask,
+    TokenClassification,
+    TrainedTask,
+)
 from runtime.models import check_weights
 from silo_agent.activation_store import ActivationStore
 from silo_agent.activations import with_cached_activations
@@ -37,10 +48,10 @@ from silo_agent.source import Update
 Float32 = npt.NDArray[np.float32]
 Inputs = dict[str, torch.Tensor]
 OnStep = Callable[[int, int], None]
-EVALUATION_BATCH = 64
 PHYSICAL_BATCH = 64
 CLIPPING: Clipping = "hooks"  # a record can be made so that `ghost` reads its norm as zero and does not clip it
-GRADIENTS_LIMIT_BYTES = 512 << 20  # what the single examples' gradients of one physical batch may take
+BATCH_LIMIT_BYTES = 512 << 20  # what the single examples' gradients and logits of one physical batch may take
+LOGIT_BYTES = 16  # float32, their copy for the loss, its softmax, and their gradient
 
 
 @dataclass(frozen=True)
@@ -159,6 +170,7 @@ class Training:
         self._synthetic = (synthetic, synthetic_labels)
         self._held_out = HeldOut(held_out[0], held_out_labels[0], dataset.held_out.units) if held_out else None
         self._bits = plan.grid.bits
+        self._physical_batch = physical_batch(plan.values, logits_of_one(self._task, model))
         self.examples = CachedExamples(self._inputs, labels, _units(dataset.training))
         names = {id(p): name for name, p in trained_parameters(model).items()}
         rates = {spec.name: spec.learning_rate for spec in self._specs}
@@ -184,7 +196,7 @@ class Training:
                 self.learning_rates,
                 self._grid,
                 randomness=randomness,
-                max_physical_batch=physical_batch(self.self_test.values),
+                max_physical_batch=self._physical_batch,
                 on_step=on_step,
             )
             return Trained(np.concatenate([noised[self._order], validation]), executed)
@@ -194,7 +206,7 @@ class Training:
             self._dp,
             self.learning_rates,
             randomness=randomness,
-            max_physical_batch=physical_batch(self.self_test.values),
+            max_physical_batch=self._physical_batch,
             on_step=on_step,
             clipping=CLIPPING,
         )
@@ -217,8 +229,8 @@ class Training:
         self.module.eval()
         losses, correct, probabilities = [], [], []
         with torch.no_grad():
-            for start in range(0, len(part.labels), EVALUATION_BATCH):
-                rows = slice(start, start + EVALUATION_BATCH)
+            for start in range(0, len(part.labels), self._physical_batch):
+                rows = slice(start, start + self._physical_batch)
                 output = self.module(**{name: tensor[rows] for name, tensor in part.inputs.items()})
                 logits, labels = getattr(output, "logits", output).float(), part.labels[rows]
                 losses.append(losses_of(logits, labels))
@@ -302,12 +314,25 @@ def _plan_order(module: nn.Module, names: Mapping[int, str], plan: Sequence[str]
     return np.concatenate([places[name] for name in plan])
 
 
-def physical_batch(values: int) -> int:
-    """How many examples are clipped at once, so that their gradients (float32) stay within the limit; one at least.
+def physical_batch(values: int, logits: int) -> int:
+    """How many examples are clipped at once, so that their gradients (float32) and logits stay within the limit; one at
+    least. `values` is what trains, `logits` what the model gives for one example.
 
-    Hangs on the plan alone and changes nothing but memory and rounding.
+    Hangs on plan and model alone and changes nothing but memory and rounding.
     """
-    return max(1, min(PHYSICAL_BATCH, GRADIENTS_LIMIT_BYTES // (4 * values)))
+    return max(1, min(PHYSICAL_BATCH, BATCH_LIMIT_BYTES // (4 * values + LOGIT_BYTES * logits)))
+
+
+def logits_of_one(task: TrainedTask, model: PeftModel) -> int:
+    """How many numbers the model gives for one example: a language model its whole vocabulary at each position."""
+    match task:
+        case Classification(labels=labels):
+            return len(labels)
+        case TokenClassification(labels=labels):
+            return task.max_tokens * len(labels)
+        case LanguageModelling():
+            vocabulary = cast("PreTrainedModel", model.get_base_model()).get_output_embeddings()  # type: ignore[no-untyped-call]
+            return task.max_tokens * len(cast("torch.Tensor", vocabulary.weight))
 
 
 def _units(part: Part) -> list[npt.NDArray[np.int64]]:

@@ -20,7 +20,7 @@ def evaluations(seed, shift, records=60):
         labels = np.arange(records) % 2
         scores = np.clip(bits.normal(0.5, 0.2, records) + shift * (labels - 0.5), 0, 1)
         rows = tuple((1 - score, score) for score in scores.tolist())
-        found[name] = Evaluation(0.5, tuple(labels.tolist()), rows)
+        found[name] = Evaluation(0.5, 0.7, tuple(labels.tolist()), rows)
     return found
 
 

@@ -149,6 +149,28 @@ def test_validation_sums_are_of_the_mean_over_each_records_tokens(folders, kind)
     assert loss == pytest.approx(40 * (min(found.loss, 4) / 4 - 0.5), abs=0.5)
 
 
+def test_a_physical_batch_of_a_language_model_has_room_for_its_vocabulary(folders, monkeypatch):
+    """Of 16 tokens and 64 words: with room for the logits of three records and their gradients, three at once."""
+    plan, artifact = tiny_plan(job("gpt2", dp=DP), folders["gpt2"])
+    each = 4 * plan.values + 16 * 16 * 64
+    monkeypatch.setattr(train_module, "BATCH_LIMIT_BYTES", 3 * each)
+    asked = []
+    honest = train_module.train_round
+
+    def watched(*args, **options):
+        asked.append(options["max_physical_batch"])
+        return honest(*args, **options)
+
+    monkeypatch.setattr(train_module, "train_round", watched)
+    training, start = Training(plan, artifact, tiny_written(), folders["gpt2"]), initial_vector(plan, artifact)
+    update = training.run_round(start, randomness=Randomness.deterministic_for_tests(1)).update
+    assert asked == [3]
+    monkeypatch.undo()
+    whole = Training(plan, artifact, tiny_written(), folders["gpt2"])
+    again = whole.run_round(start, randomness=Randomness.deterministic_for_tests(1)).update
+    np.testing.assert_allclose(update, again, rtol=1e-3, atol=1e-5)
+
+
 def test_data_of_another_kind_is_refused(folders):
     plan, artifact = tiny_plan(job("tags"), folders["tags"])
     with pytest.raises(ConfigError, match="is described for sequence-classification; the job's task is token-classif"):

@@ -227,10 +227,13 @@ def test_no_record_s_gradient_escapes_the_clip_by_cancelling(folder, monkeypatch
     assert asked == [("hooks", 64)]
 
 
-@pytest.mark.parametrize(("values", "batch"), [(100, 64), (2_000_000, 64), (4_000_000, 33), (200_000_000, 1)])
-def test_single_examples_gradients_stay_within_the_memory_limit(values, batch):
-    assert physical_batch(values) == batch
-    assert batch == 1 or batch * values * 4 <= 512 << 20
+@pytest.mark.parametrize(
+    ("values", "logits", "batch"),
+    [(100, 2, 64), (2_000_000, 2, 64), (4_000_000, 2, 33), (200_000_000, 2, 1), (100, 128 * 50_000, 5)],
+)
+def test_single_examples_gradients_and_logits_stay_within_the_memory_limit(values, logits, batch):
+    assert physical_batch(values, logits) == batch
+    assert batch == 1 or batch * (values * 4 + logits * 16) <= 512 << 20
 
 
 # -- shared noise ------------------------------------------------------------------------------------------------------

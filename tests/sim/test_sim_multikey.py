@@ -71,7 +71,11 @@ LAST_WRITES = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("after", LAST_WRITES)
+OFTEN = {"Joined", "Reserved", "Sealed", "Submitted", "Consented", "SendConsent", "Released", "Opened"}
+STEPS = [after if after in OFTEN else pytest.param(after, marks=pytest.mark.slow) for after in LAST_WRITES]
+
+
+@pytest.mark.parametrize("after", STEPS)
 def test_any_three_of_ten_may_go_for_good_at_any_step(ten, tmp_path, after):
     """n = 10, c = 3, t = 7. The round they leave opens once they are among it; one they never joined is made up for."""
     world = keyed(ten, tmp_path, colluders=3, minimum=5, attempts=4)

@@ -6,7 +6,8 @@ from aggregator.store import MemberRow
 from certs.identity import Identity
 from certs.names import Role
 from privacy.errors import Refused
-from privacy.plan import JobPlan, ModelTask
+from privacy.plan import JobPlan
+from privacy.tasks import ModelTask
 
 _PLAN_AGAIN = "Plan the job again from the aggregator's present members (`cloister job plan`)."
 

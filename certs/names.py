@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import Self
 
 from privacy.errors import ConfigError, ProtocolError
-from privacy.plan import NAME, NOT_A_NAME
+from privacy.fields import NAME, NOT_A_NAME
 
 _URI = re.compile(r"cloister://([^/]{1,63})/([a-z]{1,20})/([^/]{1,63})")
 

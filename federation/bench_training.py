@@ -20,7 +20,8 @@ from federation.heart.bench import made_plan
 from federation.heart.hospitals import HOSPITALS, job_file, load_hospital, model_folder
 from privacy.dp.engine import example_losses, train_round
 from privacy.errors import ConfigError
-from privacy.plan import Classification, JobPlan
+from privacy.plan import JobPlan
+from privacy.tasks import Classification
 from runtime.config import load_config
 from silo_agent.activations import Trainable
 from silo_agent.datasets import Dataset

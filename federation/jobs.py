@@ -15,21 +15,10 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError
 
 from privacy.errors import ConfigError
-from privacy.plan import (
-    Cohort,
-    Deadlines,
-    Grid,
-    JobPlan,
-    Name,
-    Positive,
-    PositiveReal,
-    Rehearsal,
-    RosterMember,
-    Strict,
-    Text,
-    first_complaint,
-)
+from privacy.fields import Name, Positive, PositiveReal, Strict, Text, first_complaint
+from privacy.plan import Cohort, Deadlines, Grid, JobPlan, RosterMember
 from privacy.suites import Suite
+from privacy.tasks import Rehearsal
 from runtime.config import validated
 from silo_agent.choices import OpenTo, ServerChoice, Wanted, settle
 

@@ -18,7 +18,8 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 from pydantic import Field, TypeAdapter, ValidationError
 
 from privacy.errors import ConfigError, InternalError, ProtocolError
-from privacy.plan import DpSgd, Strict, first_complaint
+from privacy.fields import Strict, first_complaint
+from privacy.mechanism import DpSgd
 from privacy.thresholds import MOST_PARTICIPANTS
 
 ACCOUNTANT: Final = "dp-accounting 0.6 rdp, orders/v1, 2^-32 up"

@@ -37,7 +37,8 @@ from privacy.accounting import (
     times,
 )
 from privacy.errors import ConfigError, InternalError, Refused
-from privacy.plan import NAME, DpSgd
+from privacy.fields import NAME
+from privacy.mechanism import DpSgd
 
 FILTER: Final = "rdp-fixed-order/v1"
 """The admission rule above; a policy entry names it. Another rule gets another name."""

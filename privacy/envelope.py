@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from privacy.plan import Hex32
+from privacy.fields import Hex32
 from privacy.statement import RoundStatement, Signed, read
 from privacy.suites import Suite
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from privacy.canonical import digest
 from privacy.errors import ConfigError, InternalError
-from privacy.plan import TensorSpec
+from privacy.tasks import TensorSpec
 
 Float32 = npt.NDArray[np.float32]
 

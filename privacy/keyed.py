@@ -14,8 +14,9 @@ from pydantic import Field, model_validator
 from privacy.canonical import DIGEST_BYTES, digest
 from privacy.envelope import KeyedUpdateHeader
 from privacy.errors import ProtocolError
+from privacy.fields import Hex32
 from privacy.mail_key import read_mail_key
-from privacy.plan import Hex32, JobPlan, RoundContext
+from privacy.plan import JobPlan, RoundContext
 from privacy.roll import Roll, require_plan
 from privacy.statement import RoundStatement, Signed, verify
 from privacy.transcript import HeaderCheck, require_round

@@ -5,212 +5,24 @@ in the ledger. Nothing in a plan is derived from exact record counts or from the
 """
 
 import math
-import re
 from dataclasses import dataclass
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import ErrorDetails
+from pydantic import Field, ValidationError, model_validator
 
 from privacy.canonical import canonical_json, digest, parse_canonical
-from privacy.errors import ConfigError, InternalError, ProtocolError
-from privacy.metrics import COORDINATES, NOISE_DEVIATIONS, SENSITIVITY
-from privacy.shared_noise import SharedGrid, shared_grid
+from privacy.errors import ConfigError, ProtocolError
+from privacy.fields import Hex32, Name, PositiveReal, Strict, Text, first_complaint
+from privacy.mechanism import DpSgd
+from privacy.metrics import COORDINATES
+from privacy.shared_noise import SharedGrid
 from privacy.suites import Suite, check_suite
+from privacy.tasks import HEADS, MAX_VALUES, ModelTask, Rehearsal, TensorSpec, TrainedTask
 from privacy.thresholds import MOST_PARTICIPANTS, threshold
 
 PLAN_LABEL = "cloister/v1/plan"
 ROUND_LABEL = "cloister/v1/round"
-MAX_VALUES = 200_000_000
 SAME_RANGE = 1e-6  # relative
-NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
-NOT_A_NAME = "is not a name: 1 to 63 of a-z, 0-9 and inner hyphens"
-
-
-def _require_name(text: str) -> str:
-    if not NAME.fullmatch(text):
-        raise ValueError(NOT_A_NAME)
-    return text
-
-
-Name = Annotated[str, AfterValidator(_require_name)]
-Hex32 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Positive = Annotated[int, Field(gt=0)]
-PositiveReal = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Range = Annotated[float, Field(ge=1e-30, le=1e30, allow_inf_nan=False)]  # a normal float32
-Text = Annotated[str, Field(min_length=1, max_length=400)]
-
-
-class Strict(BaseModel):
-    """A frozen value that refuses unknown fields and silent conversions."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class TensorSpec(Strict):
-    """One trained tensor: its name in the PEFT state, its shape, how far one round may move it, its step size."""
-
-    name: Text
-    shape: tuple[Positive, ...] = Field(strict=False, min_length=1, max_length=4)
-    update_range: Range  # R: each coordinate of a round's update is clipped to [-R, R] before rounding
-    learning_rate: PositiveReal
-
-    @property
-    def size(self) -> int:
-        """The number of coordinates."""
-        return math.prod(self.shape)
-
-
-class ModelPin(Strict):
-    """A Hugging Face model: where it is found, and what exactly it must be."""
-
-    source: Text  # a hub id, or the name of a local folder the silo's configuration maps
-    revision: str | None
-    weights_sha256: Hex32  # of the weights, configuration and tokenizer files (runtime/models.py says how)
-
-
-class Adapter(Strict):
-    """What trains on the frozen base, in the order in which it is flattened."""
-
-    method: Literal["ffa-lora", "lora", "bitfit", "norm", "prompt", "prefix", "head"]
-    rank: Annotated[int, Field(ge=0, le=256)]
-    alpha: Annotated[float, Field(ge=0, allow_inf_nan=False)]
-    rank_stabilised: bool = False  # LoRA's product is scaled by alpha / sqrt(rank) instead of alpha / rank
-    target_modules: tuple[Text, ...] = Field(strict=False)
-    virtual_tokens: Annotated[int, Field(ge=0, le=1024)] = 0  # of a prompt or prefix
-    layers: tuple[Annotated[int, Field(ge=0)], ...] = Field(strict=False)
-    head: Literal["model", "mean-pooled-normalised", "none"]
-    initial_sha256: Hex32  # of the safetensors bytes with the starting values, FFA's fixed A and the normaliser
-    tensors: tuple[TensorSpec, ...] = Field(strict=False, min_length=1, max_length=4096)
-
-    @property
-    def size(self) -> int:
-        """The number of trained values."""
-        return sum(tensor.size for tensor in self.tensors)
-
-
-class ModelTask(Strict):
-    """What trains a model, on texts of at most so many tokens."""
-
-    max_tokens: Annotated[int, Field(gt=0, le=8192)]
-    model: ModelPin
-    adapter: Adapter
-
-
-class Classification(ModelTask):
-    """Sequence classification of one text per record."""
-
-    kind: Literal["sequence-classification"]
-    labels: tuple[Text, ...] = Field(strict=False, min_length=2, max_length=1000)
-
-
-class TokenClassification(ModelTask):
-    """A class for each word of a record's text."""
-
-    kind: Literal["token-classification"]
-    labels: tuple[Text, ...] = Field(strict=False, min_length=2, max_length=1000)
-
-
-class LanguageModelling(ModelTask):
-    """The next token of a record's response, after its prompt; a record's loss is the mean over its response."""
-
-    kind: Literal["causal-language-modelling"]
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """None: the model's own vocabulary."""
-        return ()
-
-
-TrainedTask = Classification | TokenClassification | LanguageModelling
-HEADS: dict[str, tuple[str, ...]] = {
-    "sequence-classification": ("model", "mean-pooled-normalised"),
-    "token-classification": ("model",),
-    "causal-language-modelling": ("none",),
-}
-"""The heads that a kind of task may have: "none" is the model's own, frozen."""
-
-
-class Rehearsal(Strict):
-    """No data, no model, no budget: every silo sends pseudo-random values, to try the machinery (`bench`)."""
-
-    kind: Literal["rehearsal"]
-    values: Annotated[int, Field(gt=0, le=MAX_VALUES)]
-    update_range: Range
-
-
-class Metrics(Strict):
-    """Noised validation sums that every round publishes (privacy.metrics), and what they cost."""
-
-    noise_multiplier: PositiveReal  # of each silo's sums, or with shared noise of its honest members' together
-    loss_bound: PositiveReal  # where a record's loss is cut off
-    most_units: Annotated[int, Field(gt=0, le=10_000_000)]  # more held-out units than this at one silo are cut off
-
-
-class DpSgd(Strict):
-    """The mechanism of one silo in one round (dp-and-budget.md, Training). Noise multiplier and steps are promises."""
-
-    clip_l2: PositiveReal
-    noise_multiplier: PositiveReal
-    sampling_rate: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
-    steps_per_round: Positive
-    expected_batch_size: PositiveReal  # public divisor of the noised sum; never derived from a silo's record count
-    unit: Literal["record", "patient"]
-    delta: Annotated[float, Field(gt=0, lt=0.1, allow_inf_nan=False)]
-    proximal: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0  # mu of FedProx; 0: none
-    noise: Literal["local", "shared"] = "local"
-    noise_shares: Annotated[int, Field(ge=1)] = 1  # shared: of so many honest silos the noise of a sum is made up
-    metrics: Metrics | None = None
-
-    @model_validator(mode="after")
-    def _one_or_many(self) -> Self:
-        if (self.noise == "shared") != (self.noise_shares > 1):
-            raise ValueError(f"dp.noise is {self.noise}, and dp.noise_shares {self.noise_shares}")
-        return self
-
-    def shared_grid(self, values: int, bits: int) -> SharedGrid:
-        """How each silo rounds and noises its sum of so many values. Raises ConfigError if no grid is fine enough."""
-        return shared_grid(
-            clip_l2=self.clip_l2,
-            noise_multiplier=self.noise_multiplier,
-            shares=self.noise_shares,
-            expected_batch_size=self.expected_batch_size,
-            values=values,
-            bits=bits,
-        )
-
-    def metrics_grid(self, bits: int) -> SharedGrid:
-        """How each silo rounds and noises its validation sums, where the noise is shared."""
-        metrics = self._metrics()
-        return shared_grid(
-            clip_l2=SENSITIVITY,
-            noise_multiplier=metrics.noise_multiplier,
-            shares=self.noise_shares,
-            expected_batch_size=metrics.most_units,
-            values=COORDINATES,
-            bits=bits,
-        )
-
-    def metrics_tensor(self, bits: int) -> TensorSpec:
-        """The coordinates of the validation sums, after all trained ones, and what they are cut off at."""
-        metrics = self._metrics()
-        if self.noise == "shared":
-            reach = self.metrics_grid(bits).reach * metrics.most_units
-        else:
-            reach = metrics.most_units / 2 + NOISE_DEVIATIONS * metrics.noise_multiplier * SENSITIVITY
-        return TensorSpec(name="validation", shape=(COORDINATES,), update_range=reach, learning_rate=1.0)
-
-    def metrics_deviation(self, members: int, bits: int) -> float:
-        """Of the noise in the sum over so many members."""
-        if self.noise == "local":
-            return self._metrics().noise_multiplier * SENSITIVITY * math.sqrt(members)
-        grid = self.metrics_grid(bits)
-        return math.sqrt(members * grid.variance) / grid.scale
-
-    def _metrics(self) -> Metrics:
-        if self.metrics is None:
-            raise InternalError("validation", "asked of a plan without", "Report this.")
-        return self.metrics
 
 
 class MeanServer(Strict):
@@ -452,18 +264,6 @@ class JobPlan(Strict):
         if plan.encode() != data:
             raise ProtocolError("job plan", "fields are missing or in another form", "Encode every field.")
         return plan
-
-
-def first_complaint(error: ValidationError) -> str:
-    """The first of pydantic's complaints as one sentence, without the offending value."""
-    first = error.errors(include_url=False, include_input=False)[0]
-    where = ".".join(str(part) for part in first["loc"])
-    return f"{where}: {sentence(first)}" if where else sentence(first)
-
-
-def sentence(details: ErrorDetails) -> str:
-    """What pydantic complains about; of an error that a validator of ours raised, our words alone."""
-    return details["msg"].removeprefix("Value error, ")
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,9 @@ from privacy.canonical import canonical_json, parse_canonical
 from privacy.ckks.fingerprint import root_and_fingerprint
 from privacy.ckks.layouts import layout_of
 from privacy.errors import ProtocolError, VerificationError
+from privacy.fields import Hex32, Name, Strict, first_complaint
 from privacy.keyed import check_release, check_round_roll, keyed_headers
-from privacy.plan import Hex32, JobPlan, Name, RoundContext, Strict, first_complaint
+from privacy.plan import JobPlan, RoundContext
 from privacy.roll import Roll, check_deal, check_roll, require_plan
 from privacy.statement import Signed, verify
 from privacy.transcript import (

@@ -12,8 +12,9 @@ from pydantic import Field, model_validator
 
 from privacy.canonical import digest
 from privacy.errors import ProtocolError
+from privacy.fields import Hex32, Name, Strict
 from privacy.mail_key import read_mail_key
-from privacy.plan import Hex32, JobPlan, Name, Strict
+from privacy.plan import JobPlan
 from privacy.statement import Signed, SiloStatement, Statement, verify
 
 ROLL_LABEL = "cloister/v1/roll"

@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError
 
 from privacy.canonical import canonical_json, parse_canonical
 from privacy.errors import ProtocolError
-from privacy.plan import Hex32, Name, Strict, first_complaint
+from privacy.fields import Hex32, Name, Strict, first_complaint
 
 SIGNATURE_BYTES = 64
 MAX_BODY_BYTES = 256 * 1024

@@ -16,7 +16,8 @@ from privacy.ckks.fingerprint import Value, add_values, decode
 from privacy.ckks.layouts import layout_of
 from privacy.envelope import AnyHeader, UpdateHeader, header_digest
 from privacy.errors import ProtocolError
-from privacy.plan import Hex32, JobPlan, Name, RoundContext, Strict
+from privacy.fields import Hex32, Name, Strict
+from privacy.plan import JobPlan, RoundContext
 from privacy.roll import Roll, require_plan
 from privacy.statement import RoundNumber, RoundStatement, Signed, Statement, verify
 

@@ -17,7 +17,7 @@ from pydantic_core import ErrorDetails
 
 from certs.files import read_file
 from privacy.errors import ConfigError
-from privacy.plan import sentence
+from privacy.fields import sentence
 
 T = TypeVar("T", bound=BaseModel)
 _Place = tuple[str, ...]

@@ -19,9 +19,10 @@ from cloister.wire import MAX_CHUNK_BYTES
 from privacy.canonical import DIGEST_BYTES, digest
 from privacy.errors import VerificationError
 from privacy.flatten import adapter_digest, coordinate_ranges
-from privacy.plan import JobPlan, MeanServer, ModelTask
+from privacy.plan import JobPlan, MeanServer
 from privacy.quantise import mean_from_sum
 from privacy.server import Moments, first_moments, server_step
+from privacy.tasks import ModelTask
 from runtime.files import write_durably, write_parts_durably
 from silo_agent.sums import Rejected
 

@@ -17,8 +17,9 @@ from privacy.errors import (
     VerificationError,
 )
 from privacy.ledger.entry import NotBudget
-from privacy.plan import JobPlan, ModelTask
+from privacy.plan import JobPlan
 from privacy.roll import JobRefusal
+from privacy.tasks import ModelTask
 from runtime.models import check_weights, resolve_model
 from silo_agent import entries
 from silo_agent.accounts import change_budget, find_budget, require_budget, withdraw_job

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 from privacy.accounting import rdp_epsilon, rdp_vector, round_event
 from privacy.budget import BudgetRefusal, BudgetState, check_terms, what_if
 from privacy.errors import ConfigError
-from privacy.plan import DpSgd, JobPlan
+from privacy.mechanism import DpSgd
+from privacy.plan import JobPlan
 from silo_agent.accounts import all_budgets
 from silo_agent.admission import check_price
 from silo_agent.home import Home

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from privacy.errors import ConfigError
-from privacy.plan import AdaptiveServer, MeanServer, Strict
+from privacy.fields import Strict
+from privacy.plan import AdaptiveServer, MeanServer
 from privacy.suites import Suite, check_suite, usual_parameters, usual_suite, usual_tolerance
 from privacy.thresholds import threshold
 

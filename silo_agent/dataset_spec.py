@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from privacy.errors import CloisterError
-from privacy.plan import Name, Strict, Text
+from privacy.fields import Name, Strict, Text
 from silo_agent.template import as_text, parse_template
 
 Column = Annotated[str, Field(min_length=1, max_length=200)]

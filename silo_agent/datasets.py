@@ -18,7 +18,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from privacy.errors import ConfigError, Refused
-from privacy.plan import JobPlan, ModelTask
+from privacy.plan import JobPlan
+from privacy.tasks import ModelTask
 from silo_agent.dataset_spec import DatasetSpec, TaskKind
 from silo_agent.template import Template, as_text, parse_template
 

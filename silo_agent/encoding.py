@@ -11,7 +11,7 @@ import torch
 
 from privacy.dp.engine import UNLABELLED
 from privacy.errors import ConfigError
-from privacy.plan import LanguageModelling, TokenClassification, TrainedTask
+from privacy.tasks import LanguageModelling, TokenClassification, TrainedTask
 from silo_agent.datasets import Part
 from silo_agent.models import Tokenizer, Tokens
 

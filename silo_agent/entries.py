@@ -26,7 +26,9 @@ from privacy.ledger.entry import (
     SelfTestEntry,
     mechanism_of,
 )
-from privacy.plan import DpSgd, JobPlan, ModelTask, RoundContext
+from privacy.mechanism import DpSgd
+from privacy.plan import JobPlan, RoundContext
+from privacy.tasks import ModelTask
 from silo_agent.source import SelfTest
 
 SAMPLER = "Poisson, one draw per unit and step"

@@ -17,7 +17,9 @@ from safetensors.numpy import save as save_safetensors
 
 from privacy.errors import ConfigError
 from privacy.flatten import adapter_digest, unflatten
-from privacy.plan import DpSgd, JobPlan, ModelTask, TrainedTask
+from privacy.mechanism import DpSgd
+from privacy.plan import JobPlan
+from privacy.tasks import ModelTask, TrainedTask
 from silo_agent.adapters import adapter_config, saved_heads
 from silo_agent.models import AUTO, read_artifact
 from silo_agent.policy import job_epsilon

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from privacy.accounting import ZERO, add, rdp_epsilon
 from privacy.errors import ConfigError
 from privacy.ledger.entry import CommitEntry, decode_entry
-from privacy.plan import ModelTask
 from privacy.record import RoundRecord
 from privacy.statement import read
+from privacy.tasks import ModelTask
 from privacy.transcript import RoundCommit
 from runtime.ledger_store import Ledger
 from silo_agent.accounts import find_budget

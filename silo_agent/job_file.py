@@ -4,8 +4,11 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from privacy.plan import HEADS, Deadlines, Metrics, Name, Positive, Strict, Text
+from privacy.fields import Name, Positive, Strict, Text
+from privacy.mechanism import Metrics
+from privacy.plan import Deadlines
 from privacy.suites import Suite
+from privacy.tasks import HEADS
 from silo_agent.choices import OpenTo, ServerChoice, Wanted
 from silo_agent.dataset_spec import TaskKind
 from silo_agent.normaliser import Normaliser

@@ -27,7 +27,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from privacy.errors import ConfigError, VerificationError
-from privacy.plan import Adapter, TrainedTask
+from privacy.tasks import Adapter, TrainedTask
 from silo_agent.adapters import adapt, trained_parameters
 from silo_agent.modeling import MeanPooledClassifier
 

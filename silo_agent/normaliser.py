@@ -13,7 +13,7 @@ import torch
 from pydantic import Field, model_validator
 
 from privacy.errors import CloisterError, ConfigError
-from privacy.plan import Strict, Text
+from privacy.fields import Strict, Text
 from silo_agent.modeling import MeanPooledClassifier
 from silo_agent.models import Tokenizer
 from silo_agent.template import as_text, parse_template

@@ -23,21 +23,11 @@ from transformers import PreTrainedModel
 from privacy.accounting import ZERO, noise_event, noise_multiplier_for, rdp_vector, times
 from privacy.dp.allowlist import check_allowed
 from privacy.errors import ConfigError
+from privacy.fields import first_complaint
 from privacy.flatten import adapter_digest, flatten
-from privacy.plan import (
-    Adapter,
-    Classification,
-    Cohort,
-    DpSgd,
-    Grid,
-    JobPlan,
-    LanguageModelling,
-    ModelPin,
-    RosterMember,
-    TensorSpec,
-    TokenClassification,
-    first_complaint,
-)
+from privacy.mechanism import DpSgd
+from privacy.plan import Cohort, Grid, JobPlan, RosterMember
+from privacy.tasks import Adapter, Classification, LanguageModelling, ModelPin, TensorSpec, TokenClassification
 from runtime.models import weights_digest
 from silo_agent.adapters import PROMPT, adapt, head_modules, trained_heads, trained_parameters
 from silo_agent.choices import settle

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from privacy.accounting import rdp_epsilon, rdp_vector, round_event, times, unshared
 from privacy.budget import BudgetPolicy
-from privacy.plan import JobPlan, Rehearsal
+from privacy.plan import JobPlan
+from privacy.tasks import Rehearsal
 from silo_agent.settings import Policy
 
 

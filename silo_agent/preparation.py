@@ -4,7 +4,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from privacy.errors import ConfigError, ProtocolError, Refused, Unavailable, VerificationError
-from privacy.plan import JobPlan, ModelTask
+from privacy.plan import JobPlan
+from privacy.tasks import ModelTask
 from silo_agent import approval, entries
 from silo_agent.apply import AdapterShelf
 from silo_agent.client import AggregatorPort

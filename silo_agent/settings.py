@@ -5,7 +5,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from privacy.plan import Name, PositiveReal, Strict, Text
+from privacy.fields import Name, PositiveReal, Strict, Text
 from runtime.config import Address
 
 Port = Annotated[int, Field(ge=0, le=65535)]

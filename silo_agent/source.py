@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from privacy.plan import JobPlan, Rehearsal, RoundContext
+from privacy.plan import JobPlan, RoundContext
+from privacy.tasks import Rehearsal
 from silo_agent.rehearsal import rehearsal_vector
 
 if TYPE_CHECKING:

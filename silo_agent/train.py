@@ -26,16 +26,10 @@ from privacy.dp.shared import sum_round
 from privacy.dp.validation import covered_sums, held_out_sums
 from privacy.errors import ConfigError
 from privacy.flatten import flatten, unflatten
+from privacy.mechanism import DpSgd
 from privacy.metrics import COORDINATES
-from privacy.plan import (
-    Classification,
-    DpSgd,
-    JobPlan,
-    LanguageModelling,
-    ModelTask,
-    TokenClassification,
-    TrainedTask,
-)
+from privacy.plan import JobPlan
+from privacy.tasks import Classification, LanguageModelling, ModelTask, TokenClassification, TrainedTask
 from runtime.models import check_weights
 from silo_agent.activation_store import ActivationStore
 from silo_agent.activations import with_cached_activations

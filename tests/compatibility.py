@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 from privacy.dp.engine import UNLABELLED
 from privacy.dp.preflight import preflight
 from privacy.errors import ConfigError, Refused
-from privacy.plan import DpSgd
+from privacy.mechanism import DpSgd
 from silo_agent.adapters import adapt
 from silo_agent.job_file import AdapterChoice
 

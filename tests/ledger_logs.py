@@ -29,7 +29,7 @@ from privacy.ledger.entry import (
 )
 from privacy.ledger.merkle import Frontier, leaf_hash
 from privacy.ledger.verify import Report, verify_log
-from privacy.plan import DpSgd
+from privacy.mechanism import DpSgd
 
 JOB = "ab" * 32
 ORIGIN = log_origin("heart", "hospital-a")

@@ -12,7 +12,7 @@ from federation.audit.game import Game
 from federation.audit.plants import SUBJECTS, Subject
 from federation.heart.hospitals import job_file, load_hospital, model_folder
 from privacy.accounting import dp_sgd_event, noise_multiplier_for, pld_epsilon, rdp_epsilon, rdp_vector
-from privacy.plan import DpSgd
+from privacy.mechanism import DpSgd
 from runtime.config import load_config
 from silo_agent.job_file import JobFile
 from silo_agent.modeling import MeanPooledClassifier

@@ -20,7 +20,7 @@ from federation.audit.bound import Scores
 from privacy.dp.engine import train_round
 from privacy.dp.randomness import Randomness, os_seeded
 from privacy.dp.sampler import Indices
-from privacy.plan import DpSgd
+from privacy.mechanism import DpSgd
 from privacy.quantise import mean_from_sum, quantise
 
 CANARY_SIZE = 20.0  # times a record's features: its gradient is far above the clip

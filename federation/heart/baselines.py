@@ -11,7 +11,8 @@ import numpy.typing as npt
 from privacy.dp.engine import train_round
 from privacy.dp.randomness import Randomness
 from privacy.errors import ConfigError
-from privacy.plan import DpSgd, JobPlan
+from privacy.mechanism import DpSgd
+from privacy.plan import JobPlan
 from privacy.server import first_moments, server_step
 from silo_agent.datasets import Dataset
 from silo_agent.train import Evaluation, Training

@@ -23,7 +23,7 @@ from privacy.dp.noise import GaussianNoise
 from privacy.dp.randomness import Randomness
 from privacy.dp.sampler import Indices, PoissonSampler
 from privacy.errors import InternalError, Refused
-from privacy.plan import DpSgd
+from privacy.mechanism import DpSgd
 
 Clipping = Literal["ghost", "hooks"]
 Inputs = Mapping[str, torch.Tensor]

@@ -19,7 +19,7 @@ from privacy.dp.engine import Clipping, flat, train_round
 from privacy.dp.findings import Finding, failed, within
 from privacy.dp.sampler import Indices
 from privacy.dp.shared import sum_round
-from privacy.plan import DpSgd
+from privacy.mechanism import DpSgd
 from privacy.shared_noise import SharedGrid
 
 NEVER = 1e-12  # a rate at which one unit is not drawn

@@ -27,7 +27,7 @@ from privacy.dp.engine import (
 from privacy.dp.findings import Finding, failed, within
 from privacy.dp.mechanism_check import check_mechanism
 from privacy.errors import InternalError
-from privacy.plan import DpSgd
+from privacy.mechanism import DpSgd
 from privacy.shared_noise import SharedGrid
 
 TOLERANCE = 1e-4  # relative; float32 kernels differ by parts in a million between one row and a batch

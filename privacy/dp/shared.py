@@ -20,7 +20,7 @@ from privacy.dp.engine import (
 from privacy.dp.randomness import Randomness
 from privacy.dp.sampler import PoissonSampler
 from privacy.errors import InternalError
-from privacy.plan import DpSgd
+from privacy.mechanism import DpSgd
 from privacy.shared_noise import SharedGrid
 
 GridValues = npt.NDArray[np.uint16]

@@ -9,8 +9,8 @@ from privacy.dp.randomness import Randomness
 from privacy.dp.sampler import Indices
 from privacy.dp.shared import ShareOfNoise, share_bits
 from privacy.errors import InternalError
+from privacy.mechanism import DpSgd, Metrics
 from privacy.metrics import SENSITIVITY
-from privacy.plan import DpSgd, Metrics
 
 Float64 = npt.NDArray[np.float64]
 

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from privacy.canonical import DIGEST_BYTES
 from privacy.errors import InternalError, VerificationError
-from privacy.plan import NAME
+from privacy.fields import NAME
 
 MAX_NOTE_BYTES = 16_384
 _SIGNATURE = re.compile(r"— ([^\s+]{1,200}) ([A-Za-z0-9+/]{4,400}={0,2})")

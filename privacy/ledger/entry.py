@@ -22,7 +22,8 @@ from privacy.accounting import (
 from privacy.budget import FILTER, BudgetState, RefusalCode, RoundKey, Unit
 from privacy.canonical import canonical_json, parse_canonical
 from privacy.errors import InternalError, ProtocolError
-from privacy.plan import DpSgd, Hex32, Name, PositiveReal, Strict, Text, first_complaint
+from privacy.fields import Hex32, Name, PositiveReal, Strict, Text, first_complaint
+from privacy.mechanism import DpSgd
 from privacy.thresholds import MOST_PARTICIPANTS
 
 SCHEMA: Final = "cloister/ledger/v1"

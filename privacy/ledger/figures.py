@@ -30,6 +30,7 @@ from privacy.accounting import (
 )
 from privacy.budget import BudgetPolicy, Unit
 from privacy.errors import VerificationError
+from privacy.fields import first_complaint
 from privacy.ledger.entry import (
     AnyEntry,
     Charge,
@@ -42,7 +43,6 @@ from privacy.ledger.entry import (
     ReserveEntry,
 )
 from privacy.ledger.replay import Budgets
-from privacy.plan import first_complaint
 
 _NEXT = "Recompute it with the accountant the entry names."
 

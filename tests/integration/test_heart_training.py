@@ -7,7 +7,7 @@ from federation.heart.bench import outcome_of, prepare, run_federation, verified
 from federation.heart.hospitals import job_file, load_hospital
 from privacy.dp.randomness import Randomness
 from privacy.errors import ConfigError
-from privacy.plan import Classification
+from privacy.tasks import Classification
 from runtime.config import load_config
 from silo_agent.job_file import JobFile
 

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from privacy.flatten import coordinate_ranges, flatten, unflatten
-from privacy.plan import TensorSpec
 from privacy.quantise import grid_step, mean_from_sum, quantise, round_to_grid
+from privacy.tasks import TensorSpec
 
 FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
 RANGES = st.floats(1e-6, 1e6)

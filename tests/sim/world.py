@@ -34,8 +34,9 @@ from certs.names import PartyId, Role
 from certs.wallet import Wallet
 from privacy.errors import CloisterError, Unavailable
 from privacy.flatten import adapter_digest
-from privacy.plan import Cohort, Deadlines, Grid, JobPlan, Rehearsal, RosterMember
+from privacy.plan import Cohort, Deadlines, Grid, JobPlan, RosterMember
 from privacy.suites import Suite, usual_parameters
+from privacy.tasks import Rehearsal
 from runtime.ledger_store import Ledger
 from silo_agent.client import GrpcAggregator
 from silo_agent.home import Home

@@ -12,7 +12,7 @@ from federation.audit.game import Game
 from federation.audit.plants import SUBJECTS
 from privacy.accounting import dp_sgd_event, noise_multiplier_for, rdp_epsilon, rdp_vector
 from privacy.errors import InternalError
-from privacy.plan import DpSgd
+from privacy.mechanism import DpSgd
 
 DELTA = 1e-3
 BY_NAME = {subject.name: subject for subject in SUBJECTS}

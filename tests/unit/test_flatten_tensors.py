@@ -3,7 +3,7 @@ import pytest
 
 from privacy.errors import ConfigError, InternalError
 from privacy.flatten import coordinate_ranges, flatten, unflatten
-from privacy.plan import TensorSpec
+from privacy.tasks import TensorSpec
 
 SPECS = (
     TensorSpec(name="a.weight", shape=(2, 3), update_range=0.5, learning_rate=0.1),

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from privacy.errors import InternalError, ProtocolError, VerificationError
+from privacy.mechanism import DpSgd, Metrics
 from privacy.metrics import SENSITIVITY, validation
-from privacy.plan import DpSgd, JobPlan, Metrics
+from privacy.plan import JobPlan
 from privacy.quantise import quantise
 from privacy.transcript import Applied
 from privacy.validation import read_validation, require_validation

@@ -42,7 +42,7 @@ from privacy.accounting import (
     unshared,
 )
 from privacy.errors import ConfigError, InternalError, ProtocolError
-from privacy.plan import DpSgd
+from privacy.mechanism import DpSgd
 
 
 def plan_dp(sigma: float, q: float) -> DpSgd:

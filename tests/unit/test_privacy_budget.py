@@ -23,7 +23,7 @@ from privacy.budget import (
     withdraw,
 )
 from privacy.errors import ConfigError, InternalError, Refused
-from privacy.plan import DpSgd
+from privacy.mechanism import DpSgd
 
 JOB = "ab" * 32
 

@@ -11,7 +11,8 @@ from transformers import AutoModelForCausalLM, AutoModelForTokenClassification
 from privacy.dp.randomness import Randomness
 from privacy.errors import ConfigError
 from privacy.flatten import unflatten
-from privacy.plan import JobPlan, LanguageModelling, TokenClassification
+from privacy.plan import JobPlan
+from privacy.tasks import LanguageModelling, TokenClassification
 from silo_agent import train as train_module
 from silo_agent.activations import Suffix, Trainable
 from silo_agent.adapters import trained_heads

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from cloister.v1 import common_pb2
 from privacy.errors import ProtocolError
-from privacy.plan import first_complaint
+from privacy.fields import first_complaint
 from privacy.statement import MAX_BODY_BYTES, Signed
 
 MAX_CHUNK_BYTES = 1 << 20

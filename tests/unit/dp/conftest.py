@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from privacy.plan import DpSgd
+from privacy.mechanism import DpSgd
 
 TOKENS, WORDS = 7, 50
 

@@ -112,7 +112,7 @@ def test_real_minilm_passes() -> None:
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForSequenceClassification
 
-    from privacy.plan import DpSgd
+    from privacy.mechanism import DpSgd
 
     base = AutoModelForSequenceClassification.from_pretrained(Path(package.__file__).parent / "model", num_labels=2)
     options = LoraConfig(task_type="SEQ_CLS", r=4, target_modules=["query", "value"], layers_to_transform=[4, 5])

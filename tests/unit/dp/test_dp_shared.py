@@ -14,7 +14,7 @@ from privacy.dp.engine import train_round
 from privacy.dp.randomness import Randomness
 from privacy.dp.shared import ShareOfNoise, sum_round
 from privacy.errors import InternalError, Refused
-from privacy.plan import DpSgd
+from privacy.mechanism import DpSgd
 from privacy.shared_noise import SharedGrid
 
 SHARES = 4

@@ -10,8 +10,8 @@ from privacy.dp.engine import losses_of
 from privacy.dp.randomness import Randomness
 from privacy.dp.validation import covered_sums, held_out_sums
 from privacy.errors import InternalError
+from privacy.mechanism import DpSgd, Metrics
 from privacy.metrics import SENSITIVITY
-from privacy.plan import DpSgd, Metrics
 
 METRICS = Metrics(noise_multiplier=3.0, loss_bound=2.0, most_units=1000)
 VALUES = st.floats(-1e30, 1e30) | st.sampled_from([float("nan"), float("inf"), -float("inf"), 0.0])

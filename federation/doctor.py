@@ -108,6 +108,8 @@ def silo(state: Path) -> Iterator[Finding]:
     yield Finding(str(path), f"silo {settings.get('name')} of {settings.get('federation')}")
     yield _attempt("certificates", lambda: _check_wallet(state), "Enrol again, or restore the wallet folder.")
     yield _attempt("vault", lambda: _check_private(state / "vault"), "Restore the vault folder from a backup.")
+    training = settings.get("training", {})
+    yield _attempt("training", lambda: _hardware(training), "Install what the extra [silo] names.")
     address = str(settings.get("aggregator"))
     yield _attempt(
         f"aggregator {address}", lambda: _reach(address), "Is it running, and may this machine dial that port?"
@@ -125,6 +127,11 @@ def _check_private(folder: Path) -> str:
     if mode & 0o077:
         raise ConfigError(str(folder), f"others may read it (mode {mode:o})", f"chmod 700 {folder}")
     return "only its user can read it"
+
+
+def _hardware(training: dict[str, str]) -> str:
+    where = import_module("silo_agent.hardware").chosen(training.get("device", "auto"), training.get("frozen", "auto"))
+    return f"on {where.device.type}, cached frozen layers multiply in {'bfloat16' if where.half else 'float32'}"
 
 
 def _reach(address: str) -> str:

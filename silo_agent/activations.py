@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from silo_agent.activation_store import ITEM_BYTES, ActivationStore
 from silo_agent.adapters import HEAD
+from silo_agent.hardware import CPU, Hardware
 from silo_agent.models import Tokens
 
 RECORD_BATCH = 32
@@ -73,11 +74,16 @@ class Trainable:
 
 
 def with_cached_activations(
-    model: PeftModel, parts: tuple[Tokens, ...], store: ActivationStore | None = None, weights: str = ""
+    model: PeftModel,
+    parts: tuple[Tokens, ...],
+    store: ActivationStore | None = None,
+    weights: str = "",
+    hardware: Hardware = CPU,
 ) -> Trainable:
     """Cache every part's activations below the first trained layer: in memory if all of them fit there, else the large
     ones in `store`; no cache if that has no room, or the model's layers do not allow it. `weights`, the base model's
-    digest, tells one model's files from another's.
+    digest, tells one model's files from another's. `hardware` is where the model is, and how its frozen layers
+    multiply: what they give is kept as float32 in the machine's own memory.
 
     `model` must not be used afterwards but through the result.
     """
@@ -89,7 +95,7 @@ def with_cached_activations(
     in_memory = sum(sizes) <= CACHE_LIMIT_BYTES
     recorded = []
     for part, size in zip(parts, sizes, strict=True):
-        prefix = Prefix(model, layers[depth - 1], part, width)
+        prefix = Prefix(model, layers[depth - 1], part, width, hardware)
         if in_memory or size <= SMALL_BYTES:
             hidden: torch.Tensor | None = torch.empty(prefix.shape)
             prefix.record(cast("torch.Tensor", hidden))
@@ -99,7 +105,7 @@ def with_cached_activations(
         if hidden is None:
             return Trainable(model, parts)
         recorded.append({"hidden": hidden, **part})
-    as_tuple = any(Prefix(model, layers[depth - 1], part, width).returns_tuple() for part in parts)
+    as_tuple = any(Prefix(model, layers[depth - 1], part, width, hardware).returns_tuple() for part in parts)
     return Trainable(Suffix(model, layers, depth, as_tuple=as_tuple), tuple(recorded))
 
 
@@ -139,6 +145,7 @@ class Prefix:
     last: nn.Module
     tokens: Tokens = field(repr=False)
     width: int
+    hardware: Hardware
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -148,7 +155,8 @@ class Prefix:
 
     def key(self, weights: str, depth: int) -> str:
         """A digest of all that the activations hang on."""
-        state = hashlib.sha256(f"cloister/v1/activations {weights} {depth} {self.shape}".encode())
+        how = f"{weights} {depth} {self.shape} {self.hardware.device.type} {self.hardware.frozen}"
+        state = hashlib.sha256(f"cloister/v1/activations {how}".encode())
         for name in sorted(self.tokens):
             state.update(self.tokens[name].numpy().tobytes())
         return state.hexdigest()
@@ -163,6 +171,10 @@ class Prefix:
         """Whether the layer gives its hidden state in a tuple."""
         return len(self.tokens["input_ids"]) > 0 and isinstance(self._run(slice(0, 1)), tuple)
 
+    def _precision(self) -> torch.autocast:
+        """Matrix products in bfloat16 where the hardware says so; sums, norms and softmax in float32 anywhere."""
+        return torch.autocast(self.hardware.device.type, torch.bfloat16, enabled=self.hardware.half)
+
     def _run(self, rows: slice) -> torch.Tensor | tuple[torch.Tensor, ...]:
         seen: list[torch.Tensor | tuple[torch.Tensor, ...]] = []
 
@@ -174,8 +186,8 @@ class Prefix:
         handle = self.last.register_forward_hook(capture)
         self.model.eval()
         try:
-            with torch.no_grad(), suppress(_Reached):
-                self.model(**{name: tensor[rows] for name, tensor in self.tokens.items()})
+            with torch.no_grad(), suppress(_Reached), self._precision():
+                self.model(**{name: tensor[rows].to(self.hardware.device) for name, tensor in self.tokens.items()})
         finally:
             handle.remove()
             self.model.train(training)

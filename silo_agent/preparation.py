@@ -65,6 +65,7 @@ class Preparation:
 
     def _training(self, record: JobRecord) -> "Training":
         from silo_agent.activation_store import ActivationStore
+        from silo_agent.hardware import chosen
         from silo_agent.train import Training
 
         task = record.plan.task
@@ -74,8 +75,10 @@ class Preparation:
             registered = require_dataset(connection, record.dataset)
         artifact = self._shelf(record).artifact_path.read_bytes()
         folder = approval.model_folder(self._home, task)
-        store = ActivationStore(self._home.activations, self._home.settings.activations.disk_gib << 30)
-        return Training(record.plan, artifact, approval.loaded(self._home, registered), folder, store)
+        settings = self._home.settings
+        hardware = chosen(settings.training.device, settings.training.frozen)
+        store = ActivationStore(self._home.activations, settings.activations.disk_gib << 30)
+        return Training(record.plan, artifact, approval.loaded(self._home, registered), folder, store, hardware)
 
     def _shelf(self, record: JobRecord) -> AdapterShelf:
         return AdapterShelf(self._home.artifacts(record.job), record.plan)

@@ -1,7 +1,7 @@
 """silo.toml: what a silo's operator and steward say (docs/reference/silo-config.md)."""
 
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -47,6 +47,13 @@ class Activations(Strict):
     disk_gib: Annotated[int, Field(ge=0, le=100_000)] = 16
 
 
+class TrainingSettings(Strict):
+    """Where training runs (silo_agent.hardware)."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    frozen: Literal["auto", "float32", "bfloat16"] = "auto"
+
+
 class SiloSettings(Strict):
     """One silo's configuration. Every value can be overridden by an environment variable CLOISTER_SILO_..."""
 
@@ -57,4 +64,5 @@ class SiloSettings(Strict):
     models_hub: ModelHub = ModelHub()
     policy: Policy = Policy()
     activations: Activations = Activations()
+    training: TrainingSettings = TrainingSettings()
     metrics_port: Port = 0  # 0: no metrics; else Prometheus metrics on 127.0.0.1

@@ -36,6 +36,7 @@ from silo_agent.activations import with_cached_activations
 from silo_agent.adapters import trained_parameters
 from silo_agent.datasets import Dataset, Part, require_fit
 from silo_agent.encoding import Encoder, made_up
+from silo_agent.hardware import CPU, Hardware
 from silo_agent.models import build_model, load_state, read_artifact, trainable_state
 from silo_agent.source import Update
 
@@ -85,9 +86,16 @@ class Evaluation:
 class CachedExamples:
     """Records as the engine wants them, from tensors with one row per record; a unit is a record or a patient."""
 
-    def __init__(self, inputs: Inputs, labels: torch.Tensor, records_of_unit: list[npt.NDArray[np.int64]]) -> None:
+    def __init__(
+        self,
+        inputs: Inputs,
+        labels: torch.Tensor,
+        records_of_unit: list[npt.NDArray[np.int64]],
+        device: torch.device = CPU.device,
+    ) -> None:
         self._inputs = inputs
         self._labels = labels
+        self._device = device
         self._pick = OneRecordPerUnit(records_of_unit)
 
     @property
@@ -96,9 +104,10 @@ class CachedExamples:
         return self._pick.units
 
     def batch(self, units: Indices) -> tuple[Inputs, torch.Tensor]:
-        """One record of each unit: model inputs [B, ...] and labels [B, ...]."""
+        """One record of each unit, on the device: model inputs [B, ...] and labels [B, ...]."""
         records = torch.from_numpy(self._pick.pick(units))
-        return {name: tensor[records] for name, tensor in self._inputs.items()}, self._labels[records]
+        inputs = {name: tensor[records].to(self._device) for name, tensor in self._inputs.items()}
+        return inputs, self._labels[records].to(self._device)
 
 
 @dataclass(frozen=True)
@@ -136,7 +145,8 @@ class Training:
     are not the plan's. No budget is touched.
 
     `module`, `examples` and `learning_rates` are what the engine trains; experiments without privacy use them directly.
-    `self_test` is the preflight's report. `store` is where activations go that are too large for memory.
+    `self_test` is the preflight's report. `store` is where activations go that are too large for memory; they and the
+    records stay in the machine's memory, and only batches go to `hardware.device`.
     """
 
     def __init__(
@@ -146,6 +156,7 @@ class Training:
         dataset: Dataset,
         model_folder: Path,
         store: ActivationStore | None = None,
+        hardware: Hardware = CPU,
     ) -> None:
         self._task, self._dp = _trained(plan)
         require_fit(dataset, plan)
@@ -153,19 +164,21 @@ class Training:
         self._specs = plan.tensors
         self._artifact = artifact
         model = build_model(self._task, model_folder, artifact)
+        model.to(hardware.device)
+        self._device = hardware.device
         encode = Encoder(self._task, model_folder)
         parts = [encode(dataset.training, dataset.classes), encode(made_up(self._task), self._task.labels)]
         if dataset.held_out.texts:
             parts.append(encode(dataset.held_out, dataset.classes))
         tokens, (labels, synthetic_labels, *held_out_labels) = zip(*parts, strict=True)
-        trainable = with_cached_activations(model, tokens, store, self._task.model.weights_sha256)
+        trainable = with_cached_activations(model, tokens, store, self._task.model.weights_sha256, hardware)
         self._model, self.module = model, trainable.module
         self._inputs, synthetic, *held_out = trainable.inputs
         self._synthetic = (synthetic, synthetic_labels)
         self._held_out = HeldOut(held_out[0], held_out_labels[0], dataset.held_out.units) if held_out else None
         self._bits = plan.grid.bits
         self._physical_batch = physical_batch(plan.values, logits_of_one(self._task, model))
-        self.examples = CachedExamples(self._inputs, labels, _units(dataset.training))
+        self.examples = CachedExamples(self._inputs, labels, _units(dataset.training), self._device)
         names = {id(p): name for name, p in trained_parameters(model).items()}
         rates = {spec.name: spec.learning_rate for spec in self._specs}
         self.learning_rates = {n: rates[names[id(p)]] for n, p in self.module.named_parameters() if p.requires_grad}
@@ -225,8 +238,8 @@ class Training:
         with torch.no_grad():
             for start in range(0, len(part.labels), self._physical_batch):
                 rows = slice(start, start + self._physical_batch)
-                output = self.module(**{name: tensor[rows] for name, tensor in part.inputs.items()})
-                logits, labels = getattr(output, "logits", output).float(), part.labels[rows]
+                output = self.module(**{name: tensor[rows].to(self._device) for name, tensor in part.inputs.items()})
+                logits, labels = getattr(output, "logits", output).float().cpu(), part.labels[rows]
                 losses.append(losses_of(logits, labels))
                 correct.append(correct_of(logits, labels))
                 if labels.dim() == 1:
@@ -253,9 +266,13 @@ class Training:
     def _preflight(self) -> PreflightReport:
         """The engine's self-test on made-up sentences. Raises Refused when the model may not train; spends nothing."""
         inputs, labels = self._synthetic
+
+        def synthetic(n: int) -> tuple[Inputs, torch.Tensor]:
+            return {name: tensor[:n].to(self._device) for name, tensor in inputs.items()}, labels[:n].to(self._device)
+
         return preflight(
             self.module,
-            lambda n: ({name: tensor[:n] for name, tensor in inputs.items()}, labels[:n]),
+            synthetic,
             self._dp,
             self.learning_rates,
             state_of=lambda _: {n: torch.from_numpy(t) for n, t in trainable_state(self._model).items()},

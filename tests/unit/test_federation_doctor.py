@@ -46,6 +46,17 @@ def test_each_thing_wrong_with_a_silo_has_its_own_line(tmp_path):
     assert not found[f"aggregator {address}"].well
 
 
+def test_a_gpu_that_is_asked_for_and_not_there_is_a_fault(tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    base = 'name = "a"\nfederation = "f"\naggregator = "127.0.0.1:1"\n'
+    (tmp_path / "silo.toml").write_text(base)
+    assert findings(tmp_path)["training"].found == "on cpu, cached frozen layers multiply in float32"
+    (tmp_path / "silo.toml").write_text(f'{base}[training]\ndevice = "cuda"\n')
+    found = findings(tmp_path)["training"]
+    assert "no GPU" in found.found
+    assert "CUDA build" in found.next_step
+
+
 def test_a_missing_extra_is_no_fault(monkeypatch):
     monkeypatch.setattr("federation.doctor.requires", lambda _name: ['no-such-thing>=1; extra == "silo"'])
     found = {finding.what: finding for finding in installation()}

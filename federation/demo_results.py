@@ -86,7 +86,8 @@ def _silo(silo: Silo, ran: "Ran") -> dict[str, Any]:
 
 def verify_ledger(silo: Silo, federation: LocalFederation) -> dict[str, Any]:
     """Export a silo's ledger and verify the export as an auditor would: with the CA's certificate and nothing else."""
-    out = federation.folder / "ledgers" / silo.name
+    out = federation.folder / "ledgers" / f"{silo.name}.zip"
+    out.parent.mkdir(exist_ok=True)
     silo.command("ledger", "export", "--out", str(out))
     ca = federation.state / "ca" / "ca.pem"
     return dict(json.loads(run_command("ledger", "verify", str(out), "--ca", str(ca), "--json")))

@@ -225,7 +225,7 @@ def _auc(value: float | None) -> str:
 def sentences(found: dict[str, Any]) -> list[str]:
     """One line on the aggregator, one on each ledger, and where things lie."""
     ledgers = [
-        f"Ledger of {name}: {silo['ledger_entries']} entries verified offline, signatures, tree and every epsilon; "
+        f"Ledger of {name}: {silo['ledger_entries']} entries verified offline (signatures, tree, epsilons, rounds); "
         f"{silo['epsilon']:.3f} of {silo['budget_epsilon']:g} spent."
         for name, silo in found["silos"].items()
     ]

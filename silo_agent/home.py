@@ -18,7 +18,6 @@ from silo_agent.vault import Vault
 
 CONFIG = "silo.toml"
 ENV_PREFIX = "CLOISTER_SILO"
-PREFLIGHT_FILE = "preflight.json"  # in a job's results: the report of its self-test
 
 
 @dataclass(frozen=True)

@@ -31,10 +31,11 @@ from silo_agent import approval, entries
 from silo_agent.accounts import all_budgets, find_budget, require_budget
 from silo_agent.admission import ForeignJobError, check_plan, check_price
 from silo_agent.apply import AdapterShelf
+from silo_agent.archive import PREFLIGHT_FILE
 from silo_agent.asking import Asking
 from silo_agent.client import AggregatorPort
 from silo_agent.deal import dealt_mails, prepare_deal, take_deal
-from silo_agent.home import PREFLIGHT_FILE, Home
+from silo_agent.home import Home
 from silo_agent.jobs import (
     OPEN,
     WAITING,

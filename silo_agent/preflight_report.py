@@ -8,7 +8,8 @@ from privacy.canonical import parse_canonical
 from privacy.errors import ConfigError, VerificationError
 from privacy.ledger.entry import SelfTestEntry, decode_entry
 from runtime.ledger_store import Ledger
-from silo_agent.home import PREFLIGHT_FILE, Home
+from silo_agent.archive import PREFLIGHT_FILE
+from silo_agent.home import Home
 from silo_agent.jobs import JobRecord, named_job
 from silo_agent.tables import LEDGER
 

@@ -11,6 +11,7 @@ from privacy.errors import CloisterError, VerificationError
 from privacy.ledger.checkpoint import Checkpoint, open_checkpoint
 from privacy.ledger.clock import check_order
 from privacy.ledger.entry import AnyEntry, decode_entry
+from privacy.ledger.evidence import Evidence, EvidenceBook, EvidenceReport
 from privacy.ledger.figures import PopulationReport, check_figures, report_populations
 from privacy.ledger.merkle import Frontier, leaf_hash
 from privacy.ledger.replay import Budgets, after
@@ -39,6 +40,7 @@ class Report:
     last_utc: str | None
     kinds: dict[str, int]
     populations: tuple[PopulationReport, ...]
+    evidence: EvidenceReport | None  # None where only the log was given
 
 
 def verify_log(
@@ -47,19 +49,22 @@ def verify_log(
     origin: str,
     public_key: bytes,
     leaves: Sequence[bytes] | None = None,
+    evidence: Evidence | None = None,
 ) -> Report:
     """Check a whole log against its signed checkpoints and against itself.
 
     Per entry, in order: its bytes are the ones signed for, canonical, at their place, of this institution, no older
     than the one before it (CLOCK_TOLERANCE); every figure is recomputed; every budget decision is replayed; each job
     is approved, and each of its rounds reserves within that, runs what it reserved, and releases what it committed.
+    With `evidence`, what entries say of plans, rounds and self-tests is compared with these.
     `leaves`, the log's own list of leaf hashes, is believed only if its roots are the signed ones; it then pins a
     changed entry exactly, where without it a range between two checkpoints is named.
     `public_key` is the institution's raw Ed25519 identity key, from outside of the log.
     Raises LedgerFault.
     """
     checkpoints = _open_all(notes, origin, public_key)
-    walk = _Walk(origin, checkpoints, leaves if leaves is not None and _signed(leaves, checkpoints) else None)
+    book = None if evidence is None else EvidenceBook(evidence, origin.rpartition("/")[2], public_key)
+    walk = _Walk(origin, checkpoints, leaves if leaves is not None and _signed(leaves, checkpoints) else None, book)
     for sequence, data in enumerate(entries):
         walk.read(sequence, data)
     report = walk.finish()
@@ -71,8 +76,15 @@ def verify_log(
 class _Walk:
     """One pass over the entries."""
 
-    def __init__(self, origin: str, checkpoints: Sequence[Checkpoint], leaves: Sequence[bytes] | None) -> None:
+    def __init__(
+        self,
+        origin: str,
+        checkpoints: Sequence[Checkpoint],
+        leaves: Sequence[bytes] | None,
+        evidence: EvidenceBook | None,
+    ) -> None:
         self.leaves = leaves
+        self._evidence = evidence
         self._origin = origin
         self._checkpoints = {checkpoint.size: checkpoint for checkpoint in checkpoints}
         self._signed_before = 0
@@ -81,7 +93,6 @@ class _Walk:
         self._rounds = RoundBook()
         self._kinds: dict[str, int] = {}
         self._utc: list[str] = []
-        self._suspect: LedgerFault | None = None
 
     def read(self, sequence: int, data: bytes) -> None:
         """Check one entry. Raises LedgerFault."""
@@ -97,6 +108,8 @@ class _Walk:
             self._rounds.read(entry, self._budgets)
             self._budgets = after(self._budgets, entry)
             self._rounds.check_balance(entry, self._budgets)
+            if self._evidence is not None:
+                self._evidence.read(entry)
         except LedgerFault:
             raise
         except CloisterError as error:
@@ -125,7 +138,14 @@ class _Walk:
             last_utc=self._utc[-1] if self._utc else None,
             kinds=dict(sorted(self._kinds.items())),
             populations=report_populations(self._budgets, self._rounds.executed),
+            evidence=self._compared(),
         )
+
+    def _compared(self) -> EvidenceReport | None:
+        try:
+            return None if self._evidence is None else self._evidence.finish()
+        except VerificationError as error:
+            raise LedgerFault(None, error.what, error.why) from error
 
     def _place(self, sequence: int, entry: AnyEntry) -> None:
         if entry.sequence != sequence:

@@ -502,7 +502,7 @@ def test_a_lie_its_owner_signed_is_named(lie: str) -> None:
 
 def test_the_verifier_needs_neither_torch_nor_tenseal_nor_grpc() -> None:
     code = (
-        "import sys, privacy.ledger.verify, runtime.ledger_cli, runtime.ledger_store, runtime.ledger_folder\n"
+        "import sys, privacy.ledger.verify, federation.ledger_cli, runtime.ledger_store, runtime.bundle\n"
         "banned = ('torch', 'tenseal', 'grpc', 'opacus', 'transformers', 'privacy.dp')\n"
         "print([m for m in banned if m in sys.modules])"
     )

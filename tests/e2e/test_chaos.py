@@ -101,7 +101,7 @@ def test_a_hospital_killed_at_every_step_leaves_finished_rounds_and_true_ledgers
         }
         assert len({latest_adapter(each.state, job)[1].read_bytes() for each in federation.silos}) == 1
     for each in federation.silos:
-        out = tmp_path / f"ledger-{each.name}"
+        out = tmp_path / f"ledger-{each.name}.zip"
         run_command("ledger", "export", "--state", str(each.state), "--out", str(out))
         ca = federation.state / "ca" / "ca.pem"
         verdict = json.loads(run_command("ledger", "verify", str(out), "--ca", str(ca), "--json"))

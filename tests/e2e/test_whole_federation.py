@@ -48,7 +48,7 @@ NOT_THE_AUDITORS = (
 
 def check_as_an_auditor(folder):
     """`cloister ledger verify` with nothing importable but what the [auditor] extra installs."""
-    out = folder / "ledger"
+    out = folder / "ledger.zip"
     state = folder / "bench" / "silos" / "silo-01"
     done = cloister("ledger", "export", "--state", str(state), "--out", str(out), timeout_s=60)
     assert done.returncode == 0, done.stderr

@@ -10,16 +10,17 @@ from time import time_ns
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding
-from sqlalchemy import MetaData
 
 from certs.ca import CertificateAuthority
 from certs.names import PartyId, Role
 from certs.profile import signing_request
+from federation.ledger_cli import app
 from privacy.ledger.entry import decode_entry
 from runtime.console import run
 from runtime.database import open_database, write
-from runtime.ledger_cli import app
-from runtime.ledger_store import Ledger, LogIdentity, ledger_tables
+from runtime.ledger_store import Ledger, LogIdentity
+from silo_agent.tables import LEDGER, METADATA
+from tests.bundles import members_of, recounted, written
 from tests.ledger_logs import key_entry, sample_log
 
 KEY = Ed25519PrivateKey.generate()
@@ -35,11 +36,10 @@ def call(*words: object) -> int:
 def state(tmp_path: Path) -> Path:
     folder = tmp_path / "state of #1?"
     folder.mkdir()
-    engine, metadata = open_database(folder / "silo.db"), MetaData()
-    tables = ledger_tables(metadata)
-    metadata.create_all(engine)
+    engine = open_database(folder / "silo.db")
+    METADATA.create_all(engine)
     with write(engine) as connection:
-        ledger = Ledger.begin(connection, tables, LogIdentity("heart", "hospital-a", PUBLIC))
+        ledger = Ledger.begin(connection, LEDGER, LogIdentity("heart", "hospital-a", PUBLIC))
         for body in sample_log().entries:
             ledger.append(decode_entry(body))
         ledger.checkpoint(KEY.sign, NOW)
@@ -50,11 +50,12 @@ def state(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def exported(state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
-    folder = tmp_path / "export"
-    assert call("export", "--state", state, "--out", folder) == 0
-    assert "18 entries written to" in (said := capsys.readouterr().out)
+    """Of a log whose job nobody ever planned: there is no evidence to export."""
+    bundle = tmp_path / "export.zip"
+    assert call("export", "--state", state, "--out", bundle, "--since", "2100-01-01") == 0
+    assert "18 entries, 0 plans, 0 transcripts and 0 self-tests written to" in (said := capsys.readouterr().out)
     assert "1 newer ones have no signed checkpoint yet" in said
-    return folder
+    return bundle
 
 
 def test_show_has_a_line_for_every_entry_at_any_width(
@@ -82,6 +83,7 @@ def test_an_export_verifies_with_the_pinned_key(exported: Path, capsys: pytest.C
     said = capsys.readouterr().out
     assert "cloister/heart/hospital-a: verified, 18 entries, 1 signed checkpoints" in said
     assert "cardiology: epsilon" in said
+    assert "the export was of since 2100-01-01T00:00:00Z: 2 published rounds were not compared" in said
     assert call("verify", exported, "--key", PUBLIC.hex(), "--json") == 0
     value = json.loads(capsys.readouterr().out)
     assert value["verified"] is True
@@ -91,10 +93,10 @@ def test_an_export_verifies_with_the_pinned_key(exported: Path, capsys: pytest.C
 def test_a_tampered_export_ends_with_the_verification_code_and_names_the_entry(
     exported: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    entries = exported / "entries.jsonl"
-    lines = entries.read_bytes().split(b"\n")
+    members = members_of(exported)
+    lines = members["entries.jsonl"].split(b"\n")
     lines[6] = lines[6].replace(b"aggregator", b"aggregatop")
-    entries.write_bytes(b"\n".join(lines))
+    written(exported, members | {"entries.jsonl": b"\n".join(lines)})
     assert call("verify", exported, "--key", PUBLIC.hex()) == 6
     said = capsys.readouterr().err
     assert "cloister: entry 6\n  why:  it is not the entry that was signed for" in said
@@ -103,13 +105,13 @@ def test_a_tampered_export_ends_with_the_verification_code_and_names_the_entry(
     assert (value["verified"], value["fault"]["entry"]) == (False, 6)
 
 
-def certified(folder: Path, role: Role, key: Ed25519PrivateKey = KEY) -> Path:
+def certified(bundle: Path, role: Role, key: Ed25519PrivateKey = KEY) -> Path:
     """Put a certificate for the key into the export; the CA that issued it."""
-    ca = CertificateAuthority.create(folder.with_name(f"ca-{role}-{time_ns()}"), "heart", NOW)
+    ca = CertificateAuthority.create(bundle.with_name(f"ca-{role}-{time_ns()}"), "heart", NOW)
     party = PartyId("heart", role, "hospital-a")
     request = signing_request(key, party).public_bytes(Encoding.PEM)
-    (folder / "identity.pem").write_bytes(ca.sign_identity(request, party, NOW))
-    place = folder.with_name("ca.pem")
+    written(bundle, recounted(members_of(bundle) | {"identity.pem": ca.sign_identity(request, party, NOW)}))
+    place = bundle.with_name("ca.pem")
     place.write_bytes(ca.ca_pem)
     return place
 
@@ -130,14 +132,11 @@ def test_a_certificate_that_proves_nothing_is_refused(exported: Path, capsys: py
     assert "keeps no ledger" in capsys.readouterr().err
     assert call("verify", exported, "--ca", certified(exported, Role.SILO, Ed25519PrivateKey.generate())) == 6
     assert "the log's key did not sign it" in capsys.readouterr().err
-    (exported / "identity.pem").unlink()
+    members = members_of(exported)
+    del members["identity.pem"]
+    written(exported, recounted(members))
     assert call("verify", exported, "--ca", ca.with_name("ca.pem")) == 3
     assert "--key instead" in capsys.readouterr().err
-
-
-def test_without_the_list_of_hashes_it_verifies_all_the_same(exported: Path) -> None:
-    (exported / "leaves.txt").unlink()
-    assert call("verify", exported, "--key", PUBLIC.hex()) == 0
 
 
 @pytest.mark.parametrize(
@@ -146,12 +145,17 @@ def test_without_the_list_of_hashes_it_verifies_all_the_same(exported: Path) -> 
         (("verify", "EXPORT", "--key", "ab" * 32), 6, "the log's key did not sign it"),
         (("verify", "EXPORT", "--key", "ab"), 3, "is not 64 hex digits"),
         (("verify", "EXPORT"), 2, "give either --key or --ca"),
-        (("verify", "nowhere", "--key", "ab" * 32), 3, "checkpoints.txt"),
+        (("verify", "nowhere", "--key", "ab" * 32), 3, "No such file"),
+        (("verify", "STATE", "--key", "ab" * 32), 3, "Is a directory"),
+        (("export", "--state", "STATE", "--out", "new", "--job", "tiny"), 3, "is no job here"),
+        (("export", "--state", "STATE", "--out", "new", "--since", "spring"), 2, "--since"),
+        (("export", "--state", "STATE", "--out", "new"), 3, "is not kept in this state folder"),
+        (("export", "--state", "STATE", "--out", "no/new", "--since", "2100-01-01"), 3, "no does not exist"),
         (("show",), 2, "give either --state or --database"),
         (("show", "--state", "nowhere"), 3, "holds neither silo.db nor aggregator.db"),
         (("show", "--database", "nonsense"), 3, "cannot be read"),
         (("show", "--database", "sqlite:///nowhere.db"), 3, "cannot be read"),
-        (("export", "--state", "STATE", "--out", "EXPORT"), 3, "is not empty"),
+        (("export", "--state", "STATE", "--out", "EXPORT"), 3, "is there already"),
     ],
 )
 def test_bad_input_is_named(
@@ -163,18 +167,17 @@ def test_bad_input_is_named(
 
 
 def test_damaged_files_are_evidence_not_bugs(exported: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = members_of(exported)
     for name, content, complaint in (
         ("leaves.txt", b"zz\n", "not a list of hashes"),
         ("checkpoints.txt", b"\xff", "it is not text"),
         ("checkpoints.txt", b"nothing\n", "not a list of signed notes"),
         ("checkpoints.txt", b"", "holds no signed checkpoint"),
     ):
-        kept = (exported / name).read_bytes()
-        (exported / name).write_bytes(content)
+        written(exported, whole | {name: content})
         assert call("verify", exported, "--key", PUBLIC.hex()) == 6
         assert complaint in capsys.readouterr().err
-        (exported / name).write_bytes(kept)
-    (exported / "entries.jsonl").write_bytes(b"x" * 100_000)
+    written(exported, whole | {"entries.jsonl": b"x" * 100_000})
     assert call("verify", exported, "--key", PUBLIC.hex()) == 6
     assert "entry 0" in capsys.readouterr().err
 
@@ -187,7 +190,7 @@ def test_a_state_folder_that_is_no_database_says_so(tmp_path: Path, capsys: pyte
 
 def test_help_imports_nothing_heavy() -> None:
     code = (
-        "import sys, runtime.ledger_cli\n"
+        "import sys, federation.ledger_cli\n"
         "print([m for m in ('sqlalchemy', 'scipy', 'dp_accounting', 'torch', 'tenseal', 'grpc') if m in sys.modules])"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

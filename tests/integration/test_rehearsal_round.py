@@ -68,7 +68,7 @@ def test_three_silos_one_approved_by_hand_one_killed_end_with_the_exact_mean(fed
         adapter = np.fromfile(silo.state / "artifacts" / job / f"adapter-{published[-1]['round']}.f32", "<f4")
         assert np.abs(adapter - exact).max() <= 3 * grid_step(1.0, 16)
         assert not (silo.state / "vault" / job).exists()
-        exported = tmp_path / f"ledger-{silo.name}"
+        exported = tmp_path / f"ledger-{silo.name}.zip"
         silo.command("ledger", "export", "--out", str(exported))
         ca = str(federation.state / "ca" / "ca.pem")
         assert json.loads(run_command("ledger", "verify", str(exported), "--ca", ca, "--json"))["verified"]

@@ -33,7 +33,7 @@ def test_help_imports_nothing_heavy():
 def test_importing_the_ledger_pulls_in_neither_torch_nor_tenseal_nor_grpc():
     done = python("""
         import sys
-        import privacy.ledger, privacy.ledger.merkle, runtime.ledger_cli
+        import privacy.ledger, privacy.ledger.merkle, federation.ledger_cli
         print([name for name in ("torch", "tenseal", "opacus", "transformers", "grpc") if name in sys.modules])
     """)
     assert done.stdout.strip() == "[]", done.stdout + done.stderr

@@ -324,7 +324,7 @@ def test_the_documented_sample_configuration_is_valid(tmp_path):
     assert settings.name == OWN
     table = page.split("## The state folder")[0]
     documented = {line.split("|")[1].strip(" `") for line in table.splitlines() if line.startswith("| `")}
-    keys = set(SiloSettings.model_fields) - {"models", "models_hub", "policy", "activations"}
-    keys |= {"models_hub.allow", "activations.disk_gib"}
+    keys = set(SiloSettings.model_fields) - {"models", "models_hub", "policy", "activations", "training"}
+    keys |= {"models_hub.allow", "activations.disk_gib", "training.device", "training.frozen"}
     keys |= {f"policy.{name}" for name in type(settings.policy).model_fields} | {"models.SOURCE.folder"}
     assert documented == keys

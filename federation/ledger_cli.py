@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,16 +14,18 @@ from privacy.errors import ConfigError, VerificationError
 from runtime.console import emit
 
 if TYPE_CHECKING:
-    from sqlalchemy import Engine
+    from sqlalchemy import Connection, Engine
 
     from privacy.ledger.entry import AnyEntry
     from privacy.ledger.verify import Report
+    from runtime.bundle import Bundle
     from runtime.ledger_store import Ledger
 
 app = typer.Typer(no_args_is_help=True, help="Ledger: show, export, verify.")
 
 _ASK = "Ask the institution for a fresh export."
 DATABASES = ("silo.db", "aggregator.db")
+DAY, SECOND = "%Y-%m-%d", "%Y-%m-%dT%H:%M:%SZ"
 
 State = Annotated[
     Path | None, typer.Option("--state", metavar="FOLDER", help="State folder of a silo agent or an aggregator.")
@@ -44,7 +47,7 @@ def show(
 
     from privacy.ledger.entry import decode_entry
 
-    with _opened(state, database) as ledger:
+    with _opened(state, database) as (_, ledger):
         size, origin = ledger.size, ledger.identity.origin
         bodies = list(ledger.entries(since=max(0, size - last) if last else 0))
     value = {"origin": origin, "size": size, "entries": [json_module.loads(body) for body in bodies]}
@@ -54,25 +57,46 @@ def show(
 
 @app.command()
 def export(
-    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="A new folder.")],
+    out: Annotated[Path, typer.Option("--out", metavar="BUNDLE", help="A new file.")],
     *,
     state: State = None,
     database: Database = None,
+    job: Annotated[
+        str | None, typer.Option("--job", metavar="JOB", help="Plan, transcripts and report of this job alone.")
+    ] = None,
+    since: Annotated[
+        datetime | None,
+        typer.Option("--since", formats=[DAY, SECOND], help="Those of entries from this time (UTC) on alone."),
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Write entries, leaf hashes, checkpoints and certificate into a folder for an auditor."""
-    from runtime.ledger_folder import export_ledger
+    """Write one file for an auditor: entries, checkpoints, certificate, and the plans and rounds behind them.
 
-    with _opened(state, database) as ledger:
-        written = export_ledger(ledger, out)
-    value = {"folder": str(out), "entries": written.entries, "left_out": written.left_out}
+    The entries are always all there: a budget cannot be replayed from the middle.
+    """
+    if out.exists():
+        raise ConfigError(f"file {out}", "is there already", "Name a new file.")
+    from federation.bundling import archive_of, gather, job_named
+    from privacy.ledger.evidence import Scope
+    from runtime.bundle import export_bundle
+
+    with _opened(state, database) as (connection, ledger):
+        archive = archive_of(connection, state)
+        digest = None if job is None else job_named(archive, job)
+        scope = Scope(digest, None if since is None else since.strftime(SECOND))
+        written = export_bundle(ledger, out, gather(ledger, archive, scope))
     later = f"; {written.left_out} newer ones have no signed checkpoint yet" if written.left_out else ""
-    emit(value, as_json=json, text=f"{written.entries} entries written to {out}{later}.")
+    emit(
+        {"bundle": str(out), **asdict(written)},
+        as_json=json,
+        text=f"{written.entries} entries, {written.plans} plans, {written.transcripts} transcripts and "
+        f"{written.reports} self-tests written to {out}{later}.",
+    )
 
 
 @app.command()
 def verify(
-    folder: Annotated[Path, typer.Argument(help="What `cloister ledger export` wrote.")],
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="What `cloister ledger export` wrote.")],
     *,
     key: Annotated[
         str | None, typer.Option("--key", metavar="HEX", help="The institution's Ed25519 identity key, 64 hex digits.")
@@ -82,28 +106,46 @@ def verify(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Check signatures, tree, every epsilon and every budget decision; names the first entry that is wrong.
+    """Check signatures, tree, every epsilon, every decision and every round; names the first entry that is wrong.
 
-    The key or the CA comes from you, not from the folder: it is what you trust.
+    The key or the CA comes from you, not from the bundle: it is what you trust.
     """
-    from privacy.ledger.verify import LedgerFault, verify_log
-    from runtime.ledger_folder import read_entries, read_leaves, read_notes
+    from runtime.bundle import opened_bundle
 
-    notes = read_notes(folder)
-    origin, public_key = _trusted(folder, notes, key, ca)
     try:
-        report = verify_log(read_entries(folder), notes, origin, public_key, read_leaves(folder))
-    except LedgerFault as fault:
+        with opened_bundle(bundle) as opened:
+            origin, public_key = _trusted(opened, key, ca)
+            report = _verified(opened, origin, public_key)
+            scope = opened.head
+    except VerificationError as fault:
         if not json:
             raise
-        finding = {"entry": fault.sequence, "what": fault.what, "why": fault.why, "next_step": fault.next_step}
-        emit({"verified": False, "origin": origin, "fault": finding}, as_json=True)
+        entry = getattr(fault, "sequence", None)
+        finding = {"entry": entry, "what": fault.what, "why": fault.why, "next_step": fault.next_step}
+        emit({"verified": False, "fault": finding}, as_json=True)
         raise typer.Exit(int(fault.exit_code)) from fault
     value = {"verified": True, **asdict(report), "root": report.root.hex(), "public_key": public_key.hex()}
-    emit(value, as_json=json, text=_summary(report, public_key))
+    asked = {"job": scope.job, "since": scope.since}
+    emit(
+        value | {"scope": asked},
+        as_json=json,
+        text="\n".join([*_summary(report, public_key), *_compared(report, asked)]),
+    )
 
 
-def _trusted(folder: Path, notes: tuple[str, ...], key: str | None, ca: Path | None) -> tuple[str, bytes]:
+def _verified(bundle: "Bundle", origin: str, public_key: bytes) -> "Report":
+    """What the bundle adds up to. Raises VerificationError, a LedgerFault where it is about the log."""
+    from privacy.ledger.verify import verify_log
+
+    report = verify_log(bundle.entries(), bundle.notes(), origin, public_key, bundle.leaves(), bundle.evidence())
+    if (bundle.head.log, bundle.head.entries) != (origin, report.entries):
+        stated = f"says that it holds {bundle.head.entries} entries of {bundle.head.log}"
+        why = f"{stated}, and holds {report.entries} of {origin}"
+        raise VerificationError("bundle.json", why, _ASK)
+    return report
+
+
+def _trusted(bundle: "Bundle", key: str | None, ca: Path | None) -> tuple[str, bytes]:
     """Whose log it must be, and the key that must have signed it: from the pinned key or from the CA."""
     from privacy.ledger.checkpoint import log_origin
 
@@ -112,31 +154,32 @@ def _trusted(folder: Path, notes: tuple[str, ...], key: str | None, ca: Path | N
     if key is not None:
         if not re.fullmatch(r"[0-9a-f]{64}", key):
             raise ConfigError("--key", "is not 64 hex digits", "`cloister certs show --json` prints it: identity_key.")
+        notes = bundle.notes()
         if not notes:
-            raise VerificationError(str(folder), "it holds no signed checkpoint", _ASK)
+            raise VerificationError("bundle", "it holds no signed checkpoint", _ASK)
         return notes[0].split("\n", 1)[0], bytes.fromhex(key)
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
     from certs.names import Role
     from certs.verify import CertificateFlaw, Kind, load_ca, read_leaf
+    from runtime.bundle import IDENTITY
     from runtime.files import read_file
-    from runtime.ledger_folder import IDENTITY, read_certificate
 
     trusted = load_ca(read_file(Path(str(ca)), "Name the federation's ca.pem."))
     try:
-        leaf = read_leaf(read_certificate(folder), trusted, Kind.IDENTITY)
+        leaf = read_leaf(bundle.certificate(), trusted, Kind.IDENTITY)
     except CertificateFlaw as flaw:
         why = f"the certificate {flaw.why}"
-        raise VerificationError(str(folder / IDENTITY), why, "See that --ca is this federation's.") from flaw
+        raise VerificationError(IDENTITY, why, "See that --ca is this federation's.") from flaw
     if leaf.party.role not in (Role.SILO, Role.AGGREGATOR):
-        raise VerificationError(str(folder / IDENTITY), f"is that of {leaf.party.uri}, which keeps no ledger", _ASK)
+        raise VerificationError(IDENTITY, f"is that of {leaf.party.uri}, which keeps no ledger", _ASK)
     public_key = leaf.public_key.public_bytes(Encoding.Raw, PublicFormat.Raw)
     return log_origin(leaf.party.federation, leaf.party.name), public_key
 
 
 @contextmanager
-def _opened(state: Path | None, database: str | None) -> "Iterator[Ledger]":
-    """The ledger of a state folder or a database, for reading."""
+def _opened(state: Path | None, database: str | None) -> "Iterator[tuple[Connection, Ledger]]":
+    """The database of a state folder, or the one named, and the ledger in it, for reading."""
     from sqlalchemy import MetaData
     from sqlalchemy.exc import ArgumentError, DatabaseError
 
@@ -146,7 +189,7 @@ def _opened(state: Path | None, database: str | None) -> "Iterator[Ledger]":
         engine = _engine(state, database)
         try:
             with engine.connect() as connection:
-                yield Ledger(connection, ledger_tables(MetaData()))
+                yield connection, Ledger(connection, ledger_tables(MetaData()))
         finally:
             engine.dispose()
     except (ArgumentError, DatabaseError) as error:
@@ -203,7 +246,22 @@ def _line(entry: "AnyEntry") -> str:
     return f"{entry.sequence:>5}  {entry.utc[:16].replace('T', ' ')}  {said['kind']:<12}  {what}"
 
 
-def _summary(report: "Report", public_key: bytes) -> str:
+def _compared(report: "Report", asked: dict[str, str | None]) -> Iterator[str]:
+    """What of the evidence was compared, and what the bundle leaves out."""
+    found = report.evidence
+    if found is None:
+        return
+    absent = f" ({found.reports_absent} were not kept)" if found.reports_absent else ""
+    yield (
+        f"  compared with {found.plans} plans, {found.transcripts} rounds' transcripts and "
+        f"{found.reports} self-tests' reports{absent}"
+    )
+    if found.rounds_out_of_scope or any(asked.values()):
+        only = ", ".join(f"{name} {value}" for name, value in asked.items() if value)
+        yield f"  the export was of {only}: {found.rounds_out_of_scope} published rounds were not compared"
+
+
+def _summary(report: "Report", public_key: bytes) -> list[str]:
     lines = [
         f"{report.origin}: verified, {report.entries} entries, {report.checkpoints} signed checkpoints",
         f"  signed by  {public_key.hex()}",
@@ -217,4 +275,4 @@ def _summary(report: "Report", public_key: bytes) -> str:
             f"per {row.unit} (Renyi{pld}), {row.left_epsilon:.3f} left, {row.rounds_committed} rounds charged, "
             f"{row.rounds_reserved} reserved"
         )
-    return "\n".join(lines)
+    return lines

@@ -1,0 +1,35 @@
+"""What the aggregator keeps that stands behind its ledger's entries."""
+
+from sqlalchemy import Connection
+
+from aggregator.record import round_record
+from aggregator.store import Transaction
+from privacy.budget import RoundKey
+from privacy.errors import ProtocolError
+from privacy.plan import JobPlan
+
+
+class Archive:
+    """Of one database, for as long as one transaction lasts; reads and never writes."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._tx = Transaction(connection)
+
+    def plans(self) -> dict[str, bytes]:
+        """Every job's plan, by its digest in hex."""
+        return {row.job.hex(): row.plan for row in self._tx.jobs()}
+
+    def transcript(self, key: RoundKey) -> bytes | None:
+        """The round's record, put together from its statements; None if it was never committed."""
+        row = self._tx.job(bytes.fromhex(key.job))
+        if row is None:
+            return None
+        try:
+            return round_record(self._tx, row, JobPlan.decode(row.plan), key.round_number).encode()
+        except ProtocolError:
+            return None
+
+    def report(self, job: str) -> bytes | None:
+        """An aggregator tests no model."""
+        del job
+        return None

@@ -1,0 +1,110 @@
+"""The evidence of a ledger's entries, gathered from the state of the program that wrote them."""
+
+import hashlib
+from pathlib import Path
+from typing import Protocol
+
+from sqlalchemy import Connection, inspect
+
+from privacy.budget import RoundKey
+from privacy.errors import ConfigError
+from privacy.ledger.entry import (
+    AnyEntry,
+    CommitEntry,
+    JobApprovalEntry,
+    ReserveEntry,
+    RoundEntry,
+    SelfTestEntry,
+    decode_entry,
+)
+from privacy.ledger.evidence import Evidence, Scope
+from privacy.plan import JobPlan
+from runtime.ledger_store import Ledger
+
+SILO_TABLE = "dataset_files"  # only a silo has it
+LEAST_PREFIX = 8
+
+
+class Archive(Protocol):
+    """Where a program keeps plans, transcripts and reports."""
+
+    def plans(self) -> dict[str, bytes]:
+        """Every job's plan, by its digest in hex."""
+        ...
+
+    def transcript(self, key: RoundKey) -> bytes | None:
+        """A round's record."""
+        ...
+
+    def report(self, job: str) -> bytes | None:
+        """A job's newest self-test report."""
+        ...
+
+
+def archive_of(connection: Connection, folder: Path | None) -> Archive:
+    """The archive in a silo's or an aggregator's database; a silo's reports are in its state folder, if given."""
+    if inspect(connection).has_table(SILO_TABLE):
+        from silo_agent.archive import Archive as SiloArchive
+
+        return SiloArchive(connection, folder or Path())
+    from aggregator.archive import Archive as AggregatorArchive
+
+    return AggregatorArchive(connection)
+
+
+def job_named(archive: Archive, name: str) -> str:
+    """The digest of the one job of this name, or whose digest begins so. Raises ConfigError if none or several are."""
+    plans = archive.plans()
+    found = [
+        job
+        for job, plan in plans.items()
+        if JobPlan.decode(plan).name == name or (len(name) >= LEAST_PREFIX and job.startswith(name))
+    ]
+    if len(found) == 1:
+        return found[0]
+    many = f"is the name of {len(found)} jobs: {', '.join(sorted(job[:12] for job in found))}"
+    raise ConfigError(f"--job {name}", many if found else "is no job here", "Give the beginning of the job's digest.")
+
+
+def gather(ledger: Ledger, archive: Archive, scope: Scope) -> Evidence:
+    """All that stands behind the entries in scope which a signed checkpoint covers.
+
+    Raises ConfigError naming the first that is not kept: the export would not verify.
+    """
+    notes = ledger.notes()
+    covered = int(notes[-1].split("\n")[1]) if notes else 0
+    known, plans = archive.plans(), dict[str, bytes]()
+    transcripts, reports = dict[RoundKey, bytes](), dict[str, bytes]()
+    for body in ledger.entries(until=covered):
+        entry = decode_entry(body)
+        job = _planned(entry)
+        if job is None or not scope.holds(entry):
+            continue
+        plans[job] = _kept(f"plan of job {job[:12]}", known.get(job))
+        if isinstance(entry, RoundEntry):
+            transcripts[entry.key] = _kept(f"transcript of {entry.key}", archive.transcript(entry.key))
+        if isinstance(entry, SelfTestEntry) and entry.report_sha256 is not None:
+            report = archive.report(job)
+            if report is not None and hashlib.sha256(report).hexdigest() == entry.report_sha256:
+                reports[entry.report_sha256] = report
+    return Evidence(plans, transcripts, reports, scope)
+
+
+def _planned(entry: AnyEntry) -> str | None:
+    """The job whose plan the verifier compares the entry with."""
+    match entry:
+        case JobApprovalEntry() | ReserveEntry() | CommitEntry() | RoundEntry(outcome="published"):
+            return entry.job
+        case SelfTestEntry():
+            return entry.job
+    return None
+
+
+def _kept(what: str, found: bytes | None) -> bytes:
+    if found is None:
+        raise ConfigError(
+            what,
+            "is not kept in this state folder",
+            "Export what is (`--since`, `--job`), and tell the auditor what is missing and why.",
+        )
+    return found

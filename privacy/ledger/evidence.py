@@ -1,0 +1,213 @@
+"""What stands behind a log's entries, and whether they agree with it: plans, rounds' transcripts, self-tests' reports.
+
+None of it needs to be believed: a plan is named by its digest, a transcript carries everybody's signatures, a report's
+digest is in the ledger. What is checked here is that the institution's entries say what these do.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from privacy.budget import RoundKey
+from privacy.canonical import parse_canonical
+from privacy.errors import VerificationError
+from privacy.ledger.entry import (
+    AnyEntry,
+    CommitEntry,
+    JobApprovalEntry,
+    ReleaseEntry,
+    ReserveEntry,
+    RoundEntry,
+    SelfTestEntry,
+    mechanism_of,
+)
+from privacy.plan import JobPlan
+from privacy.record import RecordVerdict, RoundRecord, check_record
+from privacy.tasks import ModelTask
+
+_NEXT = "Keep this copy, and ask the institution and another member of the round for theirs."
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Which entries an export brings the evidence of: those of one job, or from a time on, or all."""
+
+    job: str | None = None  # the plan's digest
+    since_utc: str | None = None
+
+    def holds(self, entry: AnyEntry) -> bool:
+        """Whether the evidence of an entry must be there."""
+        if self.job is not None and getattr(entry, "job", None) != self.job:
+            return False
+        return self.since_utc is None or entry.utc >= self.since_utc
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Encoded plans by job, transcripts by round, self-tests' reports by their SHA-256 in hex."""
+
+    plans: Mapping[str, bytes] = field(default_factory=dict)
+    transcripts: Mapping[RoundKey, bytes] = field(default_factory=dict)
+    reports: Mapping[str, bytes] = field(default_factory=dict)
+    scope: Scope = Scope()
+
+
+@dataclass(frozen=True)
+class EvidenceReport:
+    """How much of what the entries say was compared with its evidence."""
+
+    plans: int
+    transcripts: int
+    reports: int
+    rounds_out_of_scope: int  # published, and outside of what the export was asked for
+    reports_absent: int  # of self-tests in scope; a report that a later one replaced is not kept
+
+
+class EvidenceBook:
+    """Reads a log's entries once, in order, beside the evidence. `public_key` is the institution's identity key."""
+
+    def __init__(self, evidence: Evidence, institution: str, public_key: bytes) -> None:
+        self._evidence = evidence
+        self._institution = institution
+        self._public_key = public_key
+        self._plans: dict[str, JobPlan] = {}
+        self._released: dict[RoundKey, str] = {}
+        self._seen: set[RoundKey] = set()
+        self._reports: set[str] = set()
+        self._out_of_scope = self._absent = 0
+
+    def read(self, entry: AnyEntry) -> None:
+        """Check an entry. Raises VerificationError, or ProtocolError, naming what differs."""
+        match entry:
+            case JobApprovalEntry():
+                self._check_approval(entry)
+            case ReserveEntry() | CommitEntry():
+                self._check_mechanism(entry)
+            case ReleaseEntry():
+                self._released[entry.key] = entry.ciphertext_sha256
+            case RoundEntry(outcome="published"):
+                self._check_round(entry)
+            case SelfTestEntry(report_sha256=str() as digest):
+                self._check_report(entry, digest)
+            case _:
+                pass
+
+    def finish(self) -> EvidenceReport:
+        """What was compared. Raises VerificationError for evidence of what no entry speaks of."""
+        for name in self._evidence.transcripts.keys() - self._seen:
+            raise VerificationError(f"transcript of {name}", "no entry says that this round was published", _NEXT)
+        for job in self._evidence.plans.keys() - self._plans.keys():
+            raise VerificationError(f"plan {job[:12]}", "no entry is about this job", _NEXT)
+        for digest in self._evidence.reports.keys() - self._reports:
+            raise VerificationError(f"self-test report {digest[:12]}", "no entry names it", _NEXT)
+        return EvidenceReport(len(self._plans), len(self._seen), len(self._reports), self._out_of_scope, self._absent)
+
+    def _plan(self, entry: AnyEntry, job: str) -> JobPlan | None:
+        """The job's plan; None if it is out of scope and not there."""
+        if job not in self._plans:
+            if job not in self._evidence.plans:
+                if self._evidence.scope.holds(entry):
+                    raise VerificationError(f"plan {job[:12]}", "is not in the export", _NEXT)
+                return None
+            plan = JobPlan.decode(self._evidence.plans[job])
+            if plan.digest().hex() != job:
+                raise VerificationError(f"plan {job[:12]}", "has another digest than the job it is filed under", _NEXT)
+            self._require_identity(plan)
+            self._plans[job] = plan
+        return self._plans[job]
+
+    def _require_identity(self, plan: JobPlan) -> None:
+        keys = plan.identity_keys | {plan.aggregator.name: bytes.fromhex(plan.aggregator.identity_key)}
+        if keys.get(self._institution) != self._public_key:
+            why = f"knows {self._institution} by another identity key than signed this log"
+            raise VerificationError(f"plan of job {plan.name}", why, _NEXT)
+
+    def _check_approval(self, entry: JobApprovalEntry) -> None:
+        plan = self._plan(entry, entry.job)
+        if plan is None:
+            return
+        if entry.purpose != plan.purpose:
+            raise VerificationError("purpose", f"{entry.purpose!r} was approved, the plan's is {plan.purpose!r}", _NEXT)
+        if (entry.population is None) == (plan.dp is not None):
+            why = (
+                "touches no data, yet a population is charged" if plan.dp is None else "trains, yet nothing is charged"
+            )
+            raise VerificationError("population", f"the plan {why}", _NEXT)
+
+    def _check_mechanism(self, entry: ReserveEntry | CommitEntry) -> None:
+        plan = self._plan(entry, entry.job)
+        if plan is None:
+            return
+        if plan.dp is None:
+            raise VerificationError(entry.kind, "the plan is a rehearsal, which charges nothing", _NEXT)
+        if entry.mechanism != mechanism_of(plan.dp):
+            raise VerificationError("mechanism", "is not the one that the plan promises", _NEXT)
+        if isinstance(entry, ReserveEntry):
+            self._check_reserved(entry, plan)
+
+    def _check_reserved(self, entry: ReserveEntry, plan: JobPlan) -> None:
+        assert plan.dp is not None  # noqa: S101 - the caller has seen to it
+        if entry.unit != plan.dp.unit:
+            raise VerificationError("unit", f"{entry.unit} is stated, the plan protects each {plan.dp.unit}", _NEXT)
+        if entry.purpose != plan.purpose:
+            raise VerificationError("purpose", f"{entry.purpose!r} is stated, the plan's is {plan.purpose!r}", _NEXT)
+        if isinstance(plan.task, ModelTask) and entry.model_sha256 != plan.task.model.weights_sha256:
+            raise VerificationError("model_sha256", "is not the model that the plan pins", _NEXT)
+
+    def _check_round(self, entry: RoundEntry) -> None:
+        self._plan(entry, entry.job)
+        data = self._evidence.transcripts.get(entry.key)
+        if data is None:
+            if self._evidence.scope.holds(entry):
+                raise VerificationError(f"transcript of {entry.key}", "is not in the export", _NEXT)
+            self._out_of_scope += 1
+            return
+        if not self._evidence.scope.holds(entry):
+            raise VerificationError(f"transcript of {entry.key}", "is outside of what the export says it holds", _NEXT)
+        record = RoundRecord.decode(data)
+        verdict = check_record(record)
+        for what, said, proved in _facts(entry, record, verdict):
+            if said != proved:
+                raise VerificationError(what, f"{said} is stated, the round's transcript proves {proved}", _NEXT)
+        self._check_own_update(entry, record, verdict)
+        self._seen.add(entry.key)
+
+    def _check_own_update(self, entry: RoundEntry, record: RoundRecord, verdict: RecordVerdict) -> None:
+        """What of this institution is in the sum is what it says it released, and charged before."""
+        members = verdict.transcript.commit.members
+        if self._institution not in members:
+            return
+        header = record.headers[members.index(self._institution)].signed
+        digest = hashlib.sha256(header.body).hexdigest()
+        released = self._released.get(entry.key)
+        if released is None:
+            why = f"an update of {self._institution} is in the sum, and no entry before says that one was released"
+            raise VerificationError("release", why, _NEXT)
+        if released != digest:
+            raise VerificationError("release", "the update in the sum is not the one that was released", _NEXT)
+
+    def _check_report(self, entry: SelfTestEntry, digest: str) -> None:
+        if entry.job is not None:
+            self._plan(entry, entry.job)
+        data = self._evidence.reports.get(digest)
+        if data is None:
+            self._absent += self._evidence.scope.holds(entry)
+            return
+        if hashlib.sha256(data).hexdigest() != digest:
+            raise VerificationError("self-test report", "its SHA-256 is not the one in the ledger", _NEXT)
+        parse_canonical(data, "self-test report")
+        self._reports.add(digest)
+
+
+def _facts(entry: RoundEntry, record: RoundRecord, verdict: RecordVerdict) -> Iterator[tuple[str, object, object]]:
+    """What an entry says of a round, beside what its transcript proves."""
+    commit = verdict.transcript.commit
+    yield "job", entry.job, verdict.plan.digest().hex()
+    yield "round", entry.round, record.round
+    yield "members", entry.members, tuple(commit.members)
+    yield "transcript_sha256", entry.transcript_sha256, verdict.transcript.digest.hex()
+    yield "sum_sha256", entry.sum_sha256, commit.commit.sum_root
+    yield "adapter_before_sha256", entry.adapter_before_sha256, record.adapter_digest
+    adapters = set(verdict.adapters.values())
+    if adapters:
+        yield "adapter_after_sha256", entry.adapter_after_sha256, adapters.pop()

@@ -1,0 +1,32 @@
+"""What a silo keeps that stands behind its ledger's entries."""
+
+from pathlib import Path
+
+from sqlalchemy import Connection, select
+
+from privacy.budget import RoundKey
+from silo_agent.tables import jobs, rounds
+
+PREFLIGHT_FILE = "preflight.json"  # in a job's results: the report of its self-test
+
+
+class Archive:
+    """Of one state folder, for as long as one transaction lasts; reads and never writes."""
+
+    def __init__(self, connection: Connection, folder: Path) -> None:
+        self._connection = connection
+        self._folder = folder
+
+    def plans(self) -> dict[str, bytes]:
+        """Every job's plan, by its digest in hex."""
+        return {row.job.hex(): row.plan for row in self._connection.execute(select(jobs.c.job, jobs.c.plan))}
+
+    def transcript(self, key: RoundKey) -> bytes | None:
+        """The round's record, kept since its certificate."""
+        which = (rounds.c.job == bytes.fromhex(key.job), rounds.c.round == key.round_number)
+        return self._connection.execute(select(rounds.c.record).where(*which)).scalar_one_or_none()
+
+    def report(self, job: str) -> bytes | None:
+        """The job's newest self-test report. Raises OSError if it is there and cannot be read."""
+        path = self._folder / "results" / job / PREFLIGHT_FILE
+        return path.read_bytes() if path.exists() else None

@@ -1,0 +1,265 @@
+"""A bundle that was altered, or that its owner wrote anew to lie with: the verifier says so, and where.
+
+Adversary: whoever carries the bundle to the auditor, without a key; and the institution itself, with its identity key,
+which can sign any log anew and is held to what the other members of its rounds signed.
+Flaw class: audit files that prove what their owner likes.
+"""
+
+import json
+import random
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from certs.wallet import Wallet
+from federation.ledger_cli import app
+from privacy.canonical import canonical_json
+from privacy.ledger.checkpoint import log_origin
+from runtime.bundle import CHECKPOINTS, ENTRIES, HEAD, LEAVES
+from runtime.console import run
+from silo_agent import client
+from tests.bundles import Members, members_of, recounted, resigned, written
+from tests.integration.test_silo_training_job import NAMES, DataWorld
+from tests.tiny import tiny_folder
+
+ORIGIN = log_origin("sim", "east")
+FLIPS, CUTS = 160, 20
+KINDS = ["policy", "job-approval", "self-test", *(["reserve", "commit", "release", "round"] * 2)]
+Entry = dict[str, object]
+
+
+@dataclass(frozen=True)
+class Federation:
+    """Three silos that trained two rounds; the bundles of a silo and of the aggregator."""
+
+    world: DataWorld
+    silo: Path
+    aggregator: Path
+
+    @property
+    def wallet(self):
+        return Wallet(self.world.silos["east"].state / "wallet").identity()
+
+    @property
+    def key(self) -> str:
+        return self.wallet.public_key.hex()
+
+    @property
+    def members(self) -> Members:
+        return members_of(self.silo)
+
+
+@pytest.fixture(scope="module")
+def federation(tmp_path_factory) -> Federation:
+    folder = tmp_path_factory.mktemp("tampering")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(client, "ATTEMPTS", 1)
+        world = DataWorld(folder / "world", tiny_folder(tmp_path_factory.mktemp("model")))
+        for name in NAMES:
+            world.fund(name, 20.0)
+        world.start()
+        world.run()
+    silo, aggregator = folder / "silo.zip", folder / "aggregator.zip"
+    assert run(app, ["export", "--state", str(world.silos["east"].state), "--out", str(silo)]) == 0
+    assert run(app, ["export", "--state", str(world.state.root), "--out", str(aggregator)]) == 0
+    return Federation(world, silo, aggregator)
+
+
+@pytest.fixture
+def fault(federation, tmp_path, capsys) -> Callable[[Members | list[tuple[str, bytes]] | bytes], str]:
+    """What the verifier says is wrong with a bundle of these members, or of these bytes."""
+
+    def found(content: Members | list[tuple[str, bytes]] | bytes, key: str | None = None) -> str:
+        path = tmp_path / "bundle.zip"
+        path.write_bytes(content) if isinstance(content, bytes) else written(path, content)
+        code = run(app, ["verify", str(path), "--key", key or federation.key, "--json"])
+        said = json.loads(capsys.readouterr().out)
+        assert (code, said["verified"]) == (6, False)
+        return f"{said['fault']['what']}: {said['fault']['why']}"
+
+    return found
+
+
+def test_what_was_not_touched_verifies(federation, tmp_path, capsys):
+    assert run(app, ["verify", str(federation.silo), "--key", federation.key, "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["evidence"] == {
+        "plans": 1, "transcripts": 2, "reports": 1, "rounds_out_of_scope": 0, "reports_absent": 0
+    }  # fmt: skip
+    key = federation.world.identity_key("aggregator").hex()
+    assert run(app, ["verify", str(federation.aggregator), "--key", key, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["evidence"]["transcripts"] == 2
+    assert written(tmp_path / "again.zip", federation.members).read_bytes() == federation.silo.read_bytes()
+
+
+@pytest.mark.parametrize("seed", range(FLIPS))
+def test_no_byte_can_be_changed(federation, fault, seed):
+    draw, data = random.Random(seed), bytearray(federation.silo.read_bytes())
+    place = draw.randrange(len(data))
+    data[place] ^= 1 << draw.randrange(8)
+    assert fault(bytes(data))
+
+
+@pytest.mark.parametrize("seed", range(CUTS))
+def test_no_end_can_be_cut_off_and_nothing_added(federation, fault, seed):
+    data = federation.silo.read_bytes()
+    assert fault(data[: random.Random(seed).randrange(len(data))])
+    assert fault(data + bytes([seed]))
+    assert fault(bytes([seed]) + data)
+
+
+def test_no_member_can_be_left_out_doubled_or_moved(federation, fault):
+    pairs = list(federation.members.items())
+    for i, (name, content) in enumerate(pairs):
+        assert fault(pairs[:i] + pairs[i + 1 :]), name
+        with pytest.warns(UserWarning, match="Duplicate name"):
+            assert "twice" in fault([*pairs, (name, content)])
+        if i:
+            moved = [*pairs[: i - 1], pairs[i], pairs[i - 1], *pairs[i + 1 :]]
+            assert "another form" in fault(moved), name
+
+
+@pytest.mark.parametrize("name", ["../entries.jsonl", "/etc/passwd", "plans/../x.json", "notes.txt", "plans/AB.json"])
+def test_a_member_of_any_other_name_is_refused(federation, fault, name):
+    assert "is no name of a bundle's member" in fault([*federation.members.items(), (name, b"{}")])
+
+
+def test_a_compressed_bundle_is_refused_before_it_is_read(federation, fault, tmp_path):
+    path = tmp_path / "bomb.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in federation.members.items():
+            archive.writestr(name, bytes(100 << 20) if name == LEAVES else content)
+    assert "is compressed" in fault(path.read_bytes())
+
+
+@pytest.mark.parametrize("sequence", range(len(KINDS)))
+def test_no_entry_can_be_dropped_moved_or_backdated(federation, fault, sequence):
+    """By somebody who also makes the lists of hashes fit, and cannot sign."""
+    members = federation.members
+    lines = members[ENTRIES].splitlines()
+    for entries in (
+        lines[:sequence] + lines[sequence + 1 :],
+        [*lines[:sequence], lines[sequence], *lines[sequence:]],
+        [
+            *lines[:sequence],
+            lines[sequence].replace(b'"utc":"2026-06-01T12', b'"utc":"2026-06-01T11'),
+            *lines[sequence + 1 :],
+        ],
+        [*lines[1 : sequence + 1], lines[0], *lines[sequence + 1 :]] if sequence else lines[:-1],
+    ):
+        stranger = Ed25519PrivateKey.generate()
+        forged = resigned(members, entries, ORIGIN, stranger.public_key().public_bytes_raw(), stranger.sign)
+        assert "the log's key did not sign it" in fault(forged)
+        assert "entr" in fault(forged | {CHECKPOINTS: members[CHECKPOINTS]})
+
+
+def test_evidence_of_something_else_is_refused(federation, fault):
+    members = federation.members
+    first, second = sorted(name for name in members if name.startswith("transcripts/"))
+    assert "round: 1 is stated, the round's transcript proves 2" in fault(members | {first: members[second]})
+    plan = next(name for name in members if name.startswith("plans/"))
+    other = members[plan].replace(b'"purpose":"', b'"purpose":"x')
+    assert "another digest" in fault(members | {plan: other})
+    report = next(name for name in members if name.startswith("reports/"))
+    assert "its SHA-256 is not the one in the ledger" in fault(members | {report: b"{}"})
+    assert "no entry" in fault(recounted(members | {f"{first[:-6]}3.json": members[second]}))
+    for name in (plan, first):
+        assert "is not in the export" in fault(recounted({n: c for n, c in members.items() if n != name}))
+
+
+@pytest.mark.parametrize("signed", ["consents", "fingerprints", "headers", "round_joins", "job_joins", "commit"])
+def test_no_signature_of_a_transcript_can_be_changed(federation, fault, signed):
+    members = federation.members
+    name = min(name for name in members if name.startswith("transcripts/"))
+    record = json.loads(members[name])
+    statement = record[signed] if signed == "commit" else record[signed][0]
+    statement["signature"] = f"{int(statement['signature'], 16) ^ 1:0128x}"
+    assert "signature" in fault(members | {name: canonical_json(record)})
+
+
+def edited(members: Members, sequence: int, /, **changes: object) -> list[bytes]:
+    lines = members[ENTRIES].splitlines()
+    lines[sequence] = canonical_json(json.loads(lines[sequence]) | changes)
+    return lines
+
+
+def renumbered(lines: list[bytes]) -> list[bytes]:
+    return [canonical_json(json.loads(line) | {"sequence": i}) for i, line in enumerate(lines)]
+
+
+def weaker(entry: Entry) -> Entry:
+    """The mechanism of a plan with more noise: what an institution would say that wants to have spent less."""
+    return dict(entry["mechanism"]) | {"clip_l2": 0.5}  # type: ignore[call-overload]
+
+
+LIES: dict[str, tuple[Callable[[Members], list[bytes]], str]] = {
+    "others were in the sum": (lambda m: edited(m, 6, members=["north", "west"]), "members: "),
+    "the sum was another": (lambda m: edited(m, 6, sum_sha256="00" * 32), "sum_sha256: "),
+    "the round was another": (lambda m: edited(m, 6, transcript_sha256="00" * 32), "transcript_sha256: "),
+    "it began elsewhere": (lambda m: edited(m, 10, adapter_before_sha256="00" * 32), "adapter_before_sha256: "),
+    "the purpose was another": (lambda m: edited(m, 1, purpose="public health"), "purpose: "),
+    "the model was another": (lambda m: edited(m, 3, model_sha256="00" * 32), "model_sha256: "),
+    "the clip was smaller": (
+        lambda m: [
+            canonical_json(entry | {"mechanism": weaker(entry)}) if entry["kind"] in ("reserve", "commit") else line
+            for line, entry in ((line, json.loads(line)) for line in m[ENTRIES].splitlines())
+        ],
+        "mechanism: is not the one that the plan promises",
+    ),
+    "nothing was released": (
+        lambda m: renumbered([line for i, line in enumerate(m[ENTRIES].splitlines()) if i != 5]),
+        "release: an update of east is in the sum, and no entry before says that one was released",
+    ),
+    "the round was never published": (
+        lambda m: renumbered(m[ENTRIES].splitlines()[:10]),
+        "no entry says that this round was published",
+    ),
+}  # fmt: skip
+
+
+def test_the_entries_are_those_that_the_lies_are_about(federation):
+    assert [json.loads(line)["kind"] for line in federation.members[ENTRIES].splitlines()] == KINDS
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_an_owner_that_signs_anew_is_held_to_what_others_signed(federation, fault, lie):
+    members, (lines, complaint) = federation.members, LIES[lie]
+    entries, wallet = lines(members), federation.wallet
+    forged = resigned(members, entries, ORIGIN, wallet.public_key, wallet.sign)
+    head = json.loads(members[HEAD]) | {"entries": len(entries)}
+    assert complaint in fault(forged | {HEAD: canonical_json(head)})
+
+
+def test_a_bundle_does_not_claim_another_scope_or_size_than_it_has(federation, fault):
+    members, head = federation.members, json.loads(federation.members[HEAD])
+    for changes, complaint in (
+        ({"since": "2100-01-01T00:00:00Z"}, "outside of what the export says it holds"),
+        ({"job": "ab" * 32}, "outside of what the export says it holds"),
+        ({"entries": 5}, "says that it holds 5 entries"),
+        ({"log": "cloister/sim/west"}, "of cloister/sim/west"),
+        ({"version": "cloister/v2/bundle"}, "version"),
+        ({"extra": 1}, "extra"),
+    ):
+        assert complaint in fault(members | {HEAD: canonical_json(head | changes)})
+
+
+def test_another_institution_s_key_does_not_vouch_for_it(federation, fault):
+    assert "the log's key did not sign it" in fault(
+        federation.silo.read_bytes(), key=federation.world.identity_key("west").hex()
+    )
+
+
+def test_an_export_of_one_job_or_of_a_time_says_what_it_leaves_out(federation, tmp_path, capsys):
+    state = str(federation.world.silos["east"].state)
+    for words in (["--job", "tiny"], ["--job", federation.world.job.hex()[:8]], ["--since", "2026-06-01"]):
+        out = tmp_path / f"{len(words[1])}.zip"
+        assert run(app, ["export", "--state", state, "--out", str(out), *words]) == 0
+        capsys.readouterr()
+        assert run(app, ["verify", str(out), "--key", federation.key]) == 0
+        said = capsys.readouterr().out
+        assert "compared with 1 plans, 2 rounds' transcripts and 1 self-tests' reports" in said
+        assert f"the export was of {words[0][2:]} " in said

@@ -1,4 +1,4 @@
-"""`cloister ledger show | export | verify`: for stewards and auditors. Needs neither torch, TenSEAL nor gRPC."""
+"""`cloister ledger show | export | verify | compare`: for stewards and auditors. No torch, no gRPC."""
 
 import re
 from collections.abc import Iterator
@@ -16,12 +16,14 @@ from runtime.console import emit
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
+    from certs.names import PartyId
+    from privacy.ledger.compare import Account
     from privacy.ledger.entry import AnyEntry
     from privacy.ledger.verify import Report
     from runtime.bundle import Bundle
     from runtime.ledger_store import Ledger
 
-app = typer.Typer(no_args_is_help=True, help="Ledger: show, export, verify.")
+app = typer.Typer(no_args_is_help=True, help="Ledger: show, export, verify, compare.")
 
 _ASK = "Ask the institution for a fresh export."
 DATABASES = ("silo.db", "aggregator.db")
@@ -133,6 +135,62 @@ def verify(
     )
 
 
+@app.command()
+def compare(
+    bundles: Annotated[list[Path], typer.Argument(metavar="BUNDLE...", help="Exports of several institutions.")],
+    *,
+    ca: Annotated[
+        Path, typer.Option("--ca", metavar="PEM", help="The federation's CA: it vouches for each one's key.")
+    ],
+    json: Json = False,
+) -> None:
+    """Verify several institutions' bundles, and find everything that they disagree about.
+
+    Give those of the silos and the aggregator, also older ones of the same institution: a log that forked shows.
+    """
+    from privacy.ledger.compare import compare as compared
+    from runtime.bundle import opened_bundle
+
+    if len(bundles) < 2:
+        raise typer.BadParameter("give at least two bundles", param_hint="BUNDLE...")
+    accounts = []
+    for path in bundles:
+        try:
+            with opened_bundle(path) as opened:
+                accounts.append(_account(opened, ca))
+        except VerificationError as fault:
+            raise VerificationError(f"{path}: {fault.what}", fault.why, fault.next_step) from fault
+    found = compared(accounts)
+    rows = [
+        {"job": d.key and d.key.job, "round": d.key and d.key.round_number, "who": d.who, "what": d.what} for d in found
+    ]
+    logs = [
+        {"origin": account.origin, "entries": len(account.leaves), "last_utc": account.last_utc} for account in accounts
+    ]
+    lines = [
+        *(f"{log['origin']}: verified, {log['entries']} entries, until {log['last_utc']}" for log in logs),
+        *(f"{d.key or 'log'}: {d.what}" for d in found),
+        f"{len(found)} disagreements" if found else "They agree on every round that they speak of.",
+    ]
+    emit({"agree": not found, "logs": logs, "disagreements": rows}, as_json=json, text="\n".join(lines))
+    if found:
+        raise typer.Exit(int(VerificationError.exit_code))
+
+
+def _account(bundle: "Bundle", ca: Path) -> "Account":
+    """What a bundle says, once it is verified."""
+    from certs.names import Role
+    from privacy.ledger.checkpoint import log_origin
+    from privacy.ledger.compare import account_of
+    from privacy.ledger.entry import decode_entry
+
+    party, public_key = _vouched(bundle, ca)
+    origin = log_origin(party.federation, party.name)
+    _verified(bundle, origin, public_key)
+    entries = (decode_entry(body) for body in bundle.entries())
+    return account_of(origin, bundle.leaves(), entries, keeps_updates=party.role is Role.SILO)
+
+
 def _verified(bundle: "Bundle", origin: str, public_key: bytes) -> "Report":
     """What the bundle adds up to. Raises VerificationError, a LedgerFault where it is about the log."""
     from privacy.ledger.verify import verify_log
@@ -158,6 +216,12 @@ def _trusted(bundle: "Bundle", key: str | None, ca: Path | None) -> tuple[str, b
         if not notes:
             raise VerificationError("bundle", "it holds no signed checkpoint", _ASK)
         return notes[0].split("\n", 1)[0], bytes.fromhex(key)
+    party, public_key = _vouched(bundle, Path(str(ca)))
+    return log_origin(party.federation, party.name), public_key
+
+
+def _vouched(bundle: "Bundle", ca: Path) -> "tuple[PartyId, bytes]":
+    """Whose identity certificate is inside, and its key, as the federation's CA vouches for them."""
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
     from certs.names import Role
@@ -165,7 +229,7 @@ def _trusted(bundle: "Bundle", key: str | None, ca: Path | None) -> tuple[str, b
     from runtime.bundle import IDENTITY
     from runtime.files import read_file
 
-    trusted = load_ca(read_file(Path(str(ca)), "Name the federation's ca.pem."))
+    trusted = load_ca(read_file(ca, "Name the federation's ca.pem."))
     try:
         leaf = read_leaf(bundle.certificate(), trusted, Kind.IDENTITY)
     except CertificateFlaw as flaw:
@@ -173,8 +237,7 @@ def _trusted(bundle: "Bundle", key: str | None, ca: Path | None) -> tuple[str, b
         raise VerificationError(IDENTITY, why, "See that --ca is this federation's.") from flaw
     if leaf.party.role not in (Role.SILO, Role.AGGREGATOR):
         raise VerificationError(IDENTITY, f"is that of {leaf.party.uri}, which keeps no ledger", _ASK)
-    public_key = leaf.public_key.public_bytes(Encoding.Raw, PublicFormat.Raw)
-    return log_origin(leaf.party.federation, leaf.party.name), public_key
+    return leaf.party, leaf.public_key.public_bytes(Encoding.Raw, PublicFormat.Raw)
 
 
 @contextmanager

@@ -263,3 +263,80 @@ def test_an_export_of_one_job_or_of_a_time_says_what_it_leaves_out(federation, t
         said = capsys.readouterr().out
         assert "compared with 1 plans, 2 rounds' transcripts and 1 self-tests' reports" in said
         assert f"the export was of {words[0][2:]} " in said
+
+
+@pytest.fixture
+def compared(federation, tmp_path, capsys):
+    """What a comparison of one bundle with those of everybody else says: exit code, and each disagreement's words."""
+    root = federation.world.state.root
+    others = [federation.aggregator]
+    for name in ("north", "west"):
+        others.append(tmp_path / f"{name}.zip")
+        state = str(federation.world.silos[name].state)
+        assert run(app, ["export", "--state", state, "--out", str(others[-1])]) == 0
+    capsys.readouterr()
+
+    def found(*bundles: Path) -> tuple[int, list[str]]:
+        paths = [str(path) for path in (*bundles, *others)]
+        code = run(app, ["compare", *paths, "--ca", str(root / "ca" / "ca.pem"), "--json"])
+        said = json.loads(capsys.readouterr().out)
+        assert said["agree"] == (not said["disagreements"])
+        return code, [f"{each['round']}: {each['what']}" for each in said["disagreements"]]
+
+    return found
+
+
+def owner_signed(federation: Federation, path: Path, lines: list[bytes]) -> Path:
+    """What the owner of a log can make of it that verifies by itself: nothing is left of rounds it does not name."""
+    wallet, members = federation.wallet, federation.members
+    kept = {(entry["job"], entry["round"]) for entry in map(json.loads, lines) if entry["kind"] == "round"}
+    told = {f"transcripts/{job}-{number}.json" for job, number in kept}
+    members = {n: c for n, c in members.items() if not n.startswith("transcripts/") or n in told}
+    if not any(json.loads(line).get("job") for line in lines):
+        members = {n: c for n, c in members.items() if not n.startswith(("plans/", "reports/"))}
+    forged = resigned(members, lines, ORIGIN, wallet.public_key, wallet.sign)
+    head = json.loads(members[HEAD]) | {"entries": len(lines)}
+    return written(path, recounted(forged | {HEAD: canonical_json(head)}))
+
+
+def test_the_bundles_of_all_institutions_agree(federation, compared):
+    assert compared(federation.silo) == (0, [])
+
+
+def test_a_log_that_leaves_a_round_or_a_job_out_verifies_and_others_tell(federation, compared, tmp_path, capsys):
+    """Alone it is sound; beside any other member's it is not. The entry at the end is later than the rounds."""
+    lines = federation.members[ENTRIES].splitlines()
+    last = canonical_json(json.loads(lines[0]) | {"population": "others", "utc": "2026-07-01T00:00:00Z"})
+    for kept, rounds in ((lines[:7], [2]), (lines[:1], [1, 2])):
+        forged = owner_signed(federation, tmp_path / "forged.zip", renumbered([*kept, last]))
+        assert run(app, ["verify", str(forged), "--key", federation.key]) == 0
+        capsys.readouterr()
+        code, words = compared(forged)
+        assert code == 6
+        assert words == [
+            f"{number}: {what}"
+            for number in rounds
+            for what in (
+                "an update of east is in the sum, and its log released none",
+                "is not spoken of in the log of east, and published elsewhere",
+            )
+        ]
+
+
+def test_an_institution_that_shows_two_logs_is_found_out(federation, compared, tmp_path):
+    lines = federation.members[ENTRIES].splitlines()
+    other = [canonical_json(json.loads(lines[0]) | {"reason": "another"}), *lines[1:]]
+    forged = owner_signed(federation, tmp_path / "forged.zip", other)
+    code, words = compared(forged, federation.silo)
+    assert code == 6
+    assert words == ["None: signed two logs: that of 11 entries is no beginning of that of 11"]
+
+
+def test_a_comparison_of_what_does_not_verify_names_the_bundle(federation, tmp_path, capsys):
+    path = tmp_path / "bad.zip"
+    path.write_bytes(federation.silo.read_bytes()[:-1])
+    ca = str(federation.world.state.root / "ca" / "ca.pem")
+    assert run(app, ["compare", str(federation.silo), str(path), "--ca", ca]) == 6
+    assert "bad.zip" in capsys.readouterr().err
+    assert run(app, ["compare", str(federation.silo), "--ca", ca]) == 2
+    assert "at least two bundles" in capsys.readouterr().err

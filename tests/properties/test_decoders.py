@@ -1,0 +1,151 @@
+"""Whatever bytes an auditor is handed: a parse, or an error of ours. What parses, encodes back the same.
+
+Sound files that were changed reach further than bytes at random; both are tried.
+"""
+
+import io
+from collections.abc import Callable
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from privacy.canonical import canonical_json
+from privacy.errors import ConfigError, ProtocolError, VerificationError
+from privacy.ledger.checkpoint import join_notes, open_checkpoint, split_notes
+from privacy.ledger.entry import decode_entry, encode_entry
+from privacy.plan import JobPlan
+from privacy.record import RoundRecord, check_record
+from runtime.bundle import CHECKPOINTS, ENTRIES, HEAD, LEAVES, Head, opened_bundle, write_members
+from tests.ledger_logs import ORIGIN, sample_log
+from tests.unit.test_federation_round_report import recorded
+
+FAULTS = (ProtocolError, VerificationError, ConfigError)
+LOG = sample_log()
+BOUNDED = settings(max_examples=500, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory) -> list[bytes]:
+    folder = tmp_path_factory.mktemp("records")
+    return [recorded(suite, folder)[0].read_bytes() for suite in ("group", "multikey")]
+
+
+@pytest.fixture(scope="module")
+def bundle() -> bytes:
+    head = Head(log=ORIGIN, entries=len(LOG.entries), members=4, job=None, since=None)
+    contents = {
+        HEAD: canonical_json(head.model_dump(mode="json")),
+        ENTRIES: b"".join(entry + b"\n" for entry in LOG.entries),
+        LEAVES: "".join(f"{leaf.hex()}\n" for leaf in LOG.leaves).encode(),
+        CHECKPOINTS: join_notes(tuple(LOG.notes)).encode(),
+    }
+    file = io.BytesIO()
+    write_members(file, ((name, (content,)) for name, content in contents.items()))
+    return file.getvalue()
+
+
+@st.composite
+def changed(draw: st.DrawFn, sound: bytes) -> bytes:
+    """A sound encoding with up to three places replaced, taken out, doubled or swapped; or anything at all."""
+    if draw(st.integers(0, 9)) == 0:
+        return draw(st.binary(max_size=300))
+    data = sound
+    for _ in range(draw(st.integers(1, 3))):
+        start = draw(st.integers(0, len(data)))
+        end = min(len(data), start + draw(st.integers(0, 12)))
+        piece = draw(st.one_of(st.binary(max_size=8), st.just(data[start:end] * 2), st.sampled_from(INTERESTING)))
+        data = data[:start] + piece + data[end:]
+    return data
+
+
+INTERESTING = [
+    b"null",
+    b"-1",
+    b"1e400",
+    b"[]",
+    b"{}",
+    b'""',
+    b"\\ud800",
+    b"\xff",
+    b"0",
+    b"9" * 400,
+    b"[" * 2000,
+    b"\x00",
+]
+
+
+def outcome(decode: Callable[[bytes], bytes], data: bytes) -> None:
+    """Parses and encodes back, or is refused for a reason; nothing else is raised."""
+    try:
+        again = decode(data)
+    except FAULTS:
+        return
+    assert again == data
+
+
+@given(st.data())
+@BOUNDED
+def test_entries(data):
+    sound = data.draw(st.sampled_from(LOG.entries))
+    outcome(lambda raw: encode_entry(decode_entry(raw)), data.draw(changed(sound)))
+
+
+@given(st.data())
+@BOUNDED
+def test_plans_and_transcripts(records, data):
+    sound = data.draw(st.sampled_from(records))
+    plan = RoundRecord.decode(sound).plan.encode()
+    outcome(lambda raw: JobPlan.decode(raw).encode(), data.draw(changed(plan)))
+    outcome(lambda raw: RoundRecord.decode(raw).encode(), data.draw(changed(sound)))
+
+
+@given(st.data())
+@BOUNDED
+def test_a_transcript_that_parses_is_sound_or_refused(records, data):
+    """One string inside is changed, so that it parses and every check further in is reached."""
+    record = RoundRecord.decode(data.draw(st.sampled_from(records)))
+    field = data.draw(st.sampled_from(["headers", "consents", "fingerprints", "round_joins", "job_joins"]))
+    said = list(getattr(record, field))
+    place = data.draw(st.integers(0, len(said) - 1))
+    body = data.draw(changed(said[place].body.encode()))
+    said[place] = said[place].model_copy(update={"body": body.decode(errors="replace")})
+    forged = record.model_copy(update={field: tuple(said)})
+    if forged != record:
+        with pytest.raises(FAULTS):
+            check_record(forged)
+
+
+@given(st.data())
+@BOUNDED
+def test_checkpoints(data):
+    raw = data.draw(changed(join_notes(tuple(LOG.notes)).encode()))
+    text = raw.decode(errors="replace")
+    outcome(lambda raw: join_notes(split_notes(raw.decode())).encode(), text.encode())
+    try:
+        notes = split_notes(text)
+    except FAULTS:
+        return
+    for note in notes:
+        try:
+            assert open_checkpoint(note, ORIGIN, LOG.public_key).origin == ORIGIN
+        except FAULTS:
+            continue
+
+
+@given(st.data())
+@BOUNDED
+def test_bundles(bundle, tmp_path_factory, data):
+    """A bundle that opens is the sound one: every byte of it is somebody's."""
+    path = tmp_path_factory.getbasetemp() / "changed.zip"
+    content = data.draw(changed(bundle))
+    path.write_bytes(content)
+    try:
+        with opened_bundle(path) as opened:
+            assert list(opened.entries()) is not None
+            opened.notes()
+            opened.leaves()
+            dict(opened.evidence().transcripts)
+    except FAULTS:
+        return
+    assert content == bundle

@@ -242,7 +242,7 @@ def _vouched(bundle: "Bundle", ca: Path) -> "tuple[PartyId, bytes]":
 
 @contextmanager
 def _opened(state: Path | None, database: str | None) -> "Iterator[tuple[Connection, Ledger]]":
-    """The database of a state folder, or the one named, and the ledger in it, for reading."""
+    """The database of a state folder, or the one named, and the ledger in it, for reading as it is at this moment."""
     from sqlalchemy import MetaData
     from sqlalchemy.exc import ArgumentError, DatabaseError
 
@@ -252,6 +252,8 @@ def _opened(state: Path | None, database: str | None) -> "Iterator[tuple[Connect
         engine = _engine(state, database)
         try:
             with engine.connect() as connection:
+                if connection.dialect.name == "sqlite":
+                    connection.exec_driver_sql("BEGIN")  # its driver reads each statement's own moment otherwise
                 yield connection, Ledger(connection, ledger_tables(MetaData()))
         finally:
             engine.dispose()
@@ -275,7 +277,7 @@ def _engine(state: Path | None, database: str | None) -> "Engine":
     if database is not None:
         url = make_url(database)
         if url.get_backend_name() != "sqlite":
-            return create_engine(url)
+            return create_engine(url, isolation_level="REPEATABLE READ")
         path = Path(url.database or "")
     else:
         path = _found(Path(str(state)))

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from certs.ca import CertificateAuthority
 from certs.names import PartyId, Role
 from certs.profile import signing_request
+from federation.bundling import gather
 from federation.ledger_cli import app
 from privacy.ledger.entry import decode_entry
 from runtime.console import run
@@ -103,6 +104,28 @@ def test_a_tampered_export_ends_with_the_verification_code_and_names_the_entry(
     assert call("verify", exported, "--key", PUBLIC.hex(), "--json") == 6
     value = json.loads(capsys.readouterr().out)
     assert (value["verified"], value["fault"]["entry"]) == (False, 6)
+
+
+def test_an_export_is_of_one_moment_while_the_agent_writes(
+    state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A round that ends between looking for evidence and writing would be in the bundle without its transcript."""
+
+    def gather_and_go_on(*words: object) -> object:
+        found = gather(*words)
+        engine = open_database(state / "silo.db")
+        with write(engine) as connection:
+            ledger = Ledger(connection, LEDGER)
+            ledger.append(key_entry())
+            ledger.checkpoint(KEY.sign, NOW)
+        engine.dispose()
+        return found
+
+    monkeypatch.setattr("federation.bundling.gather", gather_and_go_on)
+    for name in ("first", "second"):
+        assert call("export", "--state", state, "--out", tmp_path / name, "--since", "2100-01-01") == 0
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in said] == ["18", "20"]
 
 
 def certified(bundle: Path, role: Role, key: Ed25519PrivateKey = KEY) -> Path:

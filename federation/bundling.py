@@ -12,6 +12,7 @@ from privacy.ledger.entry import (
     AnyEntry,
     CommitEntry,
     JobApprovalEntry,
+    ReleaseEntry,
     ReserveEntry,
     RoundEntry,
     SelfTestEntry,
@@ -93,7 +94,7 @@ def gather(ledger: Ledger, archive: Archive, scope: Scope) -> Evidence:
 def _planned(entry: AnyEntry) -> str | None:
     """The job whose plan the verifier compares the entry with."""
     match entry:
-        case JobApprovalEntry() | ReserveEntry() | CommitEntry() | RoundEntry(outcome="published"):
+        case JobApprovalEntry() | ReserveEntry() | CommitEntry() | ReleaseEntry() | RoundEntry(outcome="published"):
             return entry.job
         case SelfTestEntry():
             return entry.job

@@ -84,11 +84,12 @@ class EvidenceBook:
             case ReserveEntry() | CommitEntry():
                 self._check_mechanism(entry)
             case ReleaseEntry():
+                self._check_charged(entry)
                 self._released[entry.key] = entry.ciphertext_sha256
             case RoundEntry(outcome="published"):
                 self._check_round(entry)
-            case SelfTestEntry(report_sha256=str() as digest):
-                self._check_report(entry, digest)
+            case SelfTestEntry():
+                self._check_self_test(entry)
             case _:
                 pass
 
@@ -128,11 +129,13 @@ class EvidenceBook:
             return
         if entry.purpose != plan.purpose:
             raise VerificationError("purpose", f"{entry.purpose!r} was approved, the plan's is {plan.purpose!r}", _NEXT)
-        if (entry.population is None) == (plan.dp is not None):
-            why = (
-                "touches no data, yet a population is charged" if plan.dp is None else "trains, yet nothing is charged"
-            )
-            raise VerificationError("population", f"the plan {why}", _NEXT)
+        _require_charge(entry, plan)
+
+    def _check_charged(self, entry: ReleaseEntry) -> None:
+        """An update of a job that trains was charged to a population: the log's own rules then find the charge."""
+        plan = self._plan(entry, entry.job)
+        if plan is not None:
+            _require_charge(entry, plan)
 
     def _check_mechanism(self, entry: ReserveEntry | CommitEntry) -> None:
         plan = self._plan(entry, entry.job)
@@ -186,9 +189,12 @@ class EvidenceBook:
         if released != digest:
             raise VerificationError("release", "the update in the sum is not the one that was released", _NEXT)
 
-    def _check_report(self, entry: SelfTestEntry, digest: str) -> None:
+    def _check_self_test(self, entry: SelfTestEntry) -> None:
         if entry.job is not None:
             self._plan(entry, entry.job)
+        digest = entry.report_sha256
+        if digest is None:
+            return
         data = self._evidence.reports.get(digest)
         if data is None:
             self._absent += self._evidence.scope.holds(entry)
@@ -197,6 +203,16 @@ class EvidenceBook:
             raise VerificationError("self-test report", "its SHA-256 is not the one in the ledger", _NEXT)
         parse_canonical(data, "self-test report")
         self._reports.add(digest)
+
+
+def _require_charge(entry: JobApprovalEntry | ReleaseEntry, plan: JobPlan) -> None:
+    if (entry.population is None) == (plan.dp is not None):
+        why = (
+            "touches no data, yet a population is charged"
+            if plan.dp is None
+            else "trains, yet no population is charged"
+        )
+        raise VerificationError("population", f"the plan {why}", _NEXT)
 
 
 def _facts(entry: RoundEntry, record: RoundRecord, verdict: RecordVerdict) -> Iterator[tuple[str, object, object]]:

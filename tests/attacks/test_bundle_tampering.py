@@ -214,6 +214,16 @@ LIES: dict[str, tuple[Callable[[Members], list[bytes]], str]] = {
         lambda m: renumbered([line for i, line in enumerate(m[ENTRIES].splitlines()) if i != 5]),
         "release: an update of east is in the sum, and no entry before says that one was released",
     ),
+    "nothing was charged": (
+        lambda m: renumbered(
+            [
+                canonical_json(json.loads(line) | {"population": None}) if kind == "release" else line
+                for line, kind in zip(m[ENTRIES].splitlines(), KINDS, strict=True)
+                if kind not in ("job-approval", "reserve", "commit")
+            ]
+        ),
+        "population: the plan trains, yet no population is charged",
+    ),
     "the round was never published": (
         lambda m: renumbered(m[ENTRIES].splitlines()[:10]),
         "no entry says that this round was published",

@@ -49,7 +49,7 @@ def test_the_command_line_page_has_every_command():
         "cloister demo [--folder FOLDER]",
         "cloister aggregator submit FOLDER\\|JOB.toml",
         "cloister silo peers trust NAME FINGERPRINT",
-        "cloister ledger verify FOLDER",
+        "cloister ledger verify BUNDLE",
         "cloister bench aggregation [--values VALUES]",
     ):
         assert line in page

@@ -5,12 +5,11 @@ from sqlalchemy import Connection
 from aggregator.record import round_record
 from aggregator.store import Transaction
 from privacy.budget import RoundKey
-from privacy.errors import ProtocolError
 from privacy.plan import JobPlan
 
 
 class Archive:
-    """Of one database, for as long as one transaction lasts; reads and never writes."""
+    """Of one database, for as long as one transaction lasts; reads only."""
 
     def __init__(self, connection: Connection) -> None:
         self._tx = Transaction(connection)
@@ -20,14 +19,12 @@ class Archive:
         return {row.job.hex(): row.plan for row in self._tx.jobs()}
 
     def transcript(self, key: RoundKey) -> bytes | None:
-        """The round's record, put together from its statements; None if it was never committed."""
+        """The round's record, put together from its statements; None of a job that is not here.
+
+        Raises ProtocolError if the round was never committed.
+        """
         row = self._tx.job(bytes.fromhex(key.job))
-        if row is None:
-            return None
-        try:
-            return round_record(self._tx, row, JobPlan.decode(row.plan), key.round_number).encode()
-        except ProtocolError:
-            return None
+        return None if row is None else round_record(self._tx, row, JobPlan.decode(row.plan), key.round_number).encode()
 
     def report(self, job: str) -> bytes | None:
         """An aggregator tests no model."""

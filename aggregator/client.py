@@ -16,9 +16,9 @@ from cloister.v1 import coordination_pb2_grpc
 
 from aggregator.config import StateFolder
 from certs.wallet import Wallet
-from privacy.errors import ConfigError
 from runtime.channels import open_channel
 from runtime.files import read_file
+from runtime.naming import job_meant
 from runtime.status import peer_call
 
 CALL_S = 30.0
@@ -59,14 +59,8 @@ class Coordination:
 
     def find(self, name: str) -> wire.JobStatus:
         """The job with this name, or whose digest begins so. Raises ConfigError unless there is exactly one."""
-        jobs = self.jobs()
-        found = [job for job in jobs if job.name == name]
-        found = found or [job for job in jobs if len(name) >= 4 and job.job.hex().startswith(name.lower())]
-        if len(found) == 1:
-            return found[0]
-        known = ", ".join(f"{job.name} ({job.job.hex()[:12]})" for job in jobs) or "none"
-        why = f"names {len(found)} jobs" if found else f"is no job here; there are: {known}"
-        raise ConfigError(f"job {name!r}", why, "Give the job's name, or enough of its digest.")
+        jobs = {job.job.hex(): job for job in self.jobs()}
+        return jobs[job_meant(name, {digest: job.name for digest, job in jobs.items()})]
 
     def watch(self) -> Iterator[wire.JobStatus]:
         """The jobs as they stand, then each again whenever it changes; ends with the connection, or after `WATCH_S`."""

@@ -21,9 +21,9 @@ from privacy.ledger.entry import (
 from privacy.ledger.evidence import Evidence, Scope
 from privacy.plan import JobPlan
 from runtime.ledger_store import Ledger
+from runtime.naming import job_meant
 
 SILO_TABLE = "dataset_files"  # only a silo has it
-LEAST_PREFIX = 8
 
 
 class Archive(Protocol):
@@ -47,24 +47,15 @@ def archive_of(connection: Connection, folder: Path | None) -> Archive:
     if inspect(connection).has_table(SILO_TABLE):
         from silo_agent.archive import Archive as SiloArchive
 
-        return SiloArchive(connection, folder or Path())
+        return SiloArchive(connection, folder)
     from aggregator.archive import Archive as AggregatorArchive
 
     return AggregatorArchive(connection)
 
 
-def job_named(archive: Archive, name: str) -> str:
-    """The digest of the one job of this name, or whose digest begins so. Raises ConfigError if none or several are."""
-    plans = archive.plans()
-    found = [
-        job
-        for job, plan in plans.items()
-        if JobPlan.decode(plan).name == name or (len(name) >= LEAST_PREFIX and job.startswith(name))
-    ]
-    if len(found) == 1:
-        return found[0]
-    many = f"is the name of {len(found)} jobs: {', '.join(sorted(job[:12] for job in found))}"
-    raise ConfigError(f"--job {name}", many if found else "is no job here", "Give the beginning of the job's digest.")
+def job_named(archive: Archive, text: str) -> str:
+    """The digest of the job that a person means. Raises ConfigError unless there is exactly one."""
+    return job_meant(text, {job: JobPlan.decode(plan).name for job, plan in archive.plans().items()})
 
 
 def gather(ledger: Ledger, archive: Archive, scope: Scope) -> Evidence:
@@ -72,11 +63,9 @@ def gather(ledger: Ledger, archive: Archive, scope: Scope) -> Evidence:
 
     Raises ConfigError naming the first that is not kept: the export would not verify.
     """
-    notes = ledger.notes()
-    covered = int(notes[-1].split("\n")[1]) if notes else 0
     known, plans = archive.plans(), dict[str, bytes]()
     transcripts, reports = dict[RoundKey, bytes](), dict[str, bytes]()
-    for body in ledger.entries(until=covered):
+    for body in ledger.entries(until=ledger.covered):
         entry = decode_entry(body)
         job = _planned(entry)
         if job is None or not scope.holds(entry):
@@ -96,8 +85,8 @@ def _planned(entry: AnyEntry) -> str | None:
     match entry:
         case JobApprovalEntry() | ReserveEntry() | CommitEntry() | ReleaseEntry() | RoundEntry(outcome="published"):
             return entry.job
-        case SelfTestEntry():
-            return entry.job
+        case SelfTestEntry(job=job):
+            return job
     return None
 
 

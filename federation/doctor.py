@@ -17,6 +17,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 from privacy.errors import CloisterError, ConfigError
+from runtime.config import load_config
 
 EXTRAS = ("auditor", "aggregator", "silo", "demo")
 LEAST_FREE_GB = 2.0
@@ -108,8 +109,7 @@ def silo(state: Path) -> Iterator[Finding]:
     yield Finding(str(path), f"silo {settings.get('name')} of {settings.get('federation')}")
     yield _attempt("certificates", lambda: _check_wallet(state), "Enrol again, or restore the wallet folder.")
     yield _attempt("vault", lambda: _check_private(state / "vault"), "Restore the vault folder from a backup.")
-    training = settings.get("training", {})
-    yield _attempt("training", lambda: _hardware(training), "Install what the extra [silo] names.")
+    yield _attempt("training", lambda: _hardware(path), "Install what the extra [silo] names.")
     address = str(settings.get("aggregator"))
     yield _attempt(
         f"aggregator {address}", lambda: _reach(address), "Is it running, and may this machine dial that port?"
@@ -129,8 +129,10 @@ def _check_private(folder: Path) -> str:
     return "only its user can read it"
 
 
-def _hardware(training: dict[str, str]) -> str:
-    where = import_module("silo_agent.hardware").chosen(training.get("device", "auto"), training.get("frozen", "auto"))
+def _hardware(config: Path) -> str:
+    home = import_module("silo_agent.home")
+    settings = load_config(home.SiloSettings, config, home.ENV_PREFIX, os.environ)
+    where = import_module("silo_agent.hardware").hardware_of(settings.training)
     return f"on {where.device.type}, cached frozen layers multiply in {'bfloat16' if where.half else 'float32'}"
 
 

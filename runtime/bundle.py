@@ -88,7 +88,7 @@ def export_bundle(ledger: Ledger, path: Path, evidence: Evidence) -> Exported:
     notes = ledger.notes()
     if not notes:
         raise ConfigError("ledger", "no checkpoint was signed yet", "Let the program finish a round, then try again.")
-    covered = int(notes[-1].split("\n")[1])
+    covered = ledger.covered
     draft = path.with_name(f".{path.name}.draft")
     scope = evidence.scope
     certificate = ledger.identity.certificate_pem
@@ -242,12 +242,14 @@ def opened_bundle(path: Path) -> Iterator[Bundle]:
             bundle = Bundle(archive, *_checked(file, archive))
         except OSError as error:
             raise ConfigError(str(path), error.strerror or type(error).__name__, _NEXT) from error
+        # All that zipfile raises for a damaged or foreign archive: NotImplementedError for a compression it lacks,
+        # RuntimeError for an encrypted member, ValueError for an impossible name or place.
         except (zipfile.BadZipFile, NotImplementedError, EOFError, ValueError, RuntimeError) as error:
             raise VerificationError(str(path), f"it is no bundle, or not all of one ({error})", _NEXT) from error
         yield bundle
 
 
-def _checked(file: IO[bytes], archive: zipfile.ZipFile) -> tuple[Head, "Names"]:
+def _checked(file: IO[bytes], archive: zipfile.ZipFile) -> tuple[Head, Names]:
     """What is in it. Every byte has been read, and belongs there."""
     names = _checked_names(archive.infolist())
     head = _head(archive)

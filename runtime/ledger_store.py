@@ -190,6 +190,12 @@ class Ledger:
         table = self._tables.checkpoints
         return tuple(self._connection.execute(select(table.c.note).order_by(table.c.size)).scalars())
 
+    @property
+    def covered(self) -> int:
+        """How many entries the newest signed checkpoint covers."""
+        newest = select(func.max(self._tables.checkpoints.c.size))
+        return self._connection.execute(newest).scalar_one() or 0
+
     def budgets(self) -> Budgets:
         """The budgets that the entries add up to."""
         return budgets_of(decode_entry(body) for body in self.entries())

@@ -5,15 +5,16 @@ from pathlib import Path
 from sqlalchemy import Connection, select
 
 from privacy.budget import RoundKey
+from runtime.files import read_file
 from silo_agent.tables import jobs, rounds
 
 PREFLIGHT_FILE = "preflight.json"  # in a job's results: the report of its self-test
 
 
 class Archive:
-    """Of one state folder, for as long as one transaction lasts; reads and never writes."""
+    """Of one database, and of its state folder if that is given, for as long as one transaction lasts; reads only."""
 
-    def __init__(self, connection: Connection, folder: Path) -> None:
+    def __init__(self, connection: Connection, folder: Path | None) -> None:
         self._connection = connection
         self._folder = folder
 
@@ -27,6 +28,8 @@ class Archive:
         return self._connection.execute(select(rounds.c.record).where(*which)).scalar_one_or_none()
 
     def report(self, job: str) -> bytes | None:
-        """The job's newest self-test report. Raises OSError if it is there and cannot be read."""
-        path = self._folder / "results" / job / PREFLIGHT_FILE
-        return path.read_bytes() if path.exists() else None
+        """The job's newest self-test report; None if it is not kept. Raises ConfigError if it cannot be read."""
+        path = None if self._folder is None else self._folder / "results" / job / PREFLIGHT_FILE
+        if path is None or not path.exists():
+            return None
+        return read_file(path, "Let the account that runs the agent export the ledger.")

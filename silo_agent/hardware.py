@@ -1,14 +1,11 @@
 """Where a silo's training runs, and in what precision the frozen layers that are run once multiply."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 
 from privacy.errors import ConfigError
-
-Device = Literal["auto", "cpu", "cuda"]
-Frozen = Literal["auto", "float32", "bfloat16"]
+from silo_agent.settings import Device, Frozen, TrainingSettings
 
 
 @dataclass(frozen=True)
@@ -29,6 +26,11 @@ class Hardware:
 
 
 CPU = Hardware(torch.device("cpu"), torch.float32)
+
+
+def hardware_of(settings: TrainingSettings) -> Hardware:
+    """What a silo's settings mean on this machine. Raises what `chosen` raises."""
+    return chosen(settings.device, settings.frozen)
 
 
 def chosen(device: Device, frozen: Frozen) -> Hardware:

@@ -10,9 +10,10 @@ from typing import Any
 from sqlalchemy import Connection, delete, insert, select, update
 
 from certs.times import utc_text
-from privacy.errors import ConfigError, InternalError, Refused
+from privacy.errors import InternalError, Refused
 from privacy.plan import JobPlan
 from privacy.statement import Signed
+from runtime.naming import job_meant
 from silo_agent.tables import jobs, rolls
 
 MOST_UNDECIDED = 100
@@ -126,17 +127,8 @@ def all_jobs(connection: Connection) -> tuple[JobRecord, ...]:
 
 def named_job(connection: Connection, text: str) -> JobRecord:
     """The one job that a person means by a name or the beginning of a digest. Raises ConfigError."""
-    found = [record for record in all_jobs(connection) if _means(record, text)]
-    if len(found) == 1:
-        return found[0]
-    if not found:
-        raise ConfigError(f"job {text!r}", "is not known here", "`cloister silo jobs` lists the jobs of this silo.")
-    digests = ", ".join(record.job.hex()[:12] for record in found)
-    raise ConfigError(f"job {text!r}", f"means {len(found)} jobs: {digests}", "Name one by its digest.")
-
-
-def _means(record: JobRecord, text: str) -> bool:
-    return record.name == text or (len(text) >= 4 and record.job.hex().startswith(text.lower()))
+    records = {record.job.hex(): record for record in all_jobs(connection)}
+    return records[job_meant(text, {job: record.name for job, record in records.items()})]
 
 
 def set_job_state(

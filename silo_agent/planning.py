@@ -27,7 +27,15 @@ from privacy.fields import first_complaint
 from privacy.flatten import adapter_digest, flatten
 from privacy.mechanism import DpSgd
 from privacy.plan import Cohort, Grid, JobPlan, RosterMember
-from privacy.tasks import Adapter, Classification, LanguageModelling, ModelPin, TensorSpec, TokenClassification
+from privacy.tasks import (
+    Adapter,
+    Classification,
+    LanguageModelling,
+    ModelPin,
+    TensorSpec,
+    TokenClassification,
+    TrainedTask,
+)
 from runtime.models import weights_digest
 from silo_agent.adapters import PROMPT, adapt, head_modules, trained_heads, trained_parameters
 from silo_agent.choices import settle
@@ -92,28 +100,12 @@ def make_plan(
     )
     start = flatten({spec.name: state[spec.name] for spec in tensors}, tensors)
     try:
-        task = TASKS[job.task.kind](
-            kind=job.task.kind,
-            **({"labels": job.task.labels} if job.task.labels else {}),
-            max_tokens=job.task.max_tokens,
-            model=ModelPin(
-                source=job.model.source, revision=job.model.revision, weights_sha256=weights_digest(model_folder)
-            ),
-            adapter=Adapter(
-                **job.adapter.model_dump(
-                    include=set(Adapter.model_fields) - {"initial_sha256", "tensors"},
-                    mode="python",
-                ),
-                initial_sha256=hashlib.sha256(artifact).hexdigest(),
-                tensors=tensors,
-            ),
-        )
         plan = JobPlan(
             version="cloister/v1",
             name=job.name,
             federation=job.federation,
             purpose=job.purpose,
-            task=task,
+            task=_task(job, model_folder, artifact, tensors),
             dp=dp,
             server=job.server.fixed(),
             rounds=job.rounds,
@@ -137,6 +129,21 @@ def make_plan(
     except ValidationError as error:
         raise ConfigError(f"job {job.name!r}", first_complaint(error), "Correct the job file.") from error
     return plan, artifact
+
+
+def _task(job: JobFile, model_folder: Path, artifact: bytes, tensors: tuple[TensorSpec, ...]) -> TrainedTask:
+    """What is trained, pinned: the base model's weights, and the adapter's starting values. Raises ValidationError."""
+    chosen = job.adapter.model_dump(include=set(Adapter.model_fields) - {"initial_sha256", "tensors"}, mode="python")
+    task: TrainedTask = TASKS[job.task.kind](
+        kind=job.task.kind,
+        **({"labels": job.task.labels} if job.task.labels else {}),
+        max_tokens=job.task.max_tokens,
+        model=ModelPin(
+            source=job.model.source, revision=job.model.revision, weights_sha256=weights_digest(model_folder)
+        ),
+        adapter=Adapter(**chosen, initial_sha256=hashlib.sha256(artifact).hexdigest(), tensors=tensors),
+    )
+    return task
 
 
 def fix_mechanism(job: JobFile, honest: int = 1) -> DpSgd:

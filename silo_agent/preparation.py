@@ -65,7 +65,7 @@ class Preparation:
 
     def _training(self, record: JobRecord) -> "Training":
         from silo_agent.activation_store import ActivationStore
-        from silo_agent.hardware import chosen
+        from silo_agent.hardware import hardware_of
         from silo_agent.train import Training
 
         task = record.plan.task
@@ -76,7 +76,7 @@ class Preparation:
         artifact = self._shelf(record).artifact_path.read_bytes()
         folder = approval.model_folder(self._home, task)
         settings = self._home.settings
-        hardware = chosen(settings.training.device, settings.training.frozen)
+        hardware = hardware_of(settings.training)
         store = ActivationStore(self._home.activations, settings.activations.disk_gib << 30)
         return Training(record.plan, artifact, approval.loaded(self._home, registered), folder, store, hardware)
 

@@ -8,6 +8,8 @@ from pydantic import Field, model_validator
 from privacy.fields import Name, PositiveReal, Strict, Text
 from runtime.config import Address
 
+Device = Literal["auto", "cpu", "cuda"]
+Frozen = Literal["auto", "float32", "bfloat16"]
 Port = Annotated[int, Field(ge=0, le=65535)]
 
 
@@ -50,8 +52,8 @@ class Activations(Strict):
 class TrainingSettings(Strict):
     """Where training runs (silo_agent.hardware)."""
 
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    frozen: Literal["auto", "float32", "bfloat16"] = "auto"
+    device: Device = "auto"
+    frozen: Frozen = "auto"
 
 
 class SiloSettings(Strict):

@@ -43,7 +43,7 @@ class Disagreement:
 
 
 def account_of(origin: str, leaves: Sequence[bytes], entries: Iterable[AnyEntry], *, keeps_updates: bool) -> Account:
-    """Read a log's entries once. A round's last word counts: one that ended late is first said to be aborted."""
+    """Read a log's entries once. A verified log says of each round once how it ended."""
     rounds: dict[RoundKey, RoundEntry] = {}
     released: set[RoundKey] = set()
     last = ""

@@ -145,11 +145,8 @@ class EvidenceBook:
             raise VerificationError(entry.kind, "the plan is a rehearsal, which charges nothing", _NEXT)
         if entry.mechanism != mechanism_of(plan.dp):
             raise VerificationError("mechanism", "is not the one that the plan promises", _NEXT)
-        if isinstance(entry, ReserveEntry):
-            self._check_reserved(entry, plan)
-
-    def _check_reserved(self, entry: ReserveEntry, plan: JobPlan) -> None:
-        assert plan.dp is not None  # noqa: S101 - the caller has seen to it
+        if isinstance(entry, CommitEntry):
+            return
         if entry.unit != plan.dp.unit:
             raise VerificationError("unit", f"{entry.unit} is stated, the plan protects each {plan.dp.unit}", _NEXT)
         if entry.purpose != plan.purpose:

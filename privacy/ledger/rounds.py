@@ -12,6 +12,7 @@ from privacy.ledger.entry import (
     RefuseEntry,
     ReleaseEntry,
     ReserveEntry,
+    RoundEntry,
 )
 from privacy.ledger.figures import near
 from privacy.ledger.replay import Budgets, of_population
@@ -27,6 +28,7 @@ class RoundBook:
         self._reserved: dict[tuple[str, RoundKey], ReserveEntry] = {}
         self._committed: dict[tuple[str, RoundKey], CommitEntry] = {}
         self._released: set[RoundKey] = set()
+        self._ended: set[RoundKey] = set()
         self._charged_jobs: set[str] = set()
         self._refused: dict[str, int] = {}  # jobs that were refused and not approved since, and by which entry
 
@@ -49,6 +51,10 @@ class RoundBook:
             case ReleaseEntry():
                 self._check_release(entry)
                 self._released.add(entry.key)
+            case RoundEntry():
+                if entry.key in self._ended:
+                    raise VerificationError("round", f"how {entry.key} ended was said before", _NEXT)
+                self._ended.add(entry.key)
             case RefuseEntry():
                 if entry.decision == "budget":
                     _check_refusal(entry, budgets)

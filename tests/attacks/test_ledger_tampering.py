@@ -27,6 +27,7 @@ from tests.ledger_logs import (
     policy_entry,
     release_entry,
     reserve_entry,
+    round_entry,
     sample_log,
 )
 
@@ -207,6 +208,11 @@ def shared_reserve(**mechanism: object) -> ReserveEntry:
 
 
 LIES = {
+    "a round that ended twice": (
+        3,
+        f"round: how round 1 of job {JOB[:12]} ended was said before",
+        lying(policy_entry(), round_entry(0), round_entry(1), round_entry(1)),
+    ),
     "more honest members than the event counts on": (
         2,
         "event: not what q, noise multiplier and steps say",

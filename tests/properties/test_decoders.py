@@ -142,7 +142,7 @@ def test_bundles(bundle, tmp_path_factory, data):
     path.write_bytes(content)
     try:
         with opened_bundle(path) as opened:
-            assert list(opened.entries()) is not None
+            list(opened.entries())
             opened.notes()
             opened.leaves()
             dict(opened.evidence().transcripts)

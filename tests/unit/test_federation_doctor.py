@@ -55,6 +55,8 @@ def test_a_gpu_that_is_asked_for_and_not_there_is_a_fault(tmp_path, monkeypatch)
     found = findings(tmp_path)["training"]
     assert "no GPU" in found.found
     assert "CUDA build" in found.next_step
+    (tmp_path / "silo.toml").write_text(f'{base}[training]\ndevice = "tpu"\n')
+    assert not findings(tmp_path)["training"].well
 
 
 def test_a_missing_extra_is_no_fault(monkeypatch):

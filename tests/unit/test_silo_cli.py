@@ -136,7 +136,7 @@ def test_what_a_job_would_cost_is_said_before_it_runs(silo, capsys):
     assert "does not fit: 2 rounds would bring epsilon from 0 to 9.5 of 8; 1 such rounds would fit" in text
     code, text = complain(silo, capsys, "budget", "show", "--job", "nothing")
     assert code == ExitCode.CONFIG
-    assert "is not known here" in text
+    assert "is no job here" in text
 
 
 def test_jobs_are_listed_with_what_they_cost(silo, capsys):

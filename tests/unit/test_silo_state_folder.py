@@ -150,7 +150,7 @@ def test_a_job_is_named_by_its_name_or_a_unique_beginning(silo):
         assert named_job(connection, "rehearsal").job == silo.job
         assert named_job(connection, silo.job.hex()[:8]).job == silo.job
         for text_ in ("rehears", silo.job.hex()[:2], "zzzz"):
-            with pytest.raises(ConfigError, match="is not known here"):
+            with pytest.raises(ConfigError, match="is no job here"):
                 named_job(connection, text_)
         with pytest.raises(InternalError, match=r"is not in silo\.db"):
             require_job_record(connection, b"x" * 32)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from federation.review_cli import review
 from privacy.errors import ConfigError, VerificationError
 from runtime.console import emit
 
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
     from runtime.bundle import Bundle
     from runtime.ledger_store import Ledger
 
-app = typer.Typer(no_args_is_help=True, help="Ledger: show, export, verify, compare.")
+app = typer.Typer(no_args_is_help=True, help="Ledger: show, export, verify, review, compare.")
+app.command()(review)
 
 _ASK = "Ask the institution for a fresh export."
 DATABASES = ("silo.db", "aggregator.db")
@@ -117,7 +119,7 @@ def verify(
     try:
         with opened_bundle(bundle) as opened:
             origin, public_key = _trusted(opened, key, ca)
-            report = _verified(opened, origin, public_key)
+            report = _verified(opened, origin, public_key, ca)
             scope = opened.head
     except VerificationError as fault:
         if not json:
@@ -127,6 +129,8 @@ def verify(
         emit({"verified": False, "fault": finding}, as_json=True)
         raise typer.Exit(int(fault.exit_code)) from fault
     value = {"verified": True, **asdict(report), "root": report.root.hex(), "public_key": public_key.hex()}
+    value["reviews"] = [{"entry": entry.sequence, **entry.review.model_dump()} for entry in report.reviews]
+    value["reviewers_certified"] = ca is not None
     asked = {"job": scope.job, "since": scope.since}
     emit(
         value | {"scope": asked},
@@ -186,12 +190,38 @@ def _account(bundle: "Bundle", ca: Path) -> "Account":
 
     party, public_key = _vouched(bundle, ca)
     origin = log_origin(party.federation, party.name)
-    _verified(bundle, origin, public_key)
+    _verified(bundle, origin, public_key, ca)
     entries = (decode_entry(body) for body in bundle.entries())
     return account_of(origin, bundle.leaves(), entries, keeps_updates=party.role is Role.SILO)
 
 
-def _verified(bundle: "Bundle", origin: str, public_key: bytes) -> "Report":
+def verified_with_ca(path: Path, ca: Path) -> "Report":
+    """What a bundle adds up to, whose log it is vouched for by the federation's CA. Raises VerificationError."""
+    from privacy.ledger.checkpoint import log_origin
+    from runtime.bundle import opened_bundle
+
+    with opened_bundle(path) as opened:
+        party, public_key = _vouched(opened, ca)
+        return _verified(opened, log_origin(party.federation, party.name), public_key, ca)
+
+
+def _check_reviewers(report: "Report", ca: Path) -> None:
+    """Each review was signed by an auditor of this federation, who was one then. Raises LedgerFault."""
+    from certs.auditors import check_reviewer
+    from certs.times import parse_utc
+    from privacy.ledger.verify import LedgerFault
+    from runtime.files import read_file
+
+    ca_pem = read_file(ca, "Name the federation's ca.pem.")
+    for entry in report.reviews:
+        try:
+            check_reviewer(entry.review, entry.certificate, ca_pem, parse_utc(entry.utc))
+        except VerificationError as error:
+            why = f"{error.what}: {error.why}"
+            raise LedgerFault(entry.sequence, f"entry {entry.sequence}", why) from error
+
+
+def _verified(bundle: "Bundle", origin: str, public_key: bytes, ca: Path | None) -> "Report":
     """What the bundle adds up to. Raises VerificationError, a LedgerFault where it is about the log."""
     from privacy.ledger.verify import verify_log
 
@@ -200,6 +230,8 @@ def _verified(bundle: "Bundle", origin: str, public_key: bytes) -> "Report":
         stated = f"says that it holds {bundle.head.entries} entries of {bundle.head.log}"
         why = f"{stated}, and holds {report.entries} of {origin}"
         raise VerificationError("bundle.json", why, _ASK)
+    if ca is not None:
+        _check_reviewers(report, ca)
     return report
 
 
@@ -340,4 +372,9 @@ def _summary(report: "Report", public_key: bytes) -> list[str]:
             f"per {row.unit} (Renyi{pld}), {row.left_epsilon:.3f} left, {row.rounds_committed} rounds charged, "
             f"{row.rounds_reserved} reserved"
         )
+    if report.administrators:
+        lines.append(f"  two of {', '.join(report.administrators)} together may change a budget")
+    for entry in report.reviews:
+        due = f", due by {entry.review.due}" if entry.review.due else ""
+        lines.append(f"  reviewed by {entry.review.party} in entry {entry.sequence}: {entry.review.finding}{due}")
     return lines

@@ -4,7 +4,7 @@ Everything happens inside the caller's transaction, so that budget, journal and 
 all. Both programs keep one ledger in their database; its tables join theirs through `ledger_tables`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -178,6 +178,12 @@ class Ledger:
             stop = min(start + _BATCH, end)
             query = select(table.c.body).where(table.c.sequence >= start, table.c.sequence < stop)
             yield from self._connection.execute(query.order_by(table.c.sequence)).scalars()
+
+    def entries_of(self, kinds: Collection[str]) -> Iterator[bytes]:
+        """The canonical bytes of the entries of these kinds, oldest first."""
+        table = self._tables.entries
+        query = select(table.c.body).where(table.c.kind.in_(kinds)).order_by(table.c.sequence)
+        yield from self._connection.execute(query).scalars()
 
     def leaf_hashes(self, until: int) -> tuple[bytes, ...]:
         """The stored leaf hashes of the first `until` entries."""

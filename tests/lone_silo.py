@@ -327,7 +327,8 @@ class LoneSilo:
         with self.home.store.writing() as tx:
             before = require_budget(tx.connection, "patients")
             vector = charged.charge(before.policy).rdp
-            change_budget(tx.connection, "patients", lambda b: grant(b, plan.digest().hex(), vector, rounds))
+            job, purpose = plan.digest().hex(), plan.purpose
+            change_budget(tx.connection, "patients", lambda b: grant(b, job, vector, rounds, purpose))
             tx.record(approval_entry(STEWARD, plan, rounds, (charged, before)))
 
     def reserve_elsewhere(self, plan: JobPlan) -> None:

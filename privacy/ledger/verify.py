@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from privacy.errors import CloisterError, VerificationError
 from privacy.ledger.checkpoint import Checkpoint, open_checkpoint
 from privacy.ledger.clock import check_order
-from privacy.ledger.entry import AnyEntry, decode_entry
+from privacy.ledger.entry import AnyEntry, ReviewEntry, decode_entry
 from privacy.ledger.evidence import Evidence, EvidenceBook, EvidenceReport
 from privacy.ledger.figures import PopulationReport, check_figures, report_populations
+from privacy.ledger.governance import GovernanceBook
 from privacy.ledger.merkle import Frontier, leaf_hash
 from privacy.ledger.replay import Budgets, after
 from privacy.ledger.rounds import RoundBook
@@ -40,6 +41,8 @@ class Report:
     last_utc: str | None
     kinds: dict[str, int]
     populations: tuple[PopulationReport, ...]
+    administrators: tuple[str, ...]  # who may change budgets, two together
+    reviews: tuple[ReviewEntry, ...]  # their signatures hold; whose keys they are, certificates say
     evidence: EvidenceReport | None  # None where only the log was given
 
 
@@ -91,6 +94,7 @@ class _Walk:
         self._frontier = Frontier()
         self._budgets: Budgets = {}
         self._rounds = RoundBook()
+        self._governance = GovernanceBook(origin, {size: each.root for size, each in self._checkpoints.items()})
         self._kinds: dict[str, int] = {}
         self._utc: list[str] = []
 
@@ -106,6 +110,7 @@ class _Walk:
                 check_order(self._utc[-1], entry.utc)
             check_figures(entry)
             self._rounds.read(entry, self._budgets)
+            self._governance.read(entry, self._budgets)
             self._budgets = after(self._budgets, entry)
             self._rounds.check_balance(entry, self._budgets)
             if self._evidence is not None:
@@ -138,6 +143,8 @@ class _Walk:
             last_utc=self._utc[-1] if self._utc else None,
             kinds=dict(sorted(self._kinds.items())),
             populations=report_populations(self._budgets, self._rounds.executed),
+            administrators=tuple(sorted(self._governance.governance.administrators)),
+            reviews=tuple(self._governance.reviews.values()),
             evidence=self._compared(),
         )
 

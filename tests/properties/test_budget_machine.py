@@ -17,6 +17,7 @@ MECHANISMS = tuple(
 )
 JOBS = {f"{i:02x}" * 32: vector for i, vector in enumerate(MECHANISMS)}
 GRANTED = 4
+PURPOSE = "heart disease"
 KEYS = st.builds(RoundKey, st.sampled_from(sorted(JOBS)), st.integers(0, 6))
 
 
@@ -32,7 +33,7 @@ class Budget(RuleBasedStateMachine):
     def approving(self, job: str) -> None:
         before, fits = self.state, what_if(self.state, JOBS[job], GRANTED).fits
         try:
-            self.state = grant(before, job, JOBS[job], GRANTED)
+            self.state = grant(before, job, JOBS[job], GRANTED, PURPOSE)
         except Refused:
             assert job in before.grants or not fits
         else:
@@ -115,8 +116,8 @@ class Budget(RuleBasedStateMachine):
 
     @invariant()
     def keys_are_closed_once_and_for_all(self) -> None:
-        assert self.state.closed == self.ever_closed
-        assert not self.state.closed & set(self.state.reserved)
+        assert set(self.state.closed) == self.ever_closed
+        assert not self.ever_closed & set(self.state.reserved)
 
 
 TestBudget = Budget.TestCase

@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from sqlalchemy import MetaData
 
 from privacy.ledger.checkpoint import open_checkpoint
-from privacy.ledger.entry import ReviewEntry, encode_entry
+from privacy.ledger.entry import KeyEntry, encode_entry
 from privacy.ledger.merkle import consistency_proof, leaf_hash, root, verify_consistency, verify_inclusion
 from privacy.ledger.merkle import inclusion_proof as prove
 from runtime.database import open_database, write
@@ -25,8 +25,8 @@ KEY = Ed25519PrivateKey.generate()
 IDENTITY = LogIdentity("heart", "hospital-a", KEY.public_key().public_bytes_raw())
 
 
-def review(subject: str) -> ReviewEntry:
-    return ReviewEntry(**by(), first_sequence=0, last_sequence=0, subject=subject, finding="none")
+def pinned(reason: str) -> KeyEntry:
+    return KeyEntry(**by(), action="pinned", party="cloister://heart/silo/b", fingerprint="0c" * 32, reason=reason)
 
 
 class LedgerMachine(RuleBasedStateMachine):
@@ -44,20 +44,20 @@ class LedgerMachine(RuleBasedStateMachine):
         self.engine.dispose()
         self.folder.cleanup()
 
-    @rule(subjects=st.lists(st.text("abc", min_size=1, max_size=3), min_size=1, max_size=4))
-    def appending(self, subjects: list[str]) -> None:
+    @rule(reasons=st.lists(st.text("abc", min_size=1, max_size=3), min_size=1, max_size=4))
+    def appending(self, reasons: list[str]) -> None:
         with write(self.engine) as connection:
             ledger = Ledger(connection, TABLES)
-            for subject in subjects:
-                entry = review(subject).model_copy(update={"sequence": len(self.model)})
-                assert ledger.append(review(subject)) == len(self.model)
+            for reason in reasons:
+                entry = pinned(reason).model_copy(update={"sequence": len(self.model)})
+                assert ledger.append(pinned(reason)) == len(self.model)
                 self.model.append(encode_entry(entry))
 
-    @rule(subject=st.text("abc", min_size=1, max_size=3))
-    def crashing(self, subject: str) -> None:
+    @rule(reason=st.text("abc", min_size=1, max_size=3))
+    def crashing(self, reason: str) -> None:
         connection = self.engine.connect()
         transaction = connection.begin()
-        Ledger(connection, TABLES).append(review(subject))
+        Ledger(connection, TABLES).append(pinned(reason))
         transaction.rollback()
         connection.close()
 

@@ -1,5 +1,6 @@
 """`cloister silo admins ...`: the people who may change budgets, two together, and what they sign."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -21,16 +22,13 @@ ENV = "CLOISTER_ADMIN_PASSPHRASE"
 @app.command("key")
 def admins_key(
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The key, a new file that only you may read.")],
-    passphrase: Annotated[
-        str, typer.Option(prompt="Passphrase", hide_input=True, confirmation_prompt=True, envvar=ENV, show_envvar=True)
-    ],
     as_json: Json = False,
 ) -> None:
     """Make your own signing key, on your own machine: no state folder is needed, and nobody else gets it."""
     from certs.person_key import make_person_key
     from runtime.console import emit
 
-    public_key = make_person_key(out, passphrase)
+    public_key = make_person_key(out, _passphrase(twice=True))
     text = f"your key is in {out}; its public half, for `cloister silo admins add`:\n{public_key}"
     emit({"key": str(out), "public_key": public_key}, as_json=as_json, text=text)
 
@@ -87,7 +85,6 @@ def admins_sign(
     file: File,
     person: Annotated[str, typer.Option("--as", metavar="PERSON", help="Your name among the administrators.")],
     key: Annotated[Path, typer.Option("--key", metavar="FILE", help="Your key.")],
-    passphrase: Annotated[str, typer.Option(prompt="Passphrase", hide_input=True, envvar=ENV, show_envvar=True)],
     yes: Annotated[bool, typer.Option("--yes", help="Sign without being asked.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -97,7 +94,7 @@ def admins_sign(
     from runtime.console import emit
     from runtime.files import write_durably
 
-    proposal, signing = _read(file), load_person_key(key, passphrase)
+    proposal, signing = _read(file), load_person_key(key, _passphrase(twice=False))
     what = f"{proposal.statement.log}\n{change_text(proposal.statement.change)}\nbecause {proposal.statement.reason}"
     if not yes:
         typer.echo(what, err=True)
@@ -136,6 +133,12 @@ def hand_out(proposal: "Proposal", out: Path, *, as_json: bool) -> None:
         f"then here: cloister silo admins record {out}"
     )
     emit({"file": str(out), **proposal.model_dump(mode="json")}, as_json=as_json, text=text)
+
+
+def _passphrase(*, twice: bool) -> str:
+    """From the environment, for scripts, or asked for; never an option, which every account of a machine could read."""
+    given = os.environ.get(ENV)
+    return given if given else str(typer.prompt("Passphrase", hide_input=True, confirmation_prompt=twice, err=True))
 
 
 def _propose(

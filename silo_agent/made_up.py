@@ -27,7 +27,7 @@ class MadeUp:
     """The size of the federation and of its task."""
 
     silos: int
-    records: int  # of each silo
+    records: int  # of each silo: the size for which the job's batches are as large as they are expected to be
     classes: int
     rounds: int
     learning_rate: float
@@ -83,10 +83,10 @@ def _local(
     if dp.noise == "shared":
         deviation /= np.sqrt(task.silos)  # the silos' shares together are the noise of one sum
     for _ in range(dp.steps_per_round):
-        chosen = np.flatnonzero(bits.random(len(labels)) < min(1.0, dp.expected_batch_size / len(labels)))
+        chosen = np.flatnonzero(bits.random(len(labels)) < dp.sampling_rate)
         gradient = _clipped_sum(weights, features[chosen], labels[chosen], dp.clip_l2)
         gradient += deviation * bits.normal(size=weights.shape)
-        weights = weights - task.learning_rate * gradient / dp.expected_batch_size
+        weights = weights - task.learning_rate * gradient / (dp.sampling_rate * len(labels))
     return weights
 
 

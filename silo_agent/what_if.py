@@ -28,7 +28,7 @@ def what_if_of(home: Home, job_file: Path, *, synthetic: bool) -> dict[str, Any]
     if synthetic:
         task = MadeUp(
             silos=job.cohort.minimum,
-            records=job.cohort.minimum_dataset_size,
+            records=round(dp.expected_batch_size / dp.sampling_rate),
             classes=max(2, len(job.task.labels)),
             rounds=job.rounds,
             learning_rate=job.adapter.head_learning_rate or job.adapter.body_learning_rate or 0.1,

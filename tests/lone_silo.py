@@ -282,7 +282,7 @@ class LoneSilo:
 
     def _wallet(self, folder: Path) -> Wallet:
         """A real wallet, whose identity key stands in the roster."""
-        ca = make_ca(folder / "pki", NOW, "test")
+        ca = self.ca = make_ca(folder / "pki", NOW, "test")
         wallet = Wallet.create(folder / "wallet", ca.ca_pem, PartyId("test", Role.SILO, OWN))
         requests = wallet.requests()
         wallet.install(ca.issue(PartyId("test", Role.SILO, OWN), requests.tls, requests.identity, NOW, ()), NOW)

@@ -138,7 +138,7 @@ def hand_out(proposal: "Proposal", out: Path, *, as_json: bool) -> None:
 def _passphrase(*, twice: bool) -> str:
     """From the environment, for scripts, or asked for; never an option, which every account of a machine could read."""
     given = os.environ.get(ENV)
-    return given if given else str(typer.prompt("Passphrase", hide_input=True, confirmation_prompt=twice, err=True))
+    return given or str(typer.prompt("Passphrase", hide_input=True, confirmation_prompt=twice, err=True))
 
 
 def _propose(

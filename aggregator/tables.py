@@ -14,7 +14,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-from runtime.ledger_store import ledger_tables
+from runtime.ledger_tables import ledger_tables
 
 METADATA = MetaData()
 LEDGER = ledger_tables(METADATA)

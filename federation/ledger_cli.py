@@ -278,7 +278,8 @@ def _opened(state: Path | None, database: str | None) -> "Iterator[tuple[Connect
     from sqlalchemy import MetaData
     from sqlalchemy.exc import ArgumentError, DatabaseError
 
-    from runtime.ledger_store import Ledger, ledger_tables
+    from runtime.ledger_store import Ledger
+    from runtime.ledger_tables import ledger_tables
 
     try:
         engine = _engine(state, database)

@@ -1,49 +1,30 @@
-"""A ledger in a database: entries, the Merkle frontier that makes an append cheap, signed checkpoints.
+"""A ledger in a database: entries, the tree over them, signed checkpoints.
 
 Everything happens inside the caller's transaction, so that budget, journal and ledger are committed together or not at
-all. Both programs keep one ledger in their database; its tables join theirs through `ledger_tables`.
+all. Both programs keep one ledger in their database; its tables join theirs through `ledger_tables`. An append writes
+its entry and the nodes that it completes, one on average; a proof reads about two nodes a level, each by its key.
 """
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import (
-    BigInteger,
-    CheckConstraint,
-    Column,
-    Connection,
-    Integer,
-    LargeBinary,
-    MetaData,
-    String,
-    Table,
-    Text,
-    func,
-    insert,
-    select,
-    update,
-)
+from sqlalchemy import ColumnElement, Connection, Row, Select, func, insert, select, update
 
 from certs.times import utc_text
 from privacy.canonical import DIGEST_BYTES
 from privacy.errors import ConfigError, InternalError, VerificationError
+from privacy.ledger import merkle
 from privacy.ledger.checkpoint import Checkpoint, log_origin, open_checkpoint, sign_checkpoint
 from privacy.ledger.clock import check_order
 from privacy.ledger.entry import Entry, decode_entry, encode_entry
-from privacy.ledger.merkle import Frontier, leaf_hash
+from privacy.ledger.merkle import Frontier, Growth, leaf_hash
 from privacy.ledger.replay import Budgets, budgets_of
+from runtime.ledger_tables import LedgerTables
 
-_BATCH = 500
-
-
-@dataclass(frozen=True)
-class LedgerTables:
-    """The tables of one ledger."""
-
-    log: Table
-    entries: Table
-    checkpoints: Table
+_BATCH = 500  # rows read at once
+_RESTORE = "Restore the state folder from a backup; do not go on with this one."
 
 
 @dataclass(frozen=True)
@@ -61,37 +42,6 @@ class LogIdentity:
         return log_origin(self.federation, self.institution)
 
 
-def ledger_tables(metadata: MetaData) -> LedgerTables:
-    """Define the ledger's tables in a program's metadata."""
-    log = Table(
-        "ledger_log",
-        metadata,
-        Column("id", Integer, CheckConstraint("id = 1"), primary_key=True, autoincrement=False),
-        Column("federation", String(63), nullable=False),
-        Column("institution", String(63), nullable=False),
-        Column("public_key", LargeBinary(32), nullable=False),
-        Column("certificate_pem", LargeBinary, nullable=True),
-        Column("size", BigInteger, nullable=False),
-        Column("peaks", LargeBinary, nullable=False),  # the frontier's hashes, one after the other
-    )
-    entries = Table(
-        "ledger_entries",
-        metadata,
-        Column("sequence", BigInteger, primary_key=True, autoincrement=False),
-        Column("kind", String(32), nullable=False, index=True),
-        Column("leaf_hash", LargeBinary(32), nullable=False),
-        Column("body", LargeBinary, nullable=False),
-    )
-    checkpoints = Table(
-        "ledger_checkpoints",
-        metadata,
-        Column("size", BigInteger, primary_key=True, autoincrement=False),
-        Column("signed_utc", String(32), nullable=False),
-        Column("note", Text, nullable=False),
-    )
-    return LedgerTables(log, entries, checkpoints)
-
-
 class Ledger:
     """The ledger of one database, for as long as one transaction lasts.
 
@@ -99,7 +49,9 @@ class Ledger:
     """
 
     def __init__(self, connection: Connection, tables: LedgerTables) -> None:
-        row = connection.execute(select(tables.log)).one_or_none()
+        log = tables.log.c
+        columns = (log.federation, log.institution, log.public_key, log.certificate_pem)
+        row = connection.execute(select(*columns)).one_or_none()
         if row is None:
             raise ConfigError("ledger", "this database has none yet", "Start the program once, or name another folder.")
         self._connection = connection
@@ -133,26 +85,33 @@ class Ledger:
         return self._frontier().size
 
     def append(self, entry: Entry) -> int:
-        """Put an entry at the end; its `sequence` is set to its place, which is returned.
+        """Put an entry at the end; its `sequence` is set to its place, which is returned. Raises as `append_all`."""
+        return self.append_all([entry])
 
-        Raises InternalError for an entry of another institution, or if the log moved meanwhile; ConfigError if the
-        newest entry is of a later time, since nobody could verify a log with this one in it.
+    def append_all(self, entries: Sequence[Entry]) -> int:
+        """Put entries at the end, one after the other; returns the place of the first.
+
+        Raises, before it has written any of them, InternalError for one of another institution or if the log moved
+        meanwhile; ProtocolError for one that would not decode; ConfigError if the one before is of a later time, since
+        nobody could verify a log with this one in it.
         """
-        if entry.institution != self.identity.institution:
-            raise InternalError("ledger entry", f"is of {entry.institution}", f"Report this: {self.identity.origin}.")
-        frontier = self._frontier()
-        self._check_clock(frontier.size, entry.utc)
-        body = encode_entry(entry.model_copy(update={"sequence": frontier.size}))
-        hashed, kind = leaf_hash(body), decode_entry(body).kind
-        row = {"sequence": frontier.size, "kind": kind, "leaf_hash": hashed, "body": body}
-        self._connection.execute(insert(self._tables.entries).values(**row))
-        longer, log = frontier.append(hashed), self._tables.log
-        moved = self._connection.execute(
-            update(log).where(log.c.size == frontier.size).values(size=longer.size, peaks=b"".join(longer.peaks))
-        )
-        if moved.rowcount != 1:
-            raise InternalError("ledger", "two writers appended at once", "Run one program per state folder.")
-        return frontier.size
+        growth, newest = Growth(self._frontier()), self._newest_utc()
+        size, rows, nodes = growth.size, [], []
+        for entry in entries:
+            self._check_appendable(newest, entry)
+            place, newest = growth.size, entry.utc
+            body = encode_entry(entry.model_copy(update={"sequence": place}))
+            leaf = leaf_hash(body)
+            rows.append({"sequence": place, "kind": decode_entry(body).kind, "leaf_hash": leaf, "body": body})
+            nodes += [
+                {"level": level, "position": place >> level, "hash": node}
+                for level, node in enumerate(growth.append(leaf), 1)
+            ]
+        self._move(size, growth.frontier(), newest)
+        for table, new in ((self._tables.entries, rows), (self._tables.nodes, nodes)):
+            if new:
+                self._connection.execute(insert(table), new)
+        return size
 
     def checkpoint(self, sign: Callable[[bytes], bytes], now: datetime) -> str:
         """The signed checkpoint over all entries, made and stored unless there is one already.
@@ -174,10 +133,7 @@ class Ledger:
         """The canonical bytes of the entries from `since` on, up to and without `until`."""
         table = self._tables.entries
         end = self.size if until is None else min(until, self.size)
-        for start in range(since, end, _BATCH):
-            stop = min(start + _BATCH, end)
-            query = select(table.c.body).where(table.c.sequence >= start, table.c.sequence < stop)
-            yield from self._connection.execute(query.order_by(table.c.sequence)).scalars()
+        return (row.body for row in self._paged(select(table.c.body), table.c.sequence, since, end))
 
     def entries_of(self, kinds: Collection[str]) -> Iterator[bytes]:
         """The canonical bytes of the entries of these kinds, oldest first."""
@@ -190,6 +146,22 @@ class Ledger:
         table = self._tables.entries
         query = select(table.c.leaf_hash).where(table.c.sequence < until).order_by(table.c.sequence)
         return tuple(self._connection.execute(query).scalars())
+
+    def inclusion_proof(self, index: int, size: int) -> tuple[bytes, ...]:
+        """That entry `index` is in the tree of the first `size` entries; for `merkle.verify_inclusion`. O(log size).
+
+        Raises InternalError if there is no such entry or no such tree.
+        """
+        self._require_size(size)
+        return merkle.inclusion_proof(self._node, size, index)
+
+    def consistency_proof(self, old_size: int, size: int) -> tuple[bytes, ...]:
+        """That the tree of `size` entries begins with that of `old_size`; for `merkle.verify_consistency`. O(log size).
+
+        Raises InternalError unless 0 < old_size <= size <= the log's.
+        """
+        self._require_size(size)
+        return merkle.consistency_proof(self._node, old_size, size)
 
     def notes(self) -> tuple[str, ...]:
         """The signed checkpoints, oldest first."""
@@ -207,38 +179,91 @@ class Ledger:
         return budgets_of(decode_entry(body) for body in self.entries())
 
     def check(self) -> None:
-        """Recompute everything the database says about the tree from the entries alone; for every start-up.
+        """Recompute everything the database says about the tree from the entries alone; for every start-up. O(size).
 
         Raises VerificationError naming the first entry, or the checkpoint, that is not as it was written.
         """
-        stored, next_step = self._frontier(), "Restore the state folder from a backup; do not go on with this one."
+        stored, growth, newest = self._frontier(), Growth(), None
         signed = {c.size: c for c in (self._open(note) for note in self.notes())}
-        hashes, frontier = iter(self.leaf_hashes(stored.size)), Frontier()
-        for sequence, body in enumerate(self.entries()):
-            leaf = leaf_hash(body)
-            if decode_entry(body).sequence != sequence or next(hashes, None) != leaf:
-                raise VerificationError(f"ledger entry {sequence}", "it is not the one that was written", next_step)
-            frontier = frontier.append(leaf)
-            checkpoint = signed.pop(frontier.size, None)
-            if checkpoint is not None and checkpoint.root != frontier.root():
-                raise VerificationError(f"ledger up to entry {sequence}", "not what its checkpoint says", next_step)
-        if frontier != stored or signed:
-            raise VerificationError("ledger", "entries are missing at its end", next_step)
-
-    def _check_clock(self, size: int, utc: str) -> None:
+        nodes = [self._nodes(level, stored.size) for level in range(1, stored.size.bit_length())]
         table = self._tables.entries
-        body = self._connection.execute(select(table.c.body).where(table.c.sequence == size - 1)).scalar_one_or_none()
-        if body is None:
+        columns = select(table.c.kind, table.c.leaf_hash, table.c.body)
+        for sequence, row in enumerate(self._paged(columns, table.c.sequence, 0, stored.size)):
+            leaf = leaf_hash(row.body)
+            entry = None if leaf != row.leaf_hash else decode_entry(row.body)
+            if entry is None or (entry.sequence, entry.kind) != (sequence, row.kind):
+                raise VerificationError(f"ledger entry {sequence}", "it is not the one that was written", _RESTORE)
+            newest = entry.utc
+            completed = growth.append(leaf)
+            if any(next(kept, None) != node for kept, node in zip(nodes, completed, strict=False)):
+                raise VerificationError(f"ledger up to entry {sequence}", "not what its stored tree says", _RESTORE)
+            checkpoint = signed.pop(growth.size, None)
+            if checkpoint is not None and checkpoint.root != growth.root():
+                raise VerificationError(f"ledger up to entry {sequence}", "not what its checkpoint says", _RESTORE)
+        if growth.frontier() != stored or signed:
+            raise VerificationError("ledger", "entries are missing at its end", _RESTORE)
+        self._check_rest(stored, newest)
+
+    def _check_rest(self, stored: Frontier, newest: str | None) -> None:
+        """What no entry has shown to be wrong: nodes that are too many, the newest entry's time."""
+        kept = self._connection.execute(select(func.count()).select_from(self._tables.nodes)).scalar_one()
+        if kept != stored.size - stored.size.bit_count():
+            raise VerificationError("ledger", "its stored tree has nodes over entries that are not there", _RESTORE)
+        if self._newest_utc() != newest:
+            raise VerificationError("ledger", "its newest entry is of another time than it keeps", _RESTORE)
+
+    def _check_appendable(self, newest: str | None, entry: Entry) -> None:
+        origin = self.identity.origin
+        if entry.institution != self.identity.institution:
+            raise InternalError("ledger entry", f"is of {entry.institution}", f"Report this: {origin}.")
+        if newest is None:
             return
-        newest = decode_entry(body).utc
         try:
-            check_order(newest, utc)
+            check_order(newest, entry.utc)
         except VerificationError as error:
-            why = f"by this machine's clock it is {utc}, and its newest entry is of {newest}"
-            raise ConfigError(f"ledger of {self.identity.origin}", why, "Set the clock (timedatectl).") from error
+            why = f"by this machine's clock it is {entry.utc}, and its newest entry is of {newest}"
+            raise ConfigError(f"ledger of {origin}", why, "Set the clock (timedatectl).") from error
+
+    def _move(self, size: int, longer: Frontier, newest: str | None) -> None:
+        """Note that the log was of this size and is longer now."""
+        log = self._tables.log
+        values = {"size": longer.size, "peaks": b"".join(longer.peaks), "newest_utc": newest}
+        if self._connection.execute(update(log).where(log.c.size == size).values(**values)).rowcount != 1:
+            raise InternalError("ledger", "two writers appended at once", "Run one program per state folder.")
+
+    def _require_size(self, size: int) -> None:
+        if size > self.size:
+            raise InternalError("ledger proof", f"there is no tree of {size} entries", "Report this.")
+
+    def _node(self, level: int, index: int) -> bytes:
+        """A node of the tree, by its key."""
+        entries, nodes = self._tables.entries.c, self._tables.nodes.c
+        query = select(entries.leaf_hash).where(entries.sequence == index)
+        if level:
+            query = select(nodes.hash).where(nodes.level == level, nodes.position == index)
+        node = self._connection.execute(query).scalar_one_or_none()
+        if node is None:
+            raise VerificationError("ledger", f"its stored tree has no node {index} of level {level}", _RESTORE)
+        return bytes(node)
+
+    def _nodes(self, level: int, size: int) -> Iterator[bytes]:
+        """The stored nodes of a level, of the tree over so many entries."""
+        table = self._tables.nodes
+        query = select(table.c.hash).where(table.c.level == level)
+        return (row.hash for row in self._paged(query, table.c.position, 0, size >> level))
+
+    def _paged(self, query: Select[Any], key: ColumnElement[int], begin: int, end: int) -> Iterator[Row[Any]]:
+        """The rows whose key is in a range, in its order."""
+        for start in range(begin, end, _BATCH):
+            page = query.where(key >= start, key < min(start + _BATCH, end)).order_by(key)
+            yield from self._connection.execute(page)
 
     def _open(self, note: str) -> Checkpoint:
         return open_checkpoint(note, self.identity.origin, self.identity.public_key)
+
+    def _newest_utc(self) -> str | None:
+        newest: str | None = self._connection.execute(select(self._tables.log.c.newest_utc)).scalar_one()
+        return newest
 
     def _frontier(self) -> Frontier:
         log = self._tables.log

@@ -15,7 +15,7 @@ from sqlalchemy import (
     Text,
 )
 
-from runtime.ledger_store import ledger_tables
+from runtime.ledger_tables import ledger_tables
 
 METADATA = MetaData()
 LEDGER = ledger_tables(METADATA)

@@ -1,11 +1,15 @@
-"""The Merkle tree of RFC 6962, section 2.1: hashes, roots, an append in O(log n), and the two proofs.
+"""The Merkle tree of RFC 6962, section 2.1: hashes, roots, an append and the two proofs in O(log n).
 
 Verification after RFC 9162, sections 2.1.3.2 and 2.1.4.2. Hashes are SHA-256; leaves are hashed apart from nodes
 (0x00 and 0x01 in front), so that no entry can pass for a subtree. Checks raise VerificationError.
+
+A *node* is the root over a perfect subtree: that of level k and index i covers the leaves i * 2^k to (i + 1) * 2^k,
+this one excluded; level 0 are the leaves. Once its last leaf is there it never changes; an append completes one node
+above the leaves on average, so a log that keeps its nodes proves anything from about 2 log n of them.
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from privacy.canonical import DIGEST_BYTES
@@ -38,47 +42,93 @@ class Frontier:
 
     def append(self, leaf: bytes) -> "Frontier":
         """The frontier with one more leaf hash."""
-        peaks, hashed, size = list(self.peaks), leaf, self.size
-        while size & 1:
-            hashed, size = node_hash(peaks.pop(), hashed), size >> 1
-        return Frontier(self.size + 1, (*peaks, hashed))
+        growth = Growth(self)
+        growth.append(leaf)
+        return growth.frontier()
 
     def root(self) -> bytes:
         """The tree's root hash; of no leaves, SHA-256 of nothing."""
-        if not self.peaks:
-            return EMPTY_ROOT
-        *rest, hashed = self.peaks
-        for peak in reversed(rest):
-            hashed = node_hash(peak, hashed)
-        return hashed
+        return _joined(self.peaks) if self.peaks else EMPTY_ROOT
+
+
+class Growth:
+    """A frontier that grows in place: for many leaves one after the other."""
+
+    def __init__(self, frontier: Frontier | None = None) -> None:
+        self.size = 0 if frontier is None else frontier.size
+        self._peaks = [] if frontier is None else list(frontier.peaks)
+
+    def append(self, leaf: bytes) -> list[bytes]:
+        """Add a leaf hash, in place `size`. Returns the nodes that it completes: the k-th, counted from 1, is that of
+        level k and index `size` >> k.
+        """
+        hashed, size, peaks = leaf, self.size, self._peaks
+        completed = []
+        while size & 1:
+            hashed, size = node_hash(peaks.pop(), hashed), size >> 1
+            completed.append(hashed)
+        peaks.append(hashed)
+        self.size += 1
+        return completed
+
+    def root(self) -> bytes:
+        """As of a frontier."""
+        return _joined(self._peaks) if self._peaks else EMPTY_ROOT
+
+    def frontier(self) -> Frontier:
+        """As it is now."""
+        return Frontier(self.size, tuple(self._peaks))
 
 
 def root(leaves: Iterable[bytes]) -> bytes:
     """The root over leaf hashes."""
-    frontier = Frontier()
+    growth = Growth()
     for leaf in leaves:
-        frontier = frontier.append(leaf)
-    return frontier.root()
+        growth.append(leaf)
+    return growth.root()
 
 
-def inclusion_proof(leaves: Sequence[bytes], index: int) -> tuple[bytes, ...]:
-    """PATH(index, leaves) of RFC 6962, 2.1.1. Raises InternalError if there is no such leaf."""
-    if not 0 <= index < len(leaves):
-        raise InternalError("inclusion proof", f"there is no leaf {index} of {len(leaves)}", "Report this.")
-    if len(leaves) == 1:
-        return ()
-    split = _split(len(leaves))
-    left, right = leaves[:split], leaves[split:]
-    if index < split:
-        return (*inclusion_proof(left, index), root(right))
-    return (*inclusion_proof(right, index - split), root(left))
+NodeReader = Callable[[int, int], bytes]
+"""The node of a level and an index, of those that the tree has."""
 
 
-def consistency_proof(leaves: Sequence[bytes], old_size: int) -> tuple[bytes, ...]:
-    """PROOF(old_size, leaves) of RFC 6962, 2.1.2. Raises InternalError unless 0 < old_size <= the number of leaves."""
-    if not 0 < old_size <= len(leaves):
-        raise InternalError("consistency proof", f"from size {old_size} to {len(leaves)}", "Report this.")
-    return _subproof(leaves, old_size, whole=True)
+def inclusion_proof(read: NodeReader, size: int, index: int) -> tuple[bytes, ...]:
+    """PATH(index, D[size]) of RFC 6962, 2.1.1, from at most 2 log n nodes. Raises InternalError without such a leaf."""
+    if not 0 <= index < size:
+        raise InternalError("inclusion proof", f"there is no leaf {index} of {size}", "Report this.")
+    proof: list[bytes] = []
+    begin, end = 0, size
+    while end - begin > 1:
+        middle = begin + _split(end - begin)
+        if index < middle:
+            proof.append(_range_root(read, middle, end))
+            end = middle
+        else:
+            proof.append(_range_root(read, begin, middle))
+            begin = middle
+    return tuple(reversed(proof))
+
+
+def consistency_proof(read: NodeReader, old_size: int, size: int) -> tuple[bytes, ...]:
+    """PROOF(old_size, D[size]) of RFC 6962, 2.1.2, from at most 2 log n nodes.
+
+    Raises InternalError unless 0 < old_size <= size.
+    """
+    if not 0 < old_size <= size:
+        raise InternalError("consistency proof", f"from size {old_size} to {size}", "Report this.")
+    proof: list[bytes] = []
+    begin, end = 0, size
+    while old_size != end:
+        middle = begin + _split(end - begin)
+        if old_size <= middle:
+            proof.append(_range_root(read, middle, end))
+            end = middle
+        else:
+            proof.append(_range_root(read, begin, middle))
+            begin = middle
+    if begin:  # else it is the old root itself, which the verifier has
+        proof.append(_range_root(read, begin, end))
+    return tuple(reversed(proof))
 
 
 def verify_inclusion(leaf: bytes, index: int, size: int, proof: Sequence[bytes], expected_root: bytes) -> None:
@@ -141,14 +191,22 @@ def _split(size: int) -> int:
     return 1 << ((size - 1).bit_length() - 1)
 
 
-def _subproof(leaves: Sequence[bytes], old_size: int, *, whole: bool) -> tuple[bytes, ...]:
-    if old_size == len(leaves):
-        return () if whole else (root(leaves),)
-    split = _split(len(leaves))
-    left, right = leaves[:split], leaves[split:]
-    if old_size <= split:
-        return (*_subproof(left, old_size, whole=whole), root(right))
-    return (*_subproof(right, old_size - split, whole=False), root(left))
+def _range_root(read: NodeReader, begin: int, end: int) -> bytes:
+    """The root over the leaves from `begin` to before `end`; `begin` is a multiple of a power of two >= end - begin."""
+    nodes = []
+    while begin < end:
+        level = (end - begin).bit_length() - 1
+        nodes.append(read(level, begin >> level))
+        begin += 1 << level
+    return _joined(nodes)
+
+
+def _joined(nodes: Sequence[bytes]) -> bytes:
+    """The root over perfect subtrees that follow one another, each smaller than the one before it."""
+    hashed = nodes[-1]
+    for node in reversed(nodes[:-1]):
+        hashed = node_hash(node, hashed)
+    return hashed
 
 
 def _hashes(what: str, proof: Sequence[bytes]) -> tuple[bytes, ...]:

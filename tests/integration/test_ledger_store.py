@@ -6,14 +6,16 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from sqlalchemy import Engine, MetaData, delete, inspect, update
+from sqlalchemy import Engine, MetaData, delete, insert, inspect, select, text, update
 
-from privacy.errors import ConfigError, InternalError, VerificationError
+from privacy.errors import CloisterError, ConfigError, InternalError, VerificationError
 from privacy.ledger.entry import decode_entry
-from privacy.ledger.merkle import root
+from privacy.ledger.merkle import root, verify_consistency, verify_inclusion
 from runtime.database import open_database, write
-from runtime.ledger_store import Ledger, LogIdentity, ledger_tables
+from runtime.ledger_store import Ledger, LogIdentity
+from runtime.ledger_tables import ledger_tables
 from tests.ledger_logs import key_entry, policy_entry, sample_log
+from tests.merkle_oracle import slow_consistency, slow_inclusion
 
 METADATA = MetaData()
 TABLES = ledger_tables(METADATA)
@@ -44,7 +46,7 @@ def filled(engine: Engine) -> Engine:
 @pytest.mark.parametrize("program", ["silo_agent.migrations", "aggregator.migrations"])
 def test_both_programs_migrations_make_the_tables_that_the_code_expects(program: str, tmp_path: Path) -> None:
     engine = open_database(tmp_path / "program.db", program)
-    for table in (TABLES.log, TABLES.entries, TABLES.checkpoints):
+    for table in (TABLES.log, TABLES.entries, TABLES.nodes, TABLES.checkpoints):
         found = {column["name"]: column["nullable"] for column in inspect(engine).get_columns(table.name)}
         assert found == {column.name: bool(column.nullable) for column in table.columns}
     with write(engine) as connection:
@@ -52,6 +54,30 @@ def test_both_programs_migrations_make_the_tables_that_the_code_expects(program:
         ledger.append(key_entry())
         ledger.check()
     engine.dispose()
+
+
+@pytest.mark.parametrize("program", ["silo_agent.migrations", "aggregator.migrations"])
+@pytest.mark.parametrize("size", [0, 17, 2500])
+def test_a_database_from_before_the_tree_was_kept_gets_its_nodes(program: str, size: int, tmp_path: Path) -> None:
+    engine = open_database(tmp_path / "program.db", program)
+    with write(engine) as connection:
+        Ledger.begin(connection, TABLES, IDENTITY).append_all([key_entry()] * size)
+        kept = connection.execute(select(TABLES.nodes)).all()
+        connection.execute(text("drop table ledger_nodes"))
+        connection.execute(text("alter table ledger_log drop column newest_utc"))
+        for later in ("job_accounts", "sub_caps"):
+            connection.execute(text(f"drop table if exists {later}"))
+        oldest = f"{program.split('.')[0].removesuffix('_agent')}_0001"
+        connection.execute(text(f"update alembic_version set version_num = '{oldest}'"))
+    engine.dispose()
+    again = open_database(tmp_path / "program.db", program)
+    with write(again) as connection:
+        assert connection.execute(select(TABLES.nodes)).all() == kept
+        ledger = Ledger(connection, TABLES)
+        ledger.check()
+        assert ledger.append(key_entry()) == size
+        ledger.check()
+    again.dispose()
 
 
 def test_entries_are_numbered_hashed_and_added_up(filled: Engine) -> None:
@@ -65,6 +91,57 @@ def test_entries_are_numbered_hashed_and_added_up(filled: Engine) -> None:
         assert [note.split("\n")[1] for note in ledger.notes()] == ["4", "8"]
         assert ledger.budgets()["cardiology"].spent_epsilon > 0
         ledger.check()
+
+
+def test_every_proof_is_the_one_of_the_standard(filled: Engine) -> None:
+    leaves = sample_log().leaves
+    with write(filled) as connection:
+        ledger = Ledger(connection, TABLES)
+        for size in range(1, len(leaves) + 1):
+            for place in range(size):
+                proof = ledger.inclusion_proof(place, size)
+                assert proof == slow_inclusion(leaves[:size], place)
+                verify_inclusion(leaves[place], place, size, proof, root(leaves[:size]))
+                proof = ledger.consistency_proof(place + 1, size)
+                assert proof == slow_consistency(leaves[:size], place + 1)
+                verify_consistency(place + 1, root(leaves[: place + 1]), size, root(leaves[:size]), proof)
+        for prove in (ledger.inclusion_proof, ledger.consistency_proof):
+            with pytest.raises(InternalError, match=f"no tree of {len(leaves) + 1} entries"):
+                prove(1, len(leaves) + 1)
+
+
+def test_entries_appended_together_are_those_appended_one_by_one(filled: Engine) -> None:
+    with write(filled) as connection:
+        ledger = Ledger(connection, TABLES)
+        size = ledger.size
+        assert ledger.append_all([policy_entry(), key_entry(), key_entry()]) == size
+        assert ledger.append_all([]) == ledger.size == size + 3
+        ledger.check()
+        for place, body in enumerate(ledger.entries()):
+            assert decode_entry(body).sequence == place
+
+
+def test_of_entries_appended_together_all_are_sound_or_none_is_there(filled: Engine) -> None:
+    foreign = key_entry().model_copy(update={"institution": "hospital-b"})
+    early = key_entry().model_copy(update={"utc": "2026-02-01T09:00:00Z"})
+    undecodable = key_entry().model_copy(update={"utc": "yesterday"})
+    with write(filled) as connection:
+        ledger = Ledger(connection, TABLES)
+        size = ledger.size
+        for wrong, fault in ((foreign, InternalError), (early, ConfigError), (undecodable, CloisterError)):
+            with pytest.raises(fault):
+                ledger.append_all([key_entry(), wrong])
+            assert ledger.size == size
+        ledger.check()
+
+
+def test_two_writers_at_once_are_our_bug(filled: Engine) -> None:
+    with write(filled) as connection:
+        ledger = Ledger(connection, TABLES)
+        stale = ledger._frontier()
+        ledger.append(key_entry())
+        with pytest.raises(InternalError, match="two writers appended at once"):
+            ledger._move(stale.size, stale, None)
 
 
 def test_a_checkpoint_is_made_once_per_size(filled: Engine) -> None:
@@ -140,14 +217,22 @@ def test_an_empty_ledger_or_a_foreign_key_signs_nothing(engine: Engine) -> None:
 
 
 def test_what_was_altered_in_the_database_is_named_at_start_up(filled: Engine) -> None:
-    entries, log, notes = TABLES.entries, TABLES.log, TABLES.checkpoints
+    entries, log, nodes, notes = TABLES.entries, TABLES.log, TABLES.nodes, TABLES.checkpoints
+    node = (nodes.c.level == 1) & (nodes.c.position == 2)
+    stray = {"level": 1, "position": 99, "hash": bytes(32)}
     body = sample_log().entries[5].replace(b"2026-03-01", b"2026-03-02")
     damages = [
         (update(entries).where(entries.c.sequence == 5).values(body=body), "ledger entry 5"),
         (delete(entries).where(entries.c.sequence == 6), "ledger entry 6"),
-        (delete(entries).where(entries.c.sequence == 17), "missing at its end"),
+        (delete(entries).where(entries.c.sequence == len(sample_log().entries) - 1), "missing at its end"),
         (update(log).values(peaks=b"\x00" * 64), "missing at its end"),
         (update(notes).where(notes.c.size == 8).values(note="12"), "checkpoint: it is not a signed note"),
+        (update(entries).where(entries.c.sequence == 5).values(kind="key"), "ledger entry 5"),
+        (update(entries).where(entries.c.sequence == 5).values(body=b"[]"), "ledger entry 5"),
+        (update(nodes).where(node).values(hash=bytes(32)), "up to entry 5: not what its stored tree says"),
+        (delete(nodes).where(node), "up to entry 5: not what its stored tree says"),
+        (insert(nodes).values(stray), "nodes over entries that are not there"),
+        (update(log).values(newest_utc=None), "of another time"),
         (delete(notes).where(notes.c.size == 8), None),
     ]
     for damage, complaint in damages:
@@ -161,3 +246,10 @@ def test_what_was_altered_in_the_database_is_named_at_start_up(filled: Engine) -
                 Ledger(connection, TABLES).check()
         transaction.rollback()
         connection.close()
+
+
+def test_a_proof_over_a_node_that_is_gone_is_refused(filled: Engine) -> None:
+    with write(filled) as connection:
+        connection.execute(delete(TABLES.nodes).where(TABLES.nodes.c.level == 3))
+        with pytest.raises(VerificationError, match="has no node 0 of level 3"):
+            Ledger(connection, TABLES).inclusion_proof(9, 16)

@@ -13,10 +13,10 @@ from sqlalchemy import MetaData
 
 from privacy.ledger.checkpoint import open_checkpoint
 from privacy.ledger.entry import KeyEntry, encode_entry
-from privacy.ledger.merkle import consistency_proof, leaf_hash, root, verify_consistency, verify_inclusion
-from privacy.ledger.merkle import inclusion_proof as prove
+from privacy.ledger.merkle import leaf_hash, root, verify_consistency, verify_inclusion
 from runtime.database import open_database, write
-from runtime.ledger_store import Ledger, LogIdentity, ledger_tables
+from runtime.ledger_store import Ledger, LogIdentity
+from runtime.ledger_tables import ledger_tables
 from tests.ledger_logs import by
 
 METADATA = MetaData()
@@ -44,14 +44,18 @@ class LedgerMachine(RuleBasedStateMachine):
         self.engine.dispose()
         self.folder.cleanup()
 
-    @rule(reasons=st.lists(st.text("abc", min_size=1, max_size=3), min_size=1, max_size=4))
-    def appending(self, reasons: list[str]) -> None:
+    @rule(reasons=st.lists(st.text("abc", min_size=1, max_size=3), min_size=1, max_size=4), together=st.booleans())
+    def appending(self, reasons: list[str], *, together: bool) -> None:
         with write(self.engine) as connection:
             ledger = Ledger(connection, TABLES)
-            for reason in reasons:
-                entry = pinned(reason).model_copy(update={"sequence": len(self.model)})
-                assert ledger.append(pinned(reason)) == len(self.model)
-                self.model.append(encode_entry(entry))
+            size = len(self.model)
+            for place, reason in enumerate(reasons, size):
+                self.model.append(encode_entry(pinned(reason).model_copy(update={"sequence": place})))
+            if together:
+                assert ledger.append_all([pinned(reason) for reason in reasons]) == size
+                return
+            for place, reason in enumerate(reasons, size):
+                assert ledger.append(pinned(reason)) == place
 
     @rule(reason=st.text("abc", min_size=1, max_size=3))
     def crashing(self, reason: str) -> None:
@@ -81,13 +85,16 @@ class LedgerMachine(RuleBasedStateMachine):
     def every_checkpoint_is_a_beginning_of_the_next(self) -> None:
         leaves = [leaf_hash(body) for body in self.model]
         opened = [open_checkpoint(note, IDENTITY.origin, IDENTITY.public_key) for note in self.signed]
-        for older, newer in pairwise(opened):
-            proof = consistency_proof(leaves[: newer.size], older.size)
-            verify_consistency(older.size, older.root, newer.size, newer.root, proof)
-        if opened:
-            last = opened[-1]
-            assert last.root == root(leaves[: last.size])
-            verify_inclusion(leaves[0], 0, last.size, prove(leaves[: last.size], 0), last.root)
+        with write(self.engine) as connection:
+            ledger = Ledger(connection, TABLES)
+            for older, newer in pairwise(opened):
+                proof = ledger.consistency_proof(older.size, newer.size)
+                verify_consistency(older.size, older.root, newer.size, newer.root, proof)
+            for signed in opened[-1:]:
+                assert signed.root == root(leaves[: signed.size])
+                for place in {0, signed.size // 2, signed.size - 1}:
+                    proof = ledger.inclusion_proof(place, signed.size)
+                    verify_inclusion(leaves[place], place, signed.size, proof, signed.root)
 
 
 TestLedger = LedgerMachine.TestCase

@@ -339,7 +339,7 @@ def test_an_older_database_gets_the_accounts_of_its_ledger(tmp_path):
     with sqlite3.connect(silo.folder / "silo.db") as database:
         database.execute("DROP TABLE job_accounts")
         database.execute("DROP TABLE sub_caps")
-        database.execute("UPDATE alembic_version SET version_num = 'silo_0001'")
+        database.execute("UPDATE alembic_version SET version_num = 'silo_0002'")
     database.close()
     store = Store.open(silo.folder, silo.home.identity)
     store.check()

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from privacy.errors import InternalError, VerificationError
 from privacy.ledger.merkle import (
     Frontier,
+    Growth,
     consistency_proof,
     inclusion_proof,
     leaf_hash,
@@ -14,6 +15,7 @@ from privacy.ledger.merkle import (
     verify_consistency,
     verify_inclusion,
 )
+from tests.merkle_oracle import nodes_of, slow_consistency, slow_inclusion, slow_root
 
 ENTRIES = ["", "00", "10", "2021", "3031", "40414243", "5051525354555657", "606162636465666768696a6b6c6d6e6f"]
 LEAVES = [leaf_hash(bytes.fromhex(entry)) for entry in ENTRIES]
@@ -59,14 +61,16 @@ def test_roots() -> None:
 
 @pytest.mark.parametrize(("leaf", "size", "path"), INCLUSION)
 def test_inclusion_vectors(leaf: int, size: int, path: list[str]) -> None:
-    proof = inclusion_proof(LEAVES[:size], leaf - 1)
+    proof = inclusion_proof(nodes_of(LEAVES[:size]), size, leaf - 1)
+    assert slow_inclusion(LEAVES[:size], leaf - 1) == proof
     assert [part.hex() for part in proof] == path
     verify_inclusion(LEAVES[leaf - 1], leaf - 1, size, proof, bytes.fromhex(ROOTS[size]))
 
 
 @pytest.mark.parametrize(("old", "new", "path"), CONSISTENCY)
 def test_consistency_vectors(old: int, new: int, path: list[str]) -> None:
-    proof = consistency_proof(LEAVES[:new], old)
+    proof = consistency_proof(nodes_of(LEAVES[:new]), old, new)
+    assert slow_consistency(LEAVES[:new], old) == proof
     assert [part.hex() for part in proof] == path
     verify_consistency(old, bytes.fromhex(ROOTS[old]), new, bytes.fromhex(ROOTS[new]), proof)
 
@@ -82,7 +86,10 @@ HASHES = [leaf_hash(number.to_bytes(2, "big")) for number in range(71)]
 def test_every_proof_holds_and_no_altered_one_does(tree: tuple[int, int, int]) -> None:
     size, old, index = tree
     leaves, whole, before = HASHES[:size], root(HASHES[:size]), root(HASHES[:old])
-    inclusion, consistency = inclusion_proof(leaves, index), consistency_proof(leaves, old)
+    read = nodes_of(leaves)
+    inclusion, consistency = inclusion_proof(read, size, index), consistency_proof(read, old, size)
+    assert (whole, inclusion) == (slow_root(leaves), slow_inclusion(leaves, index))
+    assert consistency == slow_consistency(leaves, old)
     verify_inclusion(leaves[index], index, size, inclusion, whole)
     verify_consistency(old, before, size, whole, consistency)
     for altered in _alterations(inclusion):
@@ -102,6 +109,34 @@ def _alterations(proof: tuple[bytes, ...]) -> list[tuple[bytes, ...]]:
     return [*changed, (*proof, HASHES[70]), *([proof[:-1]] if proof else []), (*proof, b"short")]
 
 
+def test_growing_in_place_gives_the_same_trees_and_every_node_once() -> None:
+    growth, frontier, read, nodes = Growth(), Frontier(), nodes_of(HASHES), {}
+    for place, leaf in enumerate(HASHES):
+        for level, hashed in enumerate(growth.append(leaf), 1):
+            assert nodes.setdefault((level, place >> level), hashed) == read(level, place >> level)
+        frontier = frontier.append(leaf)
+        assert (growth.frontier(), growth.root(), growth.size) == (frontier, frontier.root(), place + 1)
+    assert len(nodes) == len(HASHES) - len(HASHES).bit_count()
+    assert Growth(frontier).root() == growth.root()
+
+
+def test_proofs_read_few_nodes() -> None:
+    counted: list[tuple[int, int]] = []
+
+    def read(level: int, index: int) -> bytes:
+        counted.append((level, index))
+        return b"\x00" * 32
+
+    size = 1_000_003
+    for index in (0, 1, 524_287, 524_288, 999_999, 1_000_002):
+        counted.clear()
+        assert len(inclusion_proof(read, size, index)) <= 20
+        assert len(counted) <= 40
+        counted.clear()
+        assert len(consistency_proof(read, index + 1, size)) <= 21
+        assert len(counted) <= 40
+
+
 def test_a_log_that_shrinks_is_named() -> None:
     with pytest.raises(VerificationError, match="from 5 to 4 entries: a log never shrinks"):
         verify_consistency(5, bytes.fromhex(ROOTS[5]), 4, bytes.fromhex(ROOTS[4]), ())
@@ -118,6 +153,6 @@ def test_a_damaged_frontier_is_not_used() -> None:
     with pytest.raises(InternalError, match="hashes do not match its size"):
         Frontier(3, (b"x" * 32,))
     with pytest.raises(InternalError, match="no leaf 8 of 8"):
-        inclusion_proof(LEAVES, 8)
+        inclusion_proof(nodes_of(LEAVES), 8, 8)
     with pytest.raises(InternalError, match="from size 0 to 8"):
-        consistency_proof(LEAVES, 0)
+        consistency_proof(nodes_of(LEAVES), 0, 8)

@@ -5,8 +5,8 @@ import json
 import sqlalchemy as sa
 from alembic import op
 
-revision = "silo_0002"
-down_revision = "silo_0001"
+revision = "silo_0003"
+down_revision = "silo_0002"
 branch_labels = None
 depends_on = None
 

@@ -163,6 +163,14 @@ class Ledger:
         self._require_size(size)
         return merkle.consistency_proof(self._node, old_size, size)
 
+    def root_at(self, size: int) -> bytes:
+        """The root of the tree of the first `size` entries. O(log size).
+
+        Raises InternalError if there is no such tree.
+        """
+        self._require_size(size)
+        return merkle.root_at(self._node, size)
+
     def notes(self) -> tuple[str, ...]:
         """The signed checkpoints, oldest first."""
         table = self._tables.checkpoints

@@ -16,9 +16,11 @@ from sqlalchemy import (
 )
 
 from runtime.ledger_tables import ledger_tables
+from runtime.witness_tables import witness_tables
 
 METADATA = MetaData()
 LEDGER = ledger_tables(METADATA)
+WITNESS = witness_tables(METADATA)
 
 DIGEST = LargeBinary(32)
 

@@ -45,6 +45,7 @@ from tests.cohort import SealedUpdate, add_updates, seal_update
 from tests.parties import Cohort
 from tests.pki import make_ca
 
+NOTHING_WITNESSED = wire.ExchangedCheckpoints(newest=b"", wanted=(), shown=(), witnesses=())
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 NAMES = ("east", "north", "west")
 OWN = "east"
@@ -107,7 +108,6 @@ class PlayedAggregator:
         self.joins: list[Signed] = []
         self.consents: list[Signed] = []
         self.applied: list[Signed] = []
-        self.checkpoints: list[str] = []
         self.commit: Signed | None = None
         self.fingerprints: list[Signed] = []  # what this silo sent
         self.shown_fingerprints: tuple[Signed, ...] = ()
@@ -133,6 +133,9 @@ class PlayedAggregator:
             raise Unavailable(name, "the aggregator is away", "Wait.")
         if name in self.refuses:
             raise self.refuses[name]
+
+    def exchange_checkpoints(self, request: wire.ExchangeCheckpointsRequest) -> wire.ExchangedCheckpoints:
+        return NOTHING_WITNESSED
 
     def get_job(self, job: bytes) -> wire.Job:
         self._called("get_job")

@@ -1,9 +1,10 @@
 """Where the lines of a step chart run. The template draws them: no library, no script, no number as text in here."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import accumulate
 
 from federation.ledger_report.spending import Level
 
@@ -42,8 +43,8 @@ def step_chart(levels: Sequence[Level], cap: float, until_utc: str) -> StepChart
     span = max((end - start).total_seconds(), 1.0)
     highest = max(cap, *(level.charged for level in levels))
     top, step = 1.08 * highest, _round_step(highest)
-    across = [WIDE * (_instant(level.utc) - start).total_seconds() / span for level in levels]
-    drawn = _thinned(across, levels)
+    across = accumulate((WIDE * (_instant(level.utc) - start).total_seconds() / span for level in levels), max)
+    drawn = _thinned(zip(across, levels, strict=True))
     spent = _stairs([(x, _down(level.spent, top)) for x, level in drawn])
     charged = _stairs([(x, _down(level.charged, top)) for x, level in drawn])
     return StepChart(
@@ -56,9 +57,9 @@ def step_chart(levels: Sequence[Level], cap: float, until_utc: str) -> StepChart
     )
 
 
-def _thinned(across: Sequence[float], levels: Sequence[Level]) -> list[tuple[float, Level]]:
+def _thinned(points: Iterable[tuple[float, Level]]) -> list[tuple[float, Level]]:
     found: list[tuple[float, Level]] = []
-    for x, level in zip(across, levels, strict=True):
+    for x, level in points:
         if len(found) > 1 and x < found[-1][0] + _PIXELS:
             found[-1] = (found[-1][0], level)
         else:
@@ -91,7 +92,7 @@ def _round_step(largest: float) -> float:
     """1, 2 or 5 times a power of ten, so that the largest figure is three to seven of them."""
     third = largest / 3
     power = 10.0 ** math.floor(math.log10(third))
-    return next(step * power for step in (5, 2, 1) if step * power <= third)
+    return power * next((step for step in (5, 2) if step * power <= third), 1)
 
 
 def _dates(start: datetime, span: float) -> Iterator[Tick]:

@@ -98,6 +98,12 @@ def test_the_budget_is_what_the_verifier_reports(sample, shown):
     assert widths == pytest.approx([100, 50 * row.charged_epsilon, 50 * row.spent_epsilon], abs=1e-3)
 
 
+def test_who_vouched_for_the_key_is_said(sample, shown):
+    assert facts(shown, "glance")["Whose key"].startswith("The key that was given for this page")
+    vouched = read_page(page(replace(sample, trust="ca"), NOW))
+    assert facts(vouched, "glance")["Whose key"].startswith("Vouched for by the federation's CA")
+
+
 def test_a_job_has_its_purpose_approval_rounds_and_its_own_epsilon(shown):
     said = facts(shown, "jobs")
     assert said["Purpose"] == "heart disease"

@@ -333,7 +333,7 @@ def test_a_ledger_without_budget_is_shown():
     log.sign()
     shown = read_page(page(bundle_of(log), NOW))
     assert "no population of hospital-a was trained on" in section(shown, "glance").text
-    assert facts(shown, "jobs")["Data"] == "none of hospital-a"
+    assert facts(shown, "jobs")["Data"] == "no data of hospital-a"
     assert "0 charged, 0 refunded, 1 published, 0 aborted" in facts(shown, "jobs")["Rounds"]
     assert "nothing to draw" in section(shown, "time").text
     assert "Nothing was refused." in section(shown, "refusals").text

@@ -24,24 +24,25 @@ class Tick:
 
 @dataclass(frozen=True)
 class StepChart:
-    """A drawing of WIDE by HIGH units. `spent` and `charged` are the corners of lines, the areas those of surfaces."""
+    """A drawing of WIDE by HIGH units: the corners of the lines `spent` and `cap`, and of the surfaces under lines."""
 
     spent: str
     spent_area: str
     charged_area: str
-    cap_y: float
+    cap: str
+    cap_y: float  # of the cap at the end
     dates: tuple[Tick, ...]
     epsilons: tuple[Tick, ...]
 
 
-def step_chart(levels: Sequence[Level], cap: float, until_utc: str) -> StepChart:
-    """A population's balances from its first budget to the ledger's last entry, and the cap as a line.
+def step_chart(levels: Sequence[Level], until_utc: str) -> StepChart:
+    """A population's balances from its first budget to the ledger's last entry, and the cap above them.
 
     A clock that was set back does not draw backwards: a step stands no earlier than the one before it.
     """
     start, end = _instant(levels[0].utc), max(_instant(until_utc), _instant(levels[-1].utc))
     span = max((end - start).total_seconds(), 1.0)
-    highest = max(cap, *(level.charged for level in levels))
+    highest = max(max(level.cap, level.charged) for level in levels)
     top, step = 1.08 * highest, _round_step(highest)
     across = accumulate((WIDE * (_instant(level.utc) - start).total_seconds() / span for level in levels), max)
     drawn = _thinned(zip(across, levels, strict=True))
@@ -51,7 +52,8 @@ def step_chart(levels: Sequence[Level], cap: float, until_utc: str) -> StepChart
         spent=_corners(spent),
         spent_area=_corners(_closed(spent)),
         charged_area=_corners(_closed(charged)),
-        cap_y=_down(cap, top),
+        cap=_corners(_stairs([(x, _down(level.cap, top)) for x, level in drawn])),
+        cap_y=_down(levels[-1].cap, top),
         dates=tuple(_dates(start, span)),
         epsilons=tuple(Tick(100 * (1 - i * step / top), f"{i * step:g}") for i in range(math.floor(top / step) + 1)),
     )

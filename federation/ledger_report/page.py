@@ -9,7 +9,14 @@ from typing import Any, Final, Literal
 
 from certs.times import utc_text
 from federation.ledger_report import chart, jobs, reviews, spending, words
-from federation.ledger_report.tables import checks_table, keys_table, refusals_table, reviews_table, self_tests_table
+from federation.ledger_report.tables import (
+    checks_table,
+    keys_table,
+    refusals_table,
+    reviews_table,
+    rules_table,
+    self_tests_table,
+)
 from privacy.ledger.entry import AnyEntry, RefuseEntry
 from privacy.ledger.evidence import Scope
 from privacy.ledger.figures import PopulationReport
@@ -50,7 +57,7 @@ def page(bundle: VerifiedBundle, now: datetime) -> str:
 def _facts(bundle: VerifiedBundle, now: datetime) -> dict[str, Any]:
     """What the template shows."""
     found = jobs.jobs_of(bundle.entries, bundle.plans)
-    rows = reviews.urgent_first(reviews.rows_of(bundle.entries), now.date())
+    rows = reviews.urgent_first(reviews.rows_of(bundle.entries))
     limits = [*words.LIMITS, *([words.SHARED_NOISE] if any(job.shares_noise for job in found) else [])]
     return {
         "institution": bundle.report.origin.rpartition("/")[2],
@@ -68,7 +75,8 @@ def _facts(bundle: VerifiedBundle, now: datetime) -> dict[str, Any]:
         "reviews": reviews_table(rows, now.date()),
         "keys": keys_table(bundle.entries),
         "self_tests": self_tests_table(bundle.entries, found),
-        "checks": checks_table(bundle.report, bundle.entries),
+        "rules": rules_table(bundle.entries),
+        "checks": checks_table(bundle.report, bundle.entries, by_ca=bundle.trust == "ca"),
         "limits": limits,
         "answers": words.ANSWERS,
         "words": words,
@@ -82,7 +90,9 @@ def _population(row: PopulationReport, bundle: VerifiedBundle) -> dict[str, Any]
         "reserved": row.charged_epsilon - row.spent_epsilon,
         "levels": levels,
         "days": spending.by_day(levels),
-        "chart": chart.step_chart(levels, row.epsilon, bundle.report.last_utc or levels[-1].utc),
+        "sub_caps": spending.sub_caps_of(bundle.entries, row.population),
+        "changes": len({level.cap for level in levels}) > 1,
+        "chart": chart.step_chart(levels, bundle.report.last_utc or levels[-1].utc),
     }
 
 

@@ -8,16 +8,24 @@ from federation.ledger_report import words
 from federation.ledger_report.jobs import Job
 from federation.ledger_report.reviews import ReviewRow
 from privacy.ledger.entry import (
+    AdminEntry,
     AnyEntry,
+    BudgetChangeEntry,
     CommitEntry,
     JobApprovalEntry,
     KeyEntry,
+    PolicyEntry,
     RefuseEntry,
     ReserveEntry,
     SelfTestEntry,
+    SubCapEntry,
 )
 from privacy.ledger.verify import Report
 
+DECISIONS = ("policy", "job-approval", "reserve", "commit", "refund", "refuse", "budget-change", "sub-cap")
+CHANGES = ("budget-change", "sub-cap", "admin")
+CERTIFIED = ", whom this federation's CA certified as one"
+NOT_CERTIFIED = "; whether the signer is one was not checked, since no CA was given"
 KEY_ACTIONS = {"own": "its own, signs this ledger", "pinned": "pinned: the only one for this party from then on"}
 
 
@@ -52,7 +60,8 @@ def _asked(entry: RefuseEntry) -> str:
     if entry.asked is None:
         return ""
     asked, epsilon = words.count(entry.asked.rounds, "round"), entry.asked.charge.epsilon
-    return f" Asked for: {asked}, each of epsilon {epsilon:.3f} alone, of {entry.population or 'no population'}."
+    of = f"of {entry.population or 'no population'}, for the purpose {entry.asked.purpose!r}"
+    return f" Asked for: {asked}, each of epsilon {epsilon:.3f} alone, {of}."
 
 
 def reviews_table(rows: Sequence[ReviewRow], today: date) -> Table:
@@ -65,8 +74,8 @@ def reviews_table(rows: Sequence[ReviewRow], today: date) -> Table:
                 words.moment(row.utc),
                 row.auditor,
                 row.subject,
-                ": ".join(filter(None, (words.FINDINGS.get(row.finding, row.finding), row.remark))),
-                row.follow_up or "nothing",
+                f"{words.FINDINGS.get(row.finding, row.finding)}: {row.remark}",
+                (row.follow_up or "nothing") + ("" if row.closes is None else f"; settles entry {row.closes}"),
                 _state(row, today),
                 str(row.sequence),
             )
@@ -117,17 +126,58 @@ def self_tests_table(entries: Iterable[AnyEntry], jobs: Iterable[Job]) -> Table:
     return Table("Self-tests before training, on made-up examples", heads, rows, marked)
 
 
-def checks_table(report: Report, entries: Sequence[AnyEntry]) -> Table:
+def rules_table(entries: Iterable[AnyEntry]) -> Table:
+    """Every setting of a budget or a sub-cap, and of who may change them: the old beside the new, and who signed."""
+    rows = []
+    for entry in entries:
+        rule = _rule(entry)
+        if rule is not None:
+            rows.append((words.moment(entry.utc), *rule, str(entry.sequence)))
+    heads = ("When (UTC)", "What", "Before", "After", "Signed by", "Why", "Entry")
+    return Table("Budgets, sub-caps, and who may change them", heads, tuple(rows))
+
+
+def _rule(entry: AnyEntry) -> tuple[str, str, str, str, str] | None:
+    match entry:
+        case PolicyEntry(population=population):
+            budget = f"{entry.epsilon:g} at delta {entry.delta:g}"
+            return f"lifetime cap of {population}", "none", budget, f"{entry.actor} alone, the first", entry.reason
+        case BudgetChangeEntry(population=population):
+            before, after = f"{entry.epsilon_before:g}", f"{entry.epsilon:g}"
+            return f"lifetime cap of {population}", before, after, _signed(entry), entry.reason
+        case SubCapEntry(population=population, purpose=purpose):
+            whose = "any one job" if purpose is None else f"the purpose {purpose!r}"
+            before, after = _cap(entry.epsilon_before), _cap(entry.epsilon)
+            return f"sub-cap of {population} for {whose}", before, after, _signed(entry), entry.reason
+        case AdminEntry(action=action, person=person):
+            before, after = ("no", "yes") if action == "add" else ("yes", "no")
+            return f"{person} is an administrator", before, after, _signed(entry), entry.reason
+        case _:
+            return None
+
+
+def _signed(entry: BudgetChangeEntry | SubCapEntry | AdminEntry) -> str:
+    return ", ".join(each.person for each in entry.approvals) or f"{entry.actor} ({entry.role}), no other needed"
+
+
+def _cap(epsilon: float | None) -> str:
+    return "none" if epsilon is None else f"{epsilon:g}"
+
+
+def checks_table(report: Report, entries: Sequence[AnyEntry], *, by_ca: bool) -> Table:
     """What the verifier did with this bundle; every line of it held, or there would be no page."""
     kinds, found = report.kinds, report.evidence
     charges = sum(_states_a_charge(entry) for entry in entries)
-    decisions = sum(kinds.get(kind, 0) for kind in ("policy", "job-approval", "reserve", "commit", "refund", "refuse"))
+    decisions = sum(kinds.get(kind, 0) for kind in DECISIONS)
     rows = [
         ("Signatures: each checkpoint is signed by the key above", words.count(report.checkpoints, "checkpoint")),
         ("Tree: each entry is the one signed for, in its place", words.count(report.entries, "entry", "entries")),
         ("Figures: each stated cost computed again from what ran, by two accountants", words.count(charges, "charge")),
         ("Decisions: each step of a budget replayed under its rule, each balance again", f"{decisions} entries"),
     ]
+    changes = sum(kinds.get(kind, 0) for kind in CHANGES)
+    rows.append(("Changes of rules: those who had to sign did, for this log and this change", f"{changes} entries"))
+    rows.append((f"Reviews: signed by the auditor{CERTIFIED if by_ca else NOT_CERTIFIED}", f"{len(report.reviews)}"))
     if found is not None:
         absent = f"; {found.reports_absent} not kept by the institution" if found.reports_absent else ""
         outside = f"; {found.rounds_out_of_scope} left out of this export" if found.rounds_out_of_scope else ""

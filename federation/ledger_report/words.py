@@ -9,6 +9,7 @@ from privacy.ledger.evidence import Scope
 
 REFUSALS: Final[dict[RefusalReason, str]] = {
     "over-cap": "It did not fit into what is left of the population's lifetime budget.",
+    "over-sub-cap": "It did not fit into the limit that the institution set for one job, or for its purpose.",
     "grant-used-up": "The job has had all the rounds that it was approved for.",
     "not-approved": "The job is not approved, no more, or for rounds of another cost.",
     "number-used": "A round of this number was charged, given back or set aside before; a number is used once.",

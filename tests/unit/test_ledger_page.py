@@ -8,7 +8,6 @@ from typing import get_args
 
 import pytest
 
-from federation.ledger_report import reviews
 from federation.ledger_report.chart import HIGH, WIDE, step_chart
 from federation.ledger_report.jobs import jobs_of
 from federation.ledger_report.page import VerifiedBundle, page
@@ -18,11 +17,12 @@ from federation.ledger_report.spending import Level, by_day, levels_of
 from federation.ledger_report.words import DECIDERS, REFUSALS, likelier, percent
 from privacy.accounting import add, rdp_epsilon, round_event, times
 from privacy.budget import BudgetPolicy, first_budget, grant, reserve
-from privacy.ledger.entry import Charge, RefusalReason, RefuseEntry, decode_entry
+from privacy.ledger.entry import Charge, RefusalReason, RefuseEntry, ReviewEntry, decode_entry
 from privacy.ledger.evidence import EvidenceReport, Scope
 from tests.ledger_logs import (
     DP,
     JOB,
+    PURPOSE,
     Log,
     RoundKey,
     approval_entry,
@@ -32,12 +32,13 @@ from tests.ledger_logs import (
     policy_entry,
     release_entry,
     reserve_entry,
+    review_entry,
     round_entry,
     sample_log,
 )
 from tests.reading_pages import Element, read_page
 
-NOW = datetime(2026, 9, 1, 10, tzinfo=UTC)
+NOW = datetime(2026, 5, 1, 10, tzinfo=UTC)  # before the sample's review is due
 HOSTILE = '</td><script>alert(1)</script><img src=x onerror="alert(2)">\u202egpj.exe{{ 7*7 }}'
 OPEN = ReviewRow(
     sequence=7,
@@ -48,6 +49,7 @@ OPEN = ReviewRow(
     remark="no DPIA",
     follow_up="name it",
     due="2026-08-30",
+    closes=None,
     settled=False,
 )
 
@@ -87,15 +89,17 @@ def test_the_budget_is_what_the_verifier_reports(sample, shown):
     said = facts(shown, "glance")
     assert said["Epsilon spent"].startswith(f"{row.spent_epsilon:.3f} ")
     assert f"{row.spent_pld_epsilon:.3f}" in said["Epsilon spent"]
-    assert (said["Lifetime cap"], said["Left"], said["Rounds charged"]) == ("2", f"{row.left_epsilon:.3f}", "3")
+    assert (said["Left"], said["Rounds charged"]) == (f"{row.left_epsilon:.3f}", "3")
+    assert said["Lifetime cap"] == "2.5 (it was changed: by whom)"
+    assert said["Limits within it"] == "1.5 for the purpose heart disease"
     glance = section(shown, "glance").text
-    assert f"Of the lifetime budget, {percent(row.spent_epsilon, 2.0)} is spent and" in glance
+    assert f"Of the lifetime budget, {percent(row.spent_epsilon, 2.5)} is spent and" in glance
     assert "protects each patient, delta 0.001" in glance
-    assert f"{sample.report.entries} entries, 4 signed checkpoints" in said["Verification"]
+    assert f"{sample.report.entries} entries, 5 signed checkpoints" in said["Verification"]
     assert sample.public_key.hex() in said["Whose key"]
     (bar,) = shown.find("svg", class_="bar")
     widths = [float(rect.attributes["width"]) for rect in bar.find("rect")]
-    assert widths == pytest.approx([100, 50 * row.charged_epsilon, 50 * row.spent_epsilon], abs=1e-3)
+    assert widths == pytest.approx([100, 40 * row.charged_epsilon, 40 * row.spent_epsilon], abs=1e-3)
 
 
 def test_who_vouched_for_the_key_is_said(sample, shown):
@@ -126,14 +130,20 @@ def test_refusals_reviews_keys_and_self_tests_stand_in_tables(shown):
     assert refusal[2] == "the budget's rule (cloister-agent, agent)"
     assert refusal[3].startswith(f"{REFUSALS['over-cap']} [over-cap] Asked for: 10000 rounds, each of epsilon")
     (review,) = rows(shown, "Reviews of this ledger")
-    assert review[1:6] == ["ms-audit", "quarter (entries 0 to 16)", "none", "nothing", "settled"]
+    assert review[1:6] == [
+        "cloister://heart/auditor/ms-audit",
+        "first quarter (entries 0 to 16)",
+        "observation: Budgets and approvals read with the steward.",
+        "name the second administrator",
+        "open, due 2026-06-30",
+    ]
     (key,) = rows(shown, "Identity keys")
     assert (key[1], key[4]) == ("cloister://heart/silo/hospital-a", "0c" * 32)
     (test,) = rows(shown, "Self-tests")
     assert test[1:4] == ["ab" * 6, "passed", "clipped sum"]
     checks = dict(rows(shown, "What was checked"))
-    assert {"4 checkpoints", "18 entries", "9 charges"} <= set(checks.values())
-    assert "1 review; 0 follow-ups open, 0 overdue on 2026-09-01." in section(shown, "reviews").text
+    assert {"5 checkpoints", "22 entries", "9 charges", "13 entries", "4 entries"} <= set(checks.values())
+    assert "1 review; 1 follow-up open, 0 overdue on 2026-05-01." in section(shown, "reviews").text
     assert not shown.find("div", class_="alert")
 
 
@@ -141,6 +151,24 @@ def test_every_code_of_a_refusal_has_words():
     codes = {code for part in get_args(RefusalReason) for code in get_args(part)}
     assert set(REFUSALS) == codes
     assert set(DECIDERS) == set(get_args(RefuseEntry.model_fields["decision"].annotation))
+
+
+def test_changes_of_the_rules_stand_old_beside_new_with_who_signed(shown):
+    found = [row[1:5] for row in rows(shown, "Budgets, sub-caps")]
+    assert found == [
+        ["lifetime cap of cardiology", "none", "2 at delta 0.001", "dr-weber alone, the first"],
+        ["dr-weber is an administrator", "no", "yes", "dr-weber"],
+        ["ms-okoro is an administrator", "no", "yes", "ms-okoro"],
+        ["sub-cap of cardiology for the purpose 'heart disease'", "none", "1.5", "dr-weber (steward), no other needed"],
+        ["lifetime cap of cardiology", "2", "2.5", "dr-weber, ms-okoro"],
+    ]
+    assert "Two of dr-weber, ms-okoro together may change a budget." in section(shown, "time").text
+
+
+def test_who_certified_a_reviewer_is_said(sample, shown):
+    assert "Whether the signer is an auditor of this federation was not checked" in section(shown, "reviews").text
+    by_ca = section(read_page(page(replace(sample, trust="ca"), NOW)), "reviews").text
+    assert "was not checked" not in by_ca
 
 
 def test_hostile_texts_stay_text(sample):
@@ -151,16 +179,17 @@ def test_hostile_texts_stay_text(sample):
         "party": HOSTILE,
         "legal_basis": HOSTILE,
         "dpia": HOSTILE,
-        "subject": HOSTILE,
-        "finding": HOSTILE,
         "software": HOSTILE,
         "checks": (HOSTILE,),
     }
     entries = tuple(
         entry.model_copy(update={name: value for name, value in nasty.items() if name in type(entry).model_fields})
         for entry in sample.entries
-        if not isinstance(entry, RefuseEntry)
+        if not isinstance(entry, RefuseEntry | ReviewEntry)
     )
+    (said,) = [entry for entry in sample.entries if isinstance(entry, ReviewEntry)]
+    texts = dict.fromkeys(("subject", "remark", "follow_up", "party"), HOSTILE)
+    entries += (said.model_copy(update={"review": said.review.model_copy(update=texts)}),)
     html = page(replace(sample, entries=entries), NOW)
     shown = read_page(html)
     assert "<script" not in html
@@ -170,7 +199,8 @@ def test_hostile_texts_stay_text(sample):
     safe = HOSTILE.replace("\u202e", "\ufffd")
     assert facts(shown, "jobs")["Purpose"] == safe
     assert rows(shown, "Identity keys")[0][1] == safe
-    assert shown.text.count("{{ 7*7 }}") >= 8
+    assert rows(shown, "Reviews of this ledger")[0][4] == safe
+    assert shown.text.count("{{ 7*7 }}") >= 12
 
 
 def test_the_page_needs_nothing_else(sample, shown):
@@ -183,7 +213,7 @@ def test_the_page_needs_nothing_else(sample, shown):
     assert not [e for e in shown.all() if {"src", "srcset", "data", "action"} & e.attributes.keys()]
     targets = [e.attributes["href"] for e in shown.all() if "href" in e.attributes]
     assert targets
-    assert all(shown.find("section", id=target.removeprefix("#")) for target in targets)
+    assert {target.removeprefix("#") for target in targets} <= {e.attributes.get("id") for e in shown.all()}
     assert not re.search(r"url\(|@import|https?:", html)
 
 
@@ -210,17 +240,29 @@ def test_each_section_says_what_it_answers_to(shown):
         assert any(source in text for text in said), source
 
 
-def test_an_overdue_follow_up_stands_first(sample, monkeypatch):
-    later = replace(OPEN, sequence=9, follow_up="write it down", due="2026-12-31")
-    monkeypatch.setattr(reviews, "rows_of", lambda _: (replace(OPEN, sequence=3, settled=True), later, OPEN))
-    shown = read_page(page(sample, NOW))
+def test_an_overdue_follow_up_stands_first(sample):
+    shown = read_page(page(sample, datetime(2026, 7, 2, tzinfo=UTC)))
     (alert,) = shown.find("div", class_="alert")
-    assert "1 follow-up of reviews overdue: name it, due 2026-08-30 (ms-audit, entry 7)" in alert.text
+    said = "1 follow-up of reviews overdue: name the second administrator, due 2026-06-30"
+    assert f"{said} (cloister://heart/auditor/ms-audit, entry 17)" in alert.text
     (marked,) = shown.find("tr", class_="marked")
-    assert "deficiency: no DPIA" in marked.text
-    states = [row[5] for row in rows(shown, "Reviews of this ledger")]
-    assert states == ["OVERDUE by 2 days: was due 2026-08-30", "open, due 2026-12-31", "settled"]
-    assert "3 reviews; 2 follow-ups open, 1 overdue" in section(shown, "reviews").text
+    (review,) = rows(shown, "Reviews of this ledger")
+    assert marked.text.startswith("".join(review))
+    assert review[5] == "OVERDUE by 2 days: was due 2026-06-30"
+    assert "1 review; 1 follow-up open, 1 overdue on 2026-07-02." in section(shown, "reviews").text
+
+
+def test_a_later_review_settles_a_follow_up():
+    log = sample_log()
+    log.add(review_entry(log, closes=17))
+    log.sign()
+    shown = read_page(page(bundle_of(log), datetime(2026, 7, 2, tzinfo=UTC)))
+    assert not shown.find("div", class_="alert")
+    newer, older = rows(shown, "Reviews of this ledger")
+    assert (newer[4:], older[4:]) == (
+        ["nothing; settles entry 17", "settled", "22"],
+        ["name the second administrator", "settled", "17"],
+    )
 
 
 def test_due_today_is_not_overdue():
@@ -229,7 +271,7 @@ def test_due_today_is_not_overdue():
     assert not replace(OPEN, settled=True).overdue(date(2027, 1, 1))
     assert not replace(OPEN, due=None).overdue(date(2027, 1, 1))
     undated, settled = replace(OPEN, due=None), replace(OPEN, settled=True)
-    assert urgent_first((settled, undated, OPEN), date(2027, 1, 1)) == (OPEN, undated, settled)
+    assert urgent_first((settled, undated, OPEN)) == (OPEN, undated, settled)
 
 
 def test_a_ledger_that_nobody_reviewed_says_so(sample):
@@ -244,22 +286,25 @@ def corners(points: str) -> list[tuple[float, float]]:
 
 def test_the_chart_ends_where_the_budget_stands(sample, shown):
     row, levels = sample.report.populations[0], levels_of(sample.entries)["cardiology"]
-    assert levels[-1] == Level("2026-03-01T09:00:00Z", row.spent_epsilon, row.charged_epsilon)
+    assert levels[-1] == Level("2026-03-01T09:00:00Z", row.spent_epsilon, row.charged_epsilon, 2.5)
     (picture,) = shown.find("div", class_="chart")
     assert f"{row.spent_epsilon:.3f} is spent" in picture.attributes["aria-label"]
     (line,) = [e for e in picture.find("polyline") if e.attributes["class"] == "spent-line"]
-    (cap,) = picture.find("line", class_="cap")
-    spent, top = corners(line.attributes["points"])[-1][1], float(cap.attributes["y1"])
-    assert (HIGH - spent) / (HIGH - top) == pytest.approx(row.spent_epsilon / row.epsilon, abs=1e-3)
+    (cap,) = picture.find("polyline", class_="cap")
+    assert "The cap is 2.5, and was 2 at first." in picture.attributes["aria-label"]
+    first, *_, last = (HIGH - y for _, y in corners(cap.attributes["points"]))
+    assert first / last == pytest.approx(2.0 / 2.5, abs=1e-3)
+    spent = corners(line.attributes["points"])[-1][1]
+    assert (HIGH - spent) / last == pytest.approx(row.spent_epsilon / row.epsilon, abs=1e-3)
     assert by_day(levels) == (("2026-03-01", levels[-1]),)
 
 
 def test_a_step_stands_at_its_time_and_a_clock_set_back_does_not_draw_backwards():
     def at(hour: int, minute: int, spent: float, charged: float) -> Level:
-        return Level(f"2026-03-01T{hour:02}:{minute:02}:00Z", spent, charged)
+        return Level(f"2026-03-01T{hour:02}:{minute:02}:00Z", spent, charged, 4.0)
 
     levels = [at(0, 0, 0, 0), at(5, 0, 0, 1), at(5, 30, 1, 1), at(5, 10, 1, 2), at(8, 0, 2, 2)]
-    chart = step_chart(levels, 4.0, "2026-03-01T10:00:00Z")
+    chart = step_chart(levels, "2026-03-01T10:00:00Z")
     line = corners(chart.spent)
     assert [x for x, _ in line] == sorted(x for x, _ in line)
     down = {round(x): y for x, y in line}
@@ -271,16 +316,17 @@ def test_a_step_stands_at_its_time_and_a_clock_set_back_does_not_draw_backwards(
 
 
 def test_ten_thousand_rounds_are_a_line_of_pixels():
-    levels = [Level(f"2026-03-{1 + i // 1000:02}T00:{i // 60 % 60:02}:{i % 60:02}Z", i, i) for i in range(10_000)]
-    chart = step_chart(levels, 20_000.0, levels[-1].utc)
+    days = [f"2026-03-{1 + i // 1000:02}T00:{i // 60 % 60:02}:{i % 60:02}Z" for i in range(10_000)]
+    levels = [Level(utc, i, i, 20_000.0) for i, utc in enumerate(days)]
+    chart = step_chart(levels, levels[-1].utc)
     assert len(corners(chart.spent)) < 2 * WIDE + 3
     assert corners(chart.spent)[-1][1] == pytest.approx(HIGH * (1 - 9999 / 21_600), abs=0.06)
 
 
 @pytest.mark.parametrize("cap", [0.001, 0.3, 1.0, 7.0, 20.0, 1000.0])
 def test_the_axis_has_a_few_round_figures(cap):
-    new = Level("2026-03-01T00:00:00Z", 0, 0)
-    labels = [float(tick.label) for tick in step_chart([new], cap, new.utc).epsilons]
+    new = Level("2026-03-01T00:00:00Z", 0, 0, cap)
+    labels = [float(tick.label) for tick in step_chart([new], new.utc).epsilons]
     assert 4 <= len(labels) <= 9
     assert labels[-1] <= 1.08 * cap
 
@@ -296,7 +342,7 @@ def twice_approved() -> Log:
     agent = {"actor": "agent of hospital-a", "role": "agent", "automatic": True, "reason": "within the limits"}
     second = approval_entry(state, 2).model_copy(update={**agent, "legal_basis": "consent", "dpia": None})
     log.add(policy_entry(), first, no, second)
-    state = grant(state, JOB, charge().rdp, 2)
+    state = grant(state, JOB, charge().rdp, 2, PURPOSE)
     log.add(reserve_entry(1, reserve(state, RoundKey(JOB, 1), charge().rdp)))
     log.sign()
     return log
@@ -365,7 +411,7 @@ def test_shared_noise_is_a_promise_of_many():
     price = Charge.of(round_event(shared, 1), 1e-3)
     approval = approval_entry(state, 4).model_copy(update={"charge": price})
     log.add(policy_entry(), approval)
-    reserved = reserve(grant(state, JOB, price.rdp, 4), RoundKey(JOB, 0), price.rdp)
+    reserved = reserve(grant(state, JOB, price.rdp, 4, PURPOSE), RoundKey(JOB, 0), price.rdp)
     log.add(reserve_entry(0, reserved, shared).model_copy(update={"charge": price}))
     entries = tuple(decode_entry(body) for body in log.entries)
     (job,) = jobs_of(entries, {})

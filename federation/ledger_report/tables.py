@@ -151,7 +151,13 @@ def _rule(entry: AnyEntry) -> tuple[str, str, str, str, str] | None:
             return f"sub-cap of {population} for {whose}", before, after, _signed(entry), entry.reason
         case AdminEntry(action=action, person=person):
             before, after = ("no", "yes") if action == "add" else ("yes", "no")
-            return f"{person} is an administrator", before, after, _signed(entry), entry.reason
+            return (
+                f"{person} is an administrator, key {entry.public_key[:16]}...",
+                before,
+                after,
+                _signed(entry),
+                entry.reason,
+            )
         case _:
             return None
 

@@ -22,6 +22,7 @@ from privacy.ledger.evidence import EvidenceReport, Scope
 from tests.ledger_logs import (
     DP,
     JOB,
+    PEOPLE,
     PURPOSE,
     Log,
     RoundKey,
@@ -153,12 +154,16 @@ def test_every_code_of_a_refusal_has_words():
     assert set(DECIDERS) == set(get_args(RefuseEntry.model_fields["decision"].annotation))
 
 
+def key_of(person: str) -> str:
+    return PEOPLE[person].public_key().public_bytes_raw().hex()[:16]
+
+
 def test_changes_of_the_rules_stand_old_beside_new_with_who_signed(shown):
     found = [row[1:5] for row in rows(shown, "Budgets, sub-caps")]
     assert found == [
         ["lifetime cap of cardiology", "none", "2 at delta 0.001", "dr-weber alone, the first"],
-        ["dr-weber is an administrator", "no", "yes", "dr-weber"],
-        ["ms-okoro is an administrator", "no", "yes", "ms-okoro"],
+        [f"dr-weber is an administrator, key {key_of('dr-weber')}...", "no", "yes", "dr-weber"],
+        [f"ms-okoro is an administrator, key {key_of('ms-okoro')}...", "no", "yes", "ms-okoro"],
         ["sub-cap of cardiology for the purpose 'heart disease'", "none", "1.5", "dr-weber (steward), no other needed"],
         ["lifetime cap of cardiology", "2", "2.5", "dr-weber, ms-okoro"],
     ]

@@ -86,10 +86,15 @@ def percent(part: float, whole: float) -> str:
     return f"{share:.1f} %" if 0 < share < 9.95 else f"{share:.0f} %"
 
 
-def likelier(epsilon: float) -> str:
-    """e to the epsilon: by what factor one unit's presence may change the chance of any outcome."""
-    factor = math.exp(min(epsilon, 20.0))
-    return f"{factor:.2f}" if factor < 9.995 else f"{factor:.0f}" if factor < 1000 else "over a thousand"
+def meaning(epsilon: float, delta: float, unit: Unit) -> str:
+    """(epsilon, delta) in one sentence: e to the epsilon bounds how much likelier one unit's presence makes anything."""
+    known = "whatever anybody finds out from all that was released"
+    beside = f"with the data of one {unit} as without it"
+    if epsilon > math.log(1000):
+        return f"{known} may be over a thousand times as likely {beside}. By itself such a figure promises little."
+    factor = math.exp(epsilon)
+    shown = f"{factor:.2f}" if factor < 9.995 else f"{factor:.0f}"
+    return f"{known} is at most {shown} times as likely {beside}, apart from a chance of {delta:g}."
 
 
 def scope_of(scope: Scope) -> str | None:

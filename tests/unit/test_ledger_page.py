@@ -14,7 +14,7 @@ from federation.ledger_report.page import VerifiedBundle, page
 from federation.ledger_report.registry import deployments
 from federation.ledger_report.reviews import ReviewRow, urgent_first
 from federation.ledger_report.spending import Level, by_day, levels_of
-from federation.ledger_report.words import DECIDERS, REFUSALS, likelier, percent
+from federation.ledger_report.words import DECIDERS, REFUSALS, meaning, percent
 from privacy.accounting import add, rdp_epsilon, round_event, times
 from privacy.budget import BudgetPolicy, first_budget, grant, reserve
 from privacy.ledger.entry import Charge, RefusalReason, RefuseEntry, ReviewEntry, decode_entry
@@ -454,12 +454,14 @@ def test_shares_are_said_in_few_digits(part, words):
     assert percent(part, 1.0) == words
 
 
-def test_what_epsilon_means_is_e_to_it():
-    assert [likelier(epsilon) for epsilon in (0.0, 1.0, 3.0, 5.0, 8.0, 900.0)] == [
-        "1.00",
-        "2.72",
-        "20",
-        "148",
-        "over a thousand",
-        "over a thousand",
-    ]
+@pytest.mark.parametrize(("epsilon", "factor"), [(0.0, "1.00"), (1.0, "2.72"), (3.0, "20"), (6.9, "992")])
+def test_what_epsilon_means_is_e_to_it(epsilon, factor):
+    said = meaning(epsilon, 1e-3, "patient")
+    assert f"is at most {factor} times as likely with the data of one patient as without it" in said
+    assert said.endswith("apart from a chance of 0.001.")
+
+
+def test_a_figure_that_promises_little_says_so():
+    for epsilon in (6.91, 1000.0):
+        assert "over a thousand times" in meaning(epsilon, 1e-3, "record")
+        assert "promises little" in meaning(epsilon, 1e-3, "record")

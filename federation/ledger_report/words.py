@@ -87,7 +87,7 @@ def percent(part: float, whole: float) -> str:
 
 
 def meaning(epsilon: float, delta: float, unit: Unit) -> str:
-    """(epsilon, delta) in one sentence: e to the epsilon bounds how much likelier one unit's presence makes anything."""
+    """Epsilon and delta in one sentence: by what factor, e to the epsilon, one unit may make anything likelier."""
     known = "whatever anybody finds out from all that was released"
     beside = f"with the data of one {unit} as without it"
     if epsilon > math.log(1000):

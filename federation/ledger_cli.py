@@ -1,4 +1,4 @@
-"""`cloister ledger show | export | verify | compare`: for stewards and auditors. No torch, no gRPC."""
+"""`cloister ledger show | export | verify | report | compare`: for stewards and auditors. No torch, no gRPC."""
 
 import re
 from collections.abc import Iterator
@@ -18,13 +18,14 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
     from certs.names import PartyId
+    from federation.ledger_report.page import VerifiedBundle
     from privacy.ledger.compare import Account
     from privacy.ledger.entry import AnyEntry
     from privacy.ledger.verify import Report
     from runtime.bundle import Bundle
     from runtime.ledger_store import Ledger
 
-app = typer.Typer(no_args_is_help=True, help="Ledger: show, export, verify, review, compare.")
+app = typer.Typer(no_args_is_help=True, help="Ledger: show, export, verify, report, review, compare.")
 app.command()(review)
 
 _ASK = "Ask the institution for a fresh export."
@@ -36,6 +37,13 @@ State = Annotated[
 ]
 Database = Annotated[str | None, typer.Option("--database", metavar="URL", help="SQLAlchemy URL, instead of --state.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")]
+BundleFile = Annotated[Path, typer.Argument(metavar="BUNDLE", help="What `cloister ledger export` wrote.")]
+Key = Annotated[
+    str | None, typer.Option("--key", metavar="HEX", help="The institution's Ed25519 identity key, 64 hex digits.")
+]
+Ca = Annotated[
+    Path | None, typer.Option("--ca", metavar="PEM", help="The federation's CA, to check the certificate inside.")
+]
 
 
 @app.command()
@@ -100,14 +108,10 @@ def export(
 
 @app.command()
 def verify(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="What `cloister ledger export` wrote.")],
+    bundle: BundleFile,
     *,
-    key: Annotated[
-        str | None, typer.Option("--key", metavar="HEX", help="The institution's Ed25519 identity key, 64 hex digits.")
-    ] = None,
-    ca: Annotated[
-        Path | None, typer.Option("--ca", metavar="PEM", help="The federation's CA, to check the certificate inside.")
-    ] = None,
+    key: Key = None,
+    ca: Ca = None,
     json: Json = False,
 ) -> None:
     """Check signatures, tree, every epsilon, every decision and every round; names the first entry that is wrong.
@@ -136,6 +140,39 @@ def verify(
         value | {"scope": asked},
         as_json=json,
         text="\n".join([*_summary(report, public_key), *_compared(report, asked)]),
+    )
+
+
+@app.command()
+def report(
+    bundle: BundleFile,
+    out: Annotated[Path, typer.Option("--out", metavar="PAGE", help="A new file, in HTML.")],
+    *,
+    key: Key = None,
+    ca: Ca = None,
+    registry: Annotated[
+        Path | None,
+        typer.Option("--registry", metavar="FILE", help="Also a new file with drafts for the DP Deployments Registry."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Verify a bundle, then write one page about it for a privacy officer: jobs, budgets, refusals, reviews, limits.
+
+    Nothing is written about a bundle that does not verify. The page needs no network and runs no script.
+    """
+    from datetime import UTC
+
+    from federation.ledger_report.writing import refuse_existing, write_report
+    from runtime.bundle import opened_bundle
+
+    refuse_existing(out, registry)
+    with opened_bundle(bundle) as opened:
+        verified = _read_through(opened, key, ca)
+        written = write_report(verified, datetime.now(UTC), out, registry)
+    emit(
+        {"verified": True, **asdict(written)},
+        as_json=json,
+        text="\n".join(written.lines()),
     )
 
 
@@ -221,11 +258,37 @@ def _check_reviewers(report: "Report", ca: Path) -> None:
             raise LedgerFault(entry.sequence, f"entry {entry.sequence}", why) from error
 
 
-def _verified(bundle: "Bundle", origin: str, public_key: bytes, ca: Path | None) -> "Report":
-    """What the bundle adds up to. Raises VerificationError, a LedgerFault where it is about the log."""
+def _read_through(bundle: "Bundle", key: str | None, ca: Path | None) -> "VerifiedBundle":
+    """The bundle verified, with the very entries that the verifier read. Raises VerificationError."""
+    from federation.ledger_report.page import VerifiedBundle
+    from privacy.ledger.entry import decode_entry
+    from privacy.plan import JobPlan
+
+    read: list[AnyEntry] = []
+
+    def entries() -> Iterator[bytes]:
+        for body in bundle.entries():
+            yield body
+            read.append(decode_entry(body))  # asked for the next: the verifier let it pass
+
+    origin, public_key = _trusted(bundle, key, ca)
+    found = _verified(bundle, origin, public_key, ca, entries())
+    evidence = bundle.evidence()
+    plans = {job: JobPlan.decode(plan) for job, plan in evidence.plans.items()}
+    return VerifiedBundle(found, public_key, "ca" if key is None else "key", evidence.scope, tuple(read), plans)
+
+
+def _verified(
+    bundle: "Bundle", origin: str, public_key: bytes, ca: Path | None, entries: "Iterator[bytes] | None" = None
+) -> "Report":
+    """What the bundle adds up to; `entries` are its own, where somebody reads along.
+
+    Raises VerificationError, a LedgerFault where it is about the log.
+    """
     from privacy.ledger.verify import verify_log
 
-    report = verify_log(bundle.entries(), bundle.notes(), origin, public_key, bundle.leaves(), bundle.evidence())
+    entries = bundle.entries() if entries is None else entries
+    report = verify_log(entries, bundle.notes(), origin, public_key, bundle.leaves(), bundle.evidence())
     if (bundle.head.log, bundle.head.entries) != (origin, report.entries):
         stated = f"says that it holds {bundle.head.entries} entries of {bundle.head.log}"
         why = f"{stated}, and holds {report.entries} of {origin}"

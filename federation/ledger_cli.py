@@ -47,7 +47,7 @@ def show(
     """List the entries of the ledger in a state folder."""
     import json as json_module
 
-    from privacy.ledger.entry import decode_entry
+    from privacy.ledger.codec import decode_entry
 
     with _opened(state, database) as (_, ledger):
         size, origin = ledger.size, ledger.identity.origin
@@ -181,8 +181,8 @@ def _account(bundle: "Bundle", ca: Path) -> "Account":
     """What a bundle says, once it is verified."""
     from certs.names import Role
     from privacy.ledger.checkpoint import log_origin
+    from privacy.ledger.codec import decode_entry
     from privacy.ledger.compare import account_of
-    from privacy.ledger.entry import decode_entry
 
     party, public_key = _vouched(bundle, ca)
     origin = log_origin(party.federation, party.name)

@@ -8,6 +8,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from privacy.accounting import dp_sgd_event
 from privacy.budget import BudgetPolicy, BudgetState, RoundKey, commit, first_budget, grant, refund, reserve, what_if
 from privacy.ledger.checkpoint import Checkpoint, log_origin, sign_checkpoint
+from privacy.ledger.codec import encode_entry
 from privacy.ledger.entry import (
     Asked,
     Balance,
@@ -24,7 +25,6 @@ from privacy.ledger.entry import (
     ReviewEntry,
     RoundEntry,
     SelfTestEntry,
-    encode_entry,
     mechanism_of,
 )
 from privacy.ledger.merkle import Frontier, leaf_hash

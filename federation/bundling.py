@@ -8,6 +8,7 @@ from sqlalchemy import Connection, inspect
 
 from privacy.budget import RoundKey
 from privacy.errors import ConfigError
+from privacy.ledger.codec import decode_entry
 from privacy.ledger.entry import (
     AnyEntry,
     CommitEntry,
@@ -16,7 +17,6 @@ from privacy.ledger.entry import (
     ReserveEntry,
     RoundEntry,
     SelfTestEntry,
-    decode_entry,
 )
 from privacy.ledger.evidence import Evidence, Scope
 from privacy.plan import JobPlan

@@ -57,7 +57,7 @@ def show(
     """List the entries of the ledger in a state folder."""
     import json as json_module
 
-    from privacy.ledger.entry import decode_entry
+    from privacy.ledger.codec import decode_entry
 
     with _opened(state, database) as (_, ledger):
         size, origin = ledger.size, ledger.identity.origin
@@ -222,8 +222,8 @@ def _account(bundle: "Bundle", ca: Path) -> "Account":
     """What a bundle says, once it is verified."""
     from certs.names import Role
     from privacy.ledger.checkpoint import log_origin
+    from privacy.ledger.codec import decode_entry
     from privacy.ledger.compare import account_of
-    from privacy.ledger.entry import decode_entry
 
     party, public_key = _vouched(bundle, ca)
     origin = log_origin(party.federation, party.name)
@@ -261,7 +261,7 @@ def _check_reviewers(report: "Report", ca: Path) -> None:
 def _read_through(bundle: "Bundle", key: str | None, ca: Path | None) -> "VerifiedBundle":
     """The bundle verified, with the very entries that the verifier read. Raises VerificationError."""
     from federation.ledger_report.page import VerifiedBundle
-    from privacy.ledger.entry import decode_entry
+    from privacy.ledger.codec import decode_entry
     from privacy.plan import JobPlan
 
     read: list[AnyEntry] = []

@@ -18,7 +18,8 @@ from privacy.errors import ConfigError, InternalError, VerificationError
 from privacy.ledger import merkle
 from privacy.ledger.checkpoint import Checkpoint, log_origin, open_checkpoint, sign_checkpoint
 from privacy.ledger.clock import check_order
-from privacy.ledger.entry import Entry, decode_entry, encode_entry
+from privacy.ledger.codec import decode_entry, encode_entry
+from privacy.ledger.entry import Entry
 from privacy.ledger.merkle import Frontier, Growth, leaf_hash
 from privacy.ledger.replay import Budgets, budgets_of
 from runtime.ledger_tables import LedgerTables

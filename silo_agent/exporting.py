@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from privacy.accounting import ZERO, add, rdp_epsilon
 from privacy.errors import ConfigError
-from privacy.ledger.entry import CommitEntry, decode_entry
+from privacy.ledger.codec import decode_entry
+from privacy.ledger.entry import CommitEntry
 from privacy.record import RoundRecord
 from privacy.statement import read
 from privacy.tasks import ModelTask

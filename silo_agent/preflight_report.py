@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from privacy.canonical import parse_canonical
 from privacy.errors import ConfigError, VerificationError
-from privacy.ledger.entry import SelfTestEntry, decode_entry
+from privacy.ledger.codec import decode_entry
+from privacy.ledger.entry import SelfTestEntry
 from runtime.ledger_store import Ledger
 from silo_agent.archive import PREFLIGHT_FILE
 from silo_agent.home import Home

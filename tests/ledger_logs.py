@@ -10,6 +10,7 @@ from privacy.accounting import dp_sgd_event
 from privacy.budget import BudgetPolicy, BudgetState, RoundKey, commit, first_budget, grant, refund, reserve, what_if
 from privacy.budget_change import change_epsilon
 from privacy.ledger.checkpoint import Checkpoint, log_origin, sign_checkpoint
+from privacy.ledger.codec import encode_entry
 from privacy.ledger.entry import (
     AdminEntry,
     Asked,
@@ -29,7 +30,6 @@ from privacy.ledger.entry import (
     RoundEntry,
     SelfTestEntry,
     SubCapEntry,
-    encode_entry,
     mechanism_of,
     statement_of,
 )

@@ -22,7 +22,7 @@ from privacy.envelope import UpdateHeader, header_digest
 from privacy.errors import CloisterError, Unavailable
 from privacy.flatten import adapter_digest
 from privacy.ledger.checkpoint import log_origin
-from privacy.ledger.entry import decode_entry
+from privacy.ledger.codec import decode_entry
 from privacy.ledger.verify import Report, verify_log
 from privacy.plan import JobPlan, RoundContext
 from privacy.roll import KeyDeal, MailDigest, check_roll, dealer_of

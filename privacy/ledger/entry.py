@@ -1,13 +1,13 @@
 """Ledger entries: what an institution puts on record, one frozen model per kind.
 
-An entry is canonical JSON (RFC 8785); decoding is strict, so that equal entries have equal bytes. A kind's meaning
-never changes: new meaning is a new kind. No entry has a field for exact record counts, batch sizes, losses or norms.
+A kind's meaning never changes: new meaning is a new kind. No entry has a field for exact record counts, batch sizes,
+losses or norms. How entries are encoded: privacy/ledger/codec.py.
 Field by field: docs/reference/ledger-format.md.
 """
 
 from typing import Annotated, Final, Literal, Self, get_args
 
-from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from privacy.accounting import (
     ACCOUNTANT,
@@ -20,9 +20,8 @@ from privacy.accounting import (
     rdp_vector,
 )
 from privacy.budget import FILTER, BudgetState, RefusalCode, RoundKey, Unit
-from privacy.canonical import canonical_json, parse_canonical
-from privacy.errors import InternalError, ProtocolError
-from privacy.fields import Hex32, Hex64, Name, PositiveReal, Strict, Text, first_complaint
+from privacy.errors import InternalError
+from privacy.fields import Hex32, Hex64, Name, PositiveReal, Strict, Text
 from privacy.mechanism import DpSgd
 from privacy.review import Review
 from privacy.thresholds import MOST_PARTICIPANTS
@@ -390,24 +389,3 @@ AnyEntry = Annotated[
     | SelfTestEntry,
     Field(discriminator="kind"),
 ]
-_ENTRY: TypeAdapter[AnyEntry] = TypeAdapter(AnyEntry)
-
-
-def encode_entry(entry: Entry) -> bytes:
-    """The entry's canonical bytes, which are what the Merkle tree hashes."""
-    return canonical_json(entry.model_dump(mode="json", by_alias=True))
-
-
-def decode_entry(data: bytes) -> AnyEntry:
-    """The entry that these bytes are the encoding of. Raises ProtocolError naming the field that is wrong."""
-    what, next_step = "ledger entry", "See docs/reference/ledger-format.md."
-    if len(data) > MAX_ENTRY_BYTES:
-        raise ProtocolError(what, f"has {len(data)} bytes, more than {MAX_ENTRY_BYTES}", next_step)
-    value = parse_canonical(data, what)
-    try:
-        entry = _ENTRY.validate_python(value)
-    except ValidationError as error:
-        raise ProtocolError(what, first_complaint(error), next_step) from error
-    if encode_entry(entry) != data:
-        raise ProtocolError(what, "a field is missing or in another form", next_step)
-    return entry

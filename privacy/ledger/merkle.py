@@ -4,8 +4,8 @@ Verification after RFC 9162, sections 2.1.3.2 and 2.1.4.2. Hashes are SHA-256; l
 (0x00 and 0x01 in front), so that no entry can pass for a subtree. Checks raise VerificationError.
 
 A *node* is the root over a perfect subtree: that of level k and index i covers the leaves i * 2^k to (i + 1) * 2^k,
-this one excluded; level 0 are the leaves. Once its last leaf is there it never changes; an append completes one node
-above the leaves on average, so a log that keeps its nodes proves anything from about 2 log n of them.
+this one excluded; level 0 are the leaves. Once its last leaf is there it never changes, and an append completes one
+node above the leaves on average, so a log that keeps its nodes proves anything from about 2 log n of them.
 """
 
 import hashlib

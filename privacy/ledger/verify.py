@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from privacy.errors import CloisterError, VerificationError
 from privacy.ledger.checkpoint import Checkpoint, open_checkpoint
 from privacy.ledger.clock import check_order
-from privacy.ledger.entry import AnyEntry, ReviewEntry, decode_entry
+from privacy.ledger.codec import decode_entry
+from privacy.ledger.entry import AnyEntry, ReviewEntry
 from privacy.ledger.evidence import Evidence, EvidenceBook, EvidenceReport
 from privacy.ledger.figures import PopulationReport, check_figures, report_populations
 from privacy.ledger.governance import GovernanceBook

@@ -20,7 +20,7 @@ from certs.wallet import Wallet
 from privacy.ckks.layout import Layout, add_into, chunk_leaf, chunks_root
 from privacy.envelope import UpdateHeader
 from privacy.errors import ConfigError, ProtocolError, Refused
-from privacy.ledger.entry import decode_entry
+from privacy.ledger.codec import decode_entry
 from privacy.record import RoundRecord, check_record
 from privacy.statement import Signed, read
 from privacy.transcript import RoundCommit

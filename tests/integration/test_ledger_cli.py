@@ -16,7 +16,7 @@ from certs.names import PartyId, Role
 from certs.profile import signing_request
 from federation.bundling import gather
 from federation.ledger_cli import app
-from privacy.ledger.entry import decode_entry
+from privacy.ledger.codec import decode_entry
 from runtime.console import run
 from runtime.database import open_database, write
 from runtime.ledger_store import Ledger, LogIdentity

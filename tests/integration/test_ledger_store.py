@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import Engine, MetaData, delete, insert, inspect, select, text, update
 
 from privacy.errors import CloisterError, ConfigError, InternalError, VerificationError
-from privacy.ledger.entry import decode_entry
+from privacy.ledger.codec import decode_entry
 from privacy.ledger.merkle import root, verify_consistency, verify_inclusion
 from runtime.database import open_database, write
 from runtime.ledger_store import Ledger, LogIdentity

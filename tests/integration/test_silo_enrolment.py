@@ -14,7 +14,7 @@ from certs.names import Role
 from certs.verify import Kind
 from certs.wallet import Wallet
 from privacy.errors import ConfigError, Refused, Unavailable
-from privacy.ledger.entry import decode_entry
+from privacy.ledger.codec import decode_entry
 from runtime.channels import open_channel
 from runtime.ledger_store import Ledger
 from silo_agent import enrol as enrolling

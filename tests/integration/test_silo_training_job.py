@@ -13,7 +13,7 @@ from certs.identity import fingerprint
 from certs.names import Role
 from privacy.budget import BudgetPolicy
 from privacy.ledger.checkpoint import log_origin
-from privacy.ledger.entry import decode_entry
+from privacy.ledger.codec import decode_entry
 from privacy.ledger.verify import verify_log
 from runtime.console import run
 from runtime.ledger_store import Ledger

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from privacy.canonical import canonical_json
 from privacy.errors import ConfigError, ProtocolError, VerificationError
 from privacy.ledger.checkpoint import join_notes, open_checkpoint, split_notes
-from privacy.ledger.entry import decode_entry, encode_entry
+from privacy.ledger.codec import decode_entry, encode_entry
 from privacy.plan import JobPlan
 from privacy.record import RoundRecord, check_record
 from runtime.bundle import CHECKPOINTS, ENTRIES, HEAD, LEAVES, Head, opened_bundle, write_members

@@ -12,7 +12,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from sqlalchemy import MetaData
 
 from privacy.ledger.checkpoint import open_checkpoint
-from privacy.ledger.entry import KeyEntry, encode_entry
+from privacy.ledger.codec import encode_entry
+from privacy.ledger.entry import KeyEntry
 from privacy.ledger.merkle import leaf_hash, root, verify_consistency, verify_inclusion
 from runtime.database import open_database, write
 from runtime.ledger_store import Ledger, LogIdentity

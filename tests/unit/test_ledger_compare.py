@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 
 from privacy.budget import RoundKey
+from privacy.ledger.codec import decode_entry
 from privacy.ledger.compare import Account, account_of, compare
-from privacy.ledger.entry import ReleaseEntry, RoundEntry, decode_entry
+from privacy.ledger.entry import ReleaseEntry, RoundEntry
 from privacy.ledger.merkle import leaf_hash
 from tests.ledger_logs import JOB, sample_log
 

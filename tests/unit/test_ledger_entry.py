@@ -8,7 +8,8 @@ import pytest
 
 from privacy.canonical import canonical_json
 from privacy.errors import ProtocolError
-from privacy.ledger.entry import AnyEntry, decode_entry, encode_entry
+from privacy.ledger.codec import decode_entry, encode_entry
+from privacy.ledger.entry import AnyEntry
 from tests.ledger_logs import sample_log
 
 KINDS = {

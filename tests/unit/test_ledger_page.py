@@ -17,7 +17,8 @@ from federation.ledger_report.spending import Level, by_day, levels_of
 from federation.ledger_report.words import DECIDERS, REFUSALS, meaning, percent
 from privacy.accounting import add, rdp_epsilon, round_event, times
 from privacy.budget import BudgetPolicy, first_budget, grant, reserve
-from privacy.ledger.entry import Charge, RefusalReason, RefuseEntry, ReviewEntry, decode_entry
+from privacy.ledger.codec import decode_entry
+from privacy.ledger.entry import Charge, RefusalReason, RefuseEntry, ReviewEntry
 from privacy.ledger.evidence import EvidenceReport, Scope
 from tests.ledger_logs import (
     DP,

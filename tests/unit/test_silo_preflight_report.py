@@ -8,7 +8,8 @@ from cloister.wire import JobPhase
 
 from privacy.canonical import canonical_json
 from privacy.errors import ExitCode
-from privacy.ledger.entry import SelfTestEntry, decode_entry
+from privacy.ledger.codec import decode_entry
+from privacy.ledger.entry import SelfTestEntry
 from runtime.console import run
 from runtime.ledger_store import Ledger
 from silo_agent.apply import INITIAL

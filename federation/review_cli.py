@@ -38,7 +38,7 @@ def review(  # noqa: PLR0913 - options of a command
     from pydantic import ValidationError
 
     from certs.wallet import Wallet
-    from federation.ledger_cli import verified_with_ca
+    from federation.verification import verified_file
     from privacy.fields import first_complaint
     from privacy.review import Review, SignedReview
     from runtime.files import write_durably
@@ -46,7 +46,7 @@ def review(  # noqa: PLR0913 - options of a command
     if out.exists():
         raise ConfigError(f"file {out}", "is there already", "Name a new file.")
     identity = Wallet(wallet).identity()
-    report = verified_with_ca(bundle, wallet / "ca.pem")
+    report = verified_file(bundle, wallet / "ca.pem")
     facts = {"log": report.origin, "log_size": report.entries, "log_root": report.root.hex()}
     facts |= {"party": identity.party.uri, "public_key": identity.public_key.hex(), "subject": subject}
     facts |= {"remark": remark, "finding": finding, "follow_up": follow_up}

@@ -88,6 +88,12 @@ class WitnessBook:
         query = select(table.c.witness).where(table.c.log == log, table.c.cosigned_utc >= utc_text(moment))
         return frozenset(self._db.execute(query.distinct()).scalars())
 
+    def signers(self, log: str) -> frozenset[str]:
+        """Who ever cosigned a log."""
+        table = self._tables.cosignatures
+        query = select(table.c.witness).where(table.c.log == log).distinct()
+        return frozenset(self._db.execute(query).scalars())
+
     def with_cosignatures(self, note: str) -> str:
         """A log's note with the cosignatures that are kept of its size, by witness."""
         said, table = parse_note(note).checkpoint, self._tables.cosignatures

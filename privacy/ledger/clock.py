@@ -11,12 +11,13 @@ CLOCK_TOLERANCE: Final = timedelta(hours=1)
 
 def check_order(before_utc: str, utc: str) -> None:
     """An entry of `utc` may follow one of `before_utc`. Raises VerificationError; both are entries' own strings."""
-    if _instant(utc) < _instant(before_utc) - CLOCK_TOLERANCE:
+    if instant(utc) < instant(before_utc) - CLOCK_TOLERANCE:
         why = f"{utc} is stated, but the entry before it is of {before_utc}"
         raise VerificationError("utc", why, "Compare both with the signed checkpoints that others hold.")
 
 
-def _instant(utc: str) -> datetime:
+def instant(utc: str) -> datetime:
+    """The moment that an entry states. Raises VerificationError for what is none."""
     try:
         return datetime.strptime(utc, "%Y-%m-%dT%H:%M:%S%z")
     except ValueError as error:

@@ -348,8 +348,10 @@ def _summary(report: "Report", public_key: bytes) -> list[str]:
         )
     if report.administrators:
         lines.append(f"  two of {', '.join(report.administrators)} together may change a budget")
-    for each in report.witnesses or ():
-        lines.append(f"  witnessed by {each.witness}, last up to entry {each.entries - 1} at {each.utc}")
+    lines += [
+        f"  witnessed by {each.witness}, last up to entry {each.entries - 1} at {each.utc}"
+        for each in report.witnesses or ()
+    ]
     if report.witnesses == ():
         lines.append("  witnessed by nobody: an older or another state of this log would verify as well")
     for entry in report.reviews:

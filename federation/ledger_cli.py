@@ -1,4 +1,4 @@
-"""`cloister ledger show | export | verify | report | compare`: for stewards and auditors. No torch, no gRPC."""
+"""`cloister ledger ...`, but for review and cosign: for stewards and auditors. No torch, no gRPC."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from federation.cosign_cli import cosign
 from federation.review_cli import review
 from privacy.errors import ConfigError, VerificationError
 from runtime.console import emit
@@ -23,8 +24,9 @@ if TYPE_CHECKING:
     from runtime.bundle import Bundle
     from runtime.ledger_store import Ledger
 
-app = typer.Typer(no_args_is_help=True, help="Ledger: show, export, verify, report, review, compare.")
+app = typer.Typer(no_args_is_help=True, help="Ledger: show, export, verify, report, review, cosign, compare.")
 app.command()(review)
+app.command()(cosign)
 
 DATABASES = ("silo.db", "aggregator.db")
 DAY, SECOND = "%Y-%m-%d", "%Y-%m-%dT%H:%M:%SZ"

@@ -251,7 +251,7 @@ class Agent:
         quorum, standing = self._home.settings.witnesses.quorum, self._witnessing.exchange(self._port, self._clock())
         if len(standing.cosigned) < quorum:
             why = f"{len(standing.cosigned)} of {quorum} have cosigned this silo's ledger since the agent started"
-            raise Unavailable("witnesses", why, "It waits for them; see `cloister silo witnesses`.")
+            raise Unavailable("witnesses", why, "It waits for them; see `cloister silo witnesses list`.")
         self._witnessed = True
         self._take_up()
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from silo_agent import admins_cli, budget_cli, reviews_cli
+from silo_agent import admins_cli, budget_cli, reviews_cli, witnesses_cli
 from silo_agent.command import DEFAULT_STATE, Json, State, home_of, now, steward
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ app.add_typer(peers_app, name="peers")
 app.add_typer(budget_cli.app, name="budget")
 app.add_typer(admins_cli.app, name="admins")
 app.add_typer(reviews_cli.app, name="reviews")
+app.add_typer(witnesses_cli.app, name="witnesses")
 
 JobName = Annotated[str, typer.Argument(metavar="JOB", help="Its name, or the beginning of its digest.")]
 

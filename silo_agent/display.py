@@ -103,6 +103,25 @@ def what_if_text(found: Facts) -> str:
     return "\n".join(lines)
 
 
+def witnesses_text(found: Facts) -> str:
+    """Who cosigned this ledger, what it witnesses, and what contradicts itself."""
+    lines = [
+        f"{found['log']}: {found['entries']} entries; the agent waits for {found['quorum']} cosignatures at its start"
+    ]
+    lines += [
+        f"    {each['witness']} cosigned {each['entries']} entries at {each['utc']}" for each in found["witnesses"]
+    ]
+    if not found["witnesses"]:
+        lines.append("    nobody has cosigned it yet: an older copy of this folder would look as good as this one")
+    lines += [f"witnessed here: {each['log']}, {each['entries']} entries" for each in found["witnessed"]]
+    lines += [
+        f"CONTRADICTION: {each['log']} signed two states of which neither continues the other, noticed at"
+        f" {each['noticed_utc']}; --json shows both"
+        for each in found["contradictions"]
+    ]
+    return "\n".join(lines)
+
+
 def reviews_text(rows: Sequence[Facts]) -> str:
     """Auditors' reviews, the open follow-ups marked."""
     return "\n".join(_review(row) for row in rows) or "no review yet"

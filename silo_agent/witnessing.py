@@ -7,16 +7,19 @@ are witnessed if this silo's steward pinned their owner's identity.
 
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 import structlog
 from cloister import wire
 
 from certs.identity import fingerprint
 from certs.names import PartyId, Role
+from certs.times import utc_text
 from certs.verify import check_identity_certificate
-from privacy.errors import CloisterError, ProtocolError, VerificationError
-from privacy.ledger.checkpoint import log_origin, open_checkpoint
-from privacy.ledger.cosignature import cosign, cosignatures, witness_name
+from privacy.errors import CloisterError, ProtocolError, Refused, VerificationError
+from privacy.ledger.checkpoint import log_origin, open_checkpoint, parse_note
+from privacy.ledger.cosignature import cosign, cosignatures, with_lines, witness_name
+from privacy.ledger.handed import HandedCosignature
 from privacy.ledger.witness import Proof, RewrittenError, check_continues, check_own
 from runtime.ledger_store import Ledger
 from runtime.witness_store import WitnessBook
@@ -166,3 +169,47 @@ class Witnessing:
             step = "A steward pins it: `cloister silo peers trust`."
             raise ProtocolError(f"identity of {party.uri}", "is not pinned here", step, sender=party.name)
         return party, key
+
+
+def take_handed(home: Home, handed: HandedCosignature, now: datetime) -> str:
+    """Keep an auditor's cosignature of one of this ledger's checkpoints; returns the witness' name.
+
+    Raises ProtocolError for another CA's certificate, Refused for one who is no auditor, VerificationError for a
+    signature that does not hold or a checkpoint that was never signed here.
+    """
+    party, key = check_identity_certificate(handed.certificate.encode(), home.wallet.ca_pem, now)
+    if party.role is not Role.AUDITOR:
+        raise Refused(f"cosignature by {party.uri}", "is no auditor's", "Others cosign by themselves.")
+    name = witness_name(party.federation, party.role, party.name)
+    with home.store.writing() as tx:
+        ledger, book = tx.ledger, WitnessBook(tx.connection, WITNESS)
+        note = next((n for n in ledger.notes() if parse_note(n).checkpoint.size == handed.size), None)
+        if note is None or handed.log != ledger.identity.origin:
+            why = f"this ledger, {ledger.identity.origin}, signed no checkpoint of {handed.size} entries"
+            raise VerificationError(f"cosignature of {handed.log}", why, "Give the auditor a fresh export.")
+        found = cosignatures(with_lines(note, [handed.line]), {name: key})
+        if not found:
+            raise VerificationError(f"cosignature by {name}", "is another witness'", "Ask the auditor for it again.")
+        book.cosigned(handed.log, handed.size, handed.line, found[0])
+        book.put_key(name, handed.certificate.encode())
+    return name
+
+
+def facts(home: Home) -> dict[str, Any]:
+    """Who cosigned this ledger up to where and when, which logs are witnessed here, and what contradicted itself."""
+    with home.store.reading() as connection:
+        ledger, book = Ledger(connection, LEDGER), WitnessBook(connection, WITNESS)
+        log = ledger.identity.origin
+        newest = {witness: book.when(log, witness) for witness in sorted(book.signers(log))}
+        seen = {other: known.size for other in book.logs() if (known := book.seen(other)) is not None}
+        return {
+            "log": log,
+            "entries": ledger.size,
+            "quorum": home.settings.witnesses.quorum,
+            "witnesses": [
+                {"witness": witness, "entries": size, "utc": utc_text(when)}
+                for witness, (size, when) in ((w, found) for w, found in newest.items() if found is not None)
+            ],
+            "witnessed": [{"log": other, "entries": size} for other, size in seen.items()],
+            "contradictions": [vars(found) for found in book.contradictions()],
+        }

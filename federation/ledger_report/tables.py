@@ -184,6 +184,7 @@ def checks_table(report: Report, entries: Sequence[AnyEntry], *, by_ca: bool) ->
     changes = sum(kinds.get(kind, 0) for kind in CHANGES)
     rows.append(("Changes of rules: those who had to sign did, for this log and this change", f"{changes} entries"))
     rows.append((f"Reviews: signed by the auditor{CERTIFIED if by_ca else NOT_CERTIFIED}", f"{len(report.reviews)}"))
+    rows.append(_witnesses(report))
     if found is not None:
         absent = f"; {found.reports_absent} not kept by the institution" if found.reports_absent else ""
         outside = f"; {found.rounds_out_of_scope} left out of this export" if found.rounds_out_of_scope else ""
@@ -197,6 +198,14 @@ def checks_table(report: Report, entries: Sequence[AnyEntry], *, by_ca: bool) ->
             ("Self-tests: the report is the one the entry names", f"{found.reports} compared{absent}"),
         ]
     return Table("What was checked for this page, and held", ("Check", "How much"), tuple(rows))
+
+
+def _witnesses(report: Report) -> tuple[str, str]:
+    check = "Witnesses: those who say that this log continues what they saw of it before"
+    if report.witnesses is None:
+        return check, "not checked, since no CA was given"
+    named = "; ".join(f"{each.witness} up to entry {each.entries - 1}, {each.utc}" for each in report.witnesses)
+    return check, named or "none: an older or another state of this log would verify as well"
 
 
 def _states_a_charge(entry: AnyEntry) -> bool:

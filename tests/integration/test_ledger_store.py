@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from sqlalchemy import Engine, MetaData, delete, insert, inspect, select, text, update
+from sqlalchemy import Engine, MetaData, delete, insert, inspect, select, update
 
 from privacy.errors import CloisterError, ConfigError, InternalError, VerificationError
 from privacy.ledger.codec import decode_entry
@@ -16,6 +16,7 @@ from runtime.ledger_store import Ledger, LogIdentity
 from runtime.ledger_tables import ledger_tables
 from tests.ledger_logs import key_entry, policy_entry, sample_log
 from tests.merkle_oracle import slow_consistency, slow_inclusion
+from tests.older_databases import made_older
 
 METADATA = MetaData()
 TABLES = ledger_tables(METADATA)
@@ -63,12 +64,7 @@ def test_a_database_from_before_the_tree_was_kept_gets_its_nodes(program: str, s
     with write(engine) as connection:
         Ledger.begin(connection, TABLES, IDENTITY).append_all([key_entry()] * size)
         kept = connection.execute(select(TABLES.nodes)).all()
-        connection.execute(text("drop table ledger_nodes"))
-        connection.execute(text("alter table ledger_log drop column newest_utc"))
-        for later in ("job_accounts", "sub_caps"):
-            connection.execute(text(f"drop table if exists {later}"))
-        oldest = f"{program.split('.')[0].removesuffix('_agent')}_0001"
-        connection.execute(text(f"update alembic_version set version_num = '{oldest}'"))
+        made_older(connection, program.split(".")[0].removesuffix("_agent"), 1)
     engine.dispose()
     again = open_database(tmp_path / "program.db", program)
     with write(again) as connection:
@@ -225,7 +221,7 @@ def test_what_was_altered_in_the_database_is_named_at_start_up(filled: Engine) -
         (update(entries).where(entries.c.sequence == 5).values(body=body), "ledger entry 5"),
         (delete(entries).where(entries.c.sequence == 6), "ledger entry 6"),
         (delete(entries).where(entries.c.sequence == len(sample_log().entries) - 1), "missing at its end"),
-        (update(log).values(peaks=b"\x00" * 64), "missing at its end"),
+        (update(log).values(peaks=b"\x00" * 32 * len(sample_log().entries).bit_count()), "missing at its end"),
         (update(notes).where(notes.c.size == 8).values(note="12"), "checkpoint: it is not a signed note"),
         (update(entries).where(entries.c.sequence == 5).values(kind="key"), "ledger entry 5"),
         (update(entries).where(entries.c.sequence == 5).values(body=b"[]"), "ledger entry 5"),

@@ -157,21 +157,22 @@ def test_bundles(bundle, tmp_path_factory, data):
     assert content == bundle
 
 
-def test_files_that_people_hand_over_parse_or_are_refused():
+@pytest.mark.parametrize("place", range(4))
+def test_files_that_people_hand_over_parse_or_are_refused(place):
     """Proposals, reviews, cosignatures, what an auditor has seen: a parse to the same bytes, or a ProtocolError."""
-    for decode, sound in handed():
-        assert decode(sound).encode() == sound
+    decode, sound = handed()[place]
+    assert decode(sound).encode() == sound
 
-        @BOUNDED
-        @given(content=changed(sound))
-        def mutated(content, decode=decode):
-            try:
-                made = decode(content)
-            except ProtocolError:
-                return
-            assert made.encode() == content
+    @BOUNDED
+    @given(content=changed(sound))
+    def mutated(content):
+        try:
+            made = decode(content)
+        except ProtocolError:
+            return
+        assert made.encode() == content
 
-        mutated()
+    mutated()
 
 
 def handed():
@@ -183,4 +184,4 @@ def handed():
     cosigned = HandedCosignature(log=ORIGIN, size=3, line="— cloister/heart/auditor/a AAAA", certificate="none")
     seen = SeenLogs(logs={ORIGIN: SeenState(size=3, root="00" * 32)})
     decoders = (SignedReview.decode, Proposal.decode, HandedCosignature.decode, SeenLogs.decode)
-    return zip(decoders, (each.encode() for each in (review, proposal, cosigned, seen)), strict=True)
+    return list(zip(decoders, (each.encode() for each in (review, proposal, cosigned, seen)), strict=True))

@@ -283,6 +283,7 @@ class LoneSilo:
             self.approve(self.plan)
         self.port = PlayedAggregator(self)
         self.interruption: str | None = None
+        self.show_ledger: Callable[[], None] = lambda: None
         self.start()
 
     def _wallet(self, folder: Path) -> Wallet:
@@ -374,6 +375,7 @@ class LoneSilo:
         self.runner = RoundRunner(
             self.home, self.port, membership, self.source, board,
             clock=lambda: NOW, interrupted=lambda _: self.interruption, durably=durably,
+            show_ledger=lambda: self.show_ledger(),
         )  # fmt: skip
         if self.plan.dp:
             shelf = self.runner._work.shelf

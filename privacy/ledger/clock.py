@@ -30,6 +30,6 @@ def _instant(utc: str) -> datetime:
         instant = datetime.fromisoformat(utc)
     except ValueError as error:
         raise VerificationError("utc", f"{utc} is no time", _FORM) from error
-    if instant.strftime("%Y-%m-%dT%H:%M:%SZ") != utc:  # ISO 8601 has other forms, and 24:00:00
+    if instant.isoformat() != utc.replace("Z", "+00:00"):  # ISO 8601 has other forms, and 24:00:00
         raise VerificationError("utc", f"{utc} is no time", _FORM)
     return instant

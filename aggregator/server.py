@@ -28,6 +28,7 @@ from aggregator.runner import Runner
 from aggregator.slots import UploadSlots
 from aggregator.statements import StatementDesk
 from aggregator.store import Store
+from aggregator.witnessing import WitnessDesk
 from certs.ca import CertificateAuthority
 from certs.enrolment import EnrolmentDesk, Issuing
 from certs.names import Role
@@ -185,7 +186,14 @@ def _federation_servers(
     shares = ShareInterceptor(max(LEAST_SHARE, config.workers // 8))
     slots = UploadSlots(config.uploads_at_once, config.upload_stall_s)
     silos = service.FederationService(
-        runner, ReadingDesk(runner), StatementDesk(runner), ModelDesk(runner), desk, slots, peers.check_caller
+        runner,
+        ReadingDesk(runner),
+        StatementDesk(runner),
+        ModelDesk(runner),
+        WitnessDesk(runner),
+        desk,
+        slots,
+        peers.check_caller,
     )
     desk_of_coordinators = CoordinatorDesk(runner, max_artifact_bytes=config.max_artifact_bytes)
     coordinators = coordination.CoordinationService(runner, desk_of_coordinators, peers.check_caller)

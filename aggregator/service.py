@@ -14,6 +14,7 @@ from aggregator.reading import ReadingDesk, Standing
 from aggregator.runner import Runner
 from aggregator.slots import UploadSlots
 from aggregator.statements import StatementDesk
+from aggregator.witnessing import WitnessDesk
 from certs.enrolment import EnrolmentDesk
 from certs.names import Role
 from privacy.errors import ProtocolError
@@ -23,7 +24,7 @@ PREFIX = "/cloister.v1.FederationService/"
 METHODS = (
     "Follow", "GetJob", "FetchArtifact", "JoinJob", "RefuseJob", "DealKey", "GetRound", "JoinRound", "SubmitUpdate",
     "WithdrawRound", "SendFingerprint", "FetchSum", "FetchMails", "ConsentRound", "SendRelease", "FetchReleases",
-    "ReportApplied", "SubmitModel", "PublishCheckpoint",
+    "ReportApplied", "SubmitModel", "ExchangeCheckpoints",
 )  # fmt: skip
 ROLES = {f"{PREFIX}{method}": frozenset({Role.SILO}) for method in METHODS} | {
     f"{PREFIX}RenewCertificate": frozenset({Role.SILO, Role.COORDINATOR, Role.AUDITOR})
@@ -40,6 +41,7 @@ class FederationService(federation_pb2_grpc.FederationServiceServicer):
         reading: ReadingDesk,
         statements: StatementDesk,
         models: ModelDesk,
+        witnesses: WitnessDesk,
         desk: EnrolmentDesk,
         slots: UploadSlots,
         check_caller: Callable[[Context], object],
@@ -50,6 +52,7 @@ class FederationService(federation_pb2_grpc.FederationServiceServicer):
         self._reading = reading
         self._statements = statements
         self._models = models
+        self._witnesses = witnesses
         self._desk = desk
 
     def Follow(self, request: Any, context: Context) -> Iterator[Any]:  # noqa: N802, ANN401 - grpc's names and types
@@ -175,10 +178,10 @@ class FederationService(federation_pb2_grpc.FederationServiceServicer):
         self._models.submit(_silo(context), first.model, (_values(part) for part in parts))
         return wire.ModelTaken().encode()
 
-    def PublishCheckpoint(self, request: Any, context: Context) -> Any:  # noqa: N802, ANN401
-        """A silo's ledger checkpoint."""
-        self._statements.checkpoint(_silo(context), wire.PublishCheckpointRequest.decode(request).checkpoint)
-        return wire.CheckpointTaken().encode()
+    def ExchangeCheckpoints(self, request: Any, context: Context) -> Any:  # noqa: N802, ANN401
+        """A silo's ledger checkpoint, what it witnessed, and what there is to witness."""
+        asked = wire.ExchangeCheckpointsRequest.decode(request)
+        return self._witnesses.exchange(_silo(context), asked).encode()
 
     def RenewCertificate(self, request: Any, context: Context) -> Any:  # noqa: N802, ANN401
         """The caller's next TLS certificate."""

@@ -4,7 +4,6 @@ Every statement is checked (who, which job, which round, signature), stored once
 order and in one transaction. The same bytes again change nothing; other bytes are refused as a contradiction.
 """
 
-import base64
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -36,9 +35,8 @@ from aggregator.store import Kind, Transaction
 from privacy.ckks.fingerprint import Value, decode, fingerprint_of
 from privacy.ckks.layouts import layout_of
 from privacy.envelope import header_kind
-from privacy.errors import ProtocolError, VerificationError
+from privacy.errors import ProtocolError
 from privacy.keyed import KeyedRoundJoin, Release, check_release, keyed_headers
-from privacy.ledger.checkpoint import log_origin, open_checkpoint
 from privacy.plan import RoundContext
 from privacy.roll import JobJoin, JobRefusal, KeyDeal, check_deal, require_plan
 from privacy.statement import RoundStatement, Signed, SiloStatement, plan_named, read, verify
@@ -307,33 +305,6 @@ class StatementDesk:
         if accepted != update.header:
             for path in (update.residues, update.attachment):
                 path.unlink(missing_ok=True)
-
-    # -- checkpoints ---------------------------------------------------------------------------------------------------
-
-    def checkpoint(self, silo: str, note: bytes) -> None:
-        """A silo's signed ledger checkpoint, its own; the newest is kept for witnesses and auditors.
-
-        Older ones change nothing. Raises ProtocolError for one that says something else than the newest about as many
-        entries: the ledger was rewritten.
-        """
-        with self._runner.store.reading() as tx:
-            keys = {member.name: member.identity_key for member in tx.members() if member.role == "silo"}
-        federation = self._runner.identity.party.federation
-        try:
-            new = open_checkpoint(note.decode("utf-8", "replace"), log_origin(federation, silo), keys[silo])
-        except (KeyError, VerificationError) as error:
-            raise ProtocolError(
-                f"checkpoint of {silo}", str(error), "Publish the note the ledger signed.", sender=silo
-            ) from error
-        with self._runner.store.transaction() as tx:
-            _, size, root = (tx.checkpoint(silo) or b"\n-1\n\n").decode().split("\n")[:3]
-            if new.size == int(size) and base64.b64encode(new.root).decode() != root:
-                raise ProtocolError(
-                    f"checkpoint of {silo}", f"is another one of {size} entries than before: its ledger was rewritten",
-                    "Restore the ledger; the first checkpoint stands, and both are evidence.", sender=silo,
-                )  # fmt: skip
-            if new.size > int(size):
-                tx.put_checkpoint(silo, note, self._runner.clock())
 
     # -- who and what --------------------------------------------------------------------------------------------------
 

@@ -15,11 +15,23 @@ from typing import Any
 from cloister.wire import JobPhase, RoundPhase
 from sqlalchemy import Connection, Engine, Row, delete, func, insert, select, update
 
-from aggregator.tables import CHECKPOINTS, JOBS, MAILS, MEMBERS, ROUNDS, STATEMENTS, UPLOADS
+from aggregator.tables import (
+    JOBS,
+    LOG_PROOFS,
+    MAILS,
+    MEMBERS,
+    ROUNDS,
+    STATEMENTS,
+    UPLOADS,
+    WANTED_SINCE,
+    WITNESS,
+    WITNESS_SIZES,
+)
 from certs.names import Role
 from privacy.errors import ProtocolError
 from privacy.statement import Signed
 from runtime.database import open_database, read, write
+from runtime.witness_store import WitnessBook
 
 
 class Kind(StrEnum):
@@ -245,7 +257,7 @@ class Transaction:
         where = (MEMBERS.c.role == str(member.role)) & (MEMBERS.c.name == member.name)
         known = self._db.execute(select(MEMBERS.c.identity_key).where(where)).scalar()
         if member.role is Role.SILO and known not in (None, member.identity_key):
-            self._db.execute(delete(CHECKPOINTS).where(CHECKPOINTS.c.silo == member.name))
+            self._forget_log(member.name)
         values = {"identity_key": member.identity_key, "identity_pem": member.identity_pem, "enrolled_utc": _text(now)}
         if not self._db.execute(update(MEMBERS).where(where).values(**values)).rowcount:
             self._db.execute(insert(MEMBERS).values(role=str(member.role), name=member.name, **values))
@@ -255,15 +267,13 @@ class Transaction:
         rows = self._db.execute(select(MEMBERS).order_by(MEMBERS.c.role, MEMBERS.c.name))
         return tuple(MemberRow(Role(row.role), row.name, row.identity_key, row.identity_pem) for row in rows)
 
-    def put_checkpoint(self, silo: str, checkpoint: bytes, now: datetime) -> None:
-        """Keep a silo's ledger checkpoint, in the place of the one before."""
-        self._db.execute(delete(CHECKPOINTS).where(CHECKPOINTS.c.silo == silo))
-        values = {"checkpoint": checkpoint, "received_utc": _text(now)}
-        self._db.execute(insert(CHECKPOINTS).values(silo=silo, **values))
-
-    def checkpoint(self, silo: str) -> bytes | None:
-        """A silo's newest checkpoint."""
-        return self._db.execute(select(CHECKPOINTS.c.checkpoint).where(CHECKPOINTS.c.silo == silo)).scalar()
+    def _forget_log(self, name: str) -> None:
+        book = WitnessBook(self._db, WITNESS)
+        for log in book.logs():
+            if log.endswith(f"/{name}"):
+                book.forget(log)
+                for table in (LOG_PROOFS, WITNESS_SIZES, WANTED_SINCE):
+                    self._db.execute(delete(table).where(table.c.log == log))
 
 
 class Store:

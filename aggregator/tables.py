@@ -11,13 +11,14 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
-    UniqueConstraint,
 )
 
 from runtime.ledger_tables import ledger_tables
+from runtime.witness_tables import witness_tables
 
 METADATA = MetaData()
 LEDGER = ledger_tables(METADATA)
+WITNESS = witness_tables(METADATA)
 
 JOBS = Table(
     "jobs",
@@ -103,12 +104,25 @@ INVITATIONS = Table(
     Column("identity_pem", LargeBinary, nullable=True),
 )
 
-CHECKPOINTS = Table(
-    "checkpoints",
+LOG_PROOFS = Table(  # from sizes that witnesses have seen to a log's newest checkpoint, as its owner made them
+    "log_proofs",
     METADATA,
-    Column("id", Integer, primary_key=True, autoincrement=True),
-    Column("silo", Text, nullable=False),
-    Column("checkpoint", LargeBinary, nullable=False),
-    Column("received_utc", Text, nullable=False),
-    UniqueConstraint("silo", "checkpoint"),
+    Column("log", Text, primary_key=True),
+    Column("old_size", BigInteger, primary_key=True, autoincrement=False),
+    Column("hashes", LargeBinary, nullable=False),
+)
+
+WITNESS_SIZES = Table(
+    "witness_sizes",
+    METADATA,
+    Column("witness", Text, primary_key=True),
+    Column("log", Text, primary_key=True),
+    Column("size", BigInteger, nullable=False),
+)
+
+WANTED_SINCE = Table(  # how old a cosignature may be that a log's owner counts; seconds since 1970
+    "wanted_since",
+    METADATA,
+    Column("log", Text, primary_key=True),
+    Column("since", BigInteger, nullable=False),
 )

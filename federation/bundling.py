@@ -4,7 +4,7 @@ import hashlib
 from pathlib import Path
 from typing import Protocol
 
-from sqlalchemy import Connection, inspect
+from sqlalchemy import Connection, MetaData, inspect
 
 from privacy.budget import RoundKey
 from privacy.errors import ConfigError
@@ -20,8 +20,11 @@ from privacy.ledger.entry import (
 )
 from privacy.ledger.evidence import Evidence, Scope
 from privacy.plan import JobPlan
+from runtime.bundle import Witnessed
 from runtime.ledger_store import Ledger
 from runtime.naming import job_meant
+from runtime.witness_store import WitnessBook
+from runtime.witness_tables import witness_tables
 
 SILO_TABLE = "dataset_files"  # only a silo has it
 
@@ -56,6 +59,17 @@ def archive_of(connection: Connection, folder: Path | None) -> Archive:
 def job_named(archive: Archive, text: str) -> str:
     """The digest of the job that a person means. Raises ConfigError unless there is exactly one."""
     return job_meant(text, {job: JobPlan.decode(plan).name for job, plan in archive.plans().items()})
+
+
+def witnessed(connection: Connection, ledger: Ledger) -> Witnessed:
+    """Who cosigned the ledger, with the certificates that are kept of them."""
+    book = WitnessBook(connection, witness_tables(MetaData()))
+    signers = book.signers(ledger.identity.origin)
+    kept = {witness: pem for witness, pem in book.keys().items() if witness in signers}
+    lost = signers - kept.keys()
+    if lost:
+        _kept(f"certificate of witness {min(lost)}", None)
+    return Witnessed(book.with_cosignatures, {"-".join(name.split("/")[2:]): pem for name, pem in kept.items()})
 
 
 def gather(ledger: Ledger, archive: Archive, scope: Scope) -> Evidence:

@@ -18,7 +18,7 @@ GROUPS = {
     "aggregator": ("aggregator.cli", "Coordinator: run the aggregator, invite silos, submit and watch jobs."),
     "silo": ("silo_agent.cli", "Silo: enrol, register data, set budgets, approve jobs, run the agent."),
     "certs": ("certs.cli", "Certificates: issue, sign, show, renew, revoke."),
-    "ledger": ("federation.ledger_cli", "Ledger: show, export, verify, compare."),
+    "ledger": ("federation.ledger_cli", "Ledger: show, export, verify, report, review, cosign, compare."),
     "round": ("federation.round_cli", "Rounds: check one's transcript offline, with public keys only."),
     "job": ("federation.job_cli", "Jobs: plan one from a file, show what one promises and costs."),
     "bench": ("federation.bench_cli", "Benchmarks: the machinery alone, or accuracy under differential privacy."),

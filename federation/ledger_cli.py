@@ -1,6 +1,5 @@
-"""`cloister ledger show | export | verify | compare`: for stewards and auditors. No torch, no gRPC."""
+"""`cloister ledger ...`, but for review and cosign: for stewards and auditors. No torch, no gRPC."""
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -10,22 +9,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from federation.cosign_cli import cosign
+from federation.review_cli import review
 from privacy.errors import ConfigError, VerificationError
 from runtime.console import emit
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
-    from certs.names import PartyId
+    from federation.verification import Trusted
     from privacy.ledger.compare import Account
     from privacy.ledger.entry import AnyEntry
     from privacy.ledger.verify import Report
     from runtime.bundle import Bundle
     from runtime.ledger_store import Ledger
 
-app = typer.Typer(no_args_is_help=True, help="Ledger: show, export, verify, compare.")
+app = typer.Typer(no_args_is_help=True, help="Ledger: show, export, verify, report, review, cosign, compare.")
+app.command()(review)
+app.command()(cosign)
 
-_ASK = "Ask the institution for a fresh export."
 DATABASES = ("silo.db", "aggregator.db")
 DAY, SECOND = "%Y-%m-%d", "%Y-%m-%dT%H:%M:%SZ"
 
@@ -34,6 +36,13 @@ State = Annotated[
 ]
 Database = Annotated[str | None, typer.Option("--database", metavar="URL", help="SQLAlchemy URL, instead of --state.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")]
+BundleFile = Annotated[Path, typer.Argument(metavar="BUNDLE", help="What `cloister ledger export` wrote.")]
+Key = Annotated[
+    str | None, typer.Option("--key", metavar="HEX", help="The institution's Ed25519 identity key, 64 hex digits.")
+]
+Ca = Annotated[
+    Path | None, typer.Option("--ca", metavar="PEM", help="The federation's CA, to check the certificate inside.")
+]
 
 
 @app.command()
@@ -78,7 +87,7 @@ def export(
     """
     if out.exists():
         raise ConfigError(f"file {out}", "is there already", "Name a new file.")
-    from federation.bundling import archive_of, gather, job_named
+    from federation.bundling import archive_of, gather, job_named, witnessed
     from privacy.ledger.evidence import Scope
     from runtime.bundle import export_bundle
 
@@ -86,7 +95,7 @@ def export(
         archive = archive_of(connection, state)
         digest = None if job is None else job_named(archive, job)
         scope = Scope(digest, None if since is None else since.strftime(SECOND))
-        written = export_bundle(ledger, out, gather(ledger, archive, scope))
+        written = export_bundle(ledger, out, gather(ledger, archive, scope), witnessed(connection, ledger))
     later = f"; {written.left_out} newer ones have no signed checkpoint yet" if written.left_out else ""
     emit(
         {"bundle": str(out), **asdict(written)},
@@ -98,27 +107,27 @@ def export(
 
 @app.command()
 def verify(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="What `cloister ledger export` wrote.")],
+    bundle: BundleFile,
     *,
-    key: Annotated[
-        str | None, typer.Option("--key", metavar="HEX", help="The institution's Ed25519 identity key, 64 hex digits.")
-    ] = None,
-    ca: Annotated[
-        Path | None, typer.Option("--ca", metavar="PEM", help="The federation's CA, to check the certificate inside.")
-    ] = None,
+    key: Key = None,
+    ca: Ca = None,
+    quorum: Annotated[
+        int, typer.Option("--quorum", min=0, help="So many witnesses must have cosigned a checkpoint; needs --ca.")
+    ] = 0,
     json: Json = False,
 ) -> None:
     """Check signatures, tree, every epsilon, every decision and every round; names the first entry that is wrong.
 
     The key or the CA comes from you, not from the bundle: it is what you trust.
     """
+    from federation.verification import require_quorum, verified
     from runtime.bundle import opened_bundle
 
     try:
         with opened_bundle(bundle) as opened:
-            origin, public_key = _trusted(opened, key, ca)
-            report = _verified(opened, origin, public_key)
-            scope = opened.head
+            trusted = _trust(opened, key, ca)
+            report, scope = verified(opened, trusted), opened.head
+            require_quorum(report, quorum)
     except VerificationError as fault:
         if not json:
             raise
@@ -126,12 +135,48 @@ def verify(
         finding = {"entry": entry, "what": fault.what, "why": fault.why, "next_step": fault.next_step}
         emit({"verified": False, "fault": finding}, as_json=True)
         raise typer.Exit(int(fault.exit_code)) from fault
-    value = {"verified": True, **asdict(report), "root": report.root.hex(), "public_key": public_key.hex()}
+    value = {"verified": True, **asdict(report), "root": report.root.hex(), "public_key": trusted.public_key.hex()}
+    value["reviews"] = [{"entry": entry.sequence, **entry.review.model_dump()} for entry in report.reviews]
+    value["reviewers_certified"] = ca is not None
     asked = {"job": scope.job, "since": scope.since}
     emit(
         value | {"scope": asked},
         as_json=json,
-        text="\n".join([*_summary(report, public_key), *_compared(report, asked)]),
+        text="\n".join([*_summary(report, trusted.public_key), *_compared(report, asked)]),
+    )
+
+
+@app.command()
+def report(
+    bundle: BundleFile,
+    out: Annotated[Path, typer.Option("--out", metavar="PAGE", help="A new file, in HTML.")],
+    *,
+    key: Key = None,
+    ca: Ca = None,
+    registry: Annotated[
+        Path | None,
+        typer.Option("--registry", metavar="FILE", help="Also a new file with drafts for the DP Deployments Registry."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Verify a bundle, then write one page about it for a privacy officer: jobs, budgets, refusals, reviews, limits.
+
+    Nothing is written about a bundle that does not verify. The page needs no network and runs no script.
+    """
+    from datetime import UTC
+
+    from federation.ledger_report.writing import refuse_existing, write_report
+    from federation.verification import read_through
+    from runtime.bundle import opened_bundle
+
+    refuse_existing(out, registry)
+    with opened_bundle(bundle) as opened:
+        found = read_through(opened, _trust(opened, key, ca))
+        written = write_report(found, datetime.now(UTC), out, registry)
+    emit(
+        {"verified": True, **asdict(written)},
+        as_json=json,
+        text="\n".join(written.lines()),
     )
 
 
@@ -180,64 +225,26 @@ def compare(
 def _account(bundle: "Bundle", ca: Path) -> "Account":
     """What a bundle says, once it is verified."""
     from certs.names import Role
-    from privacy.ledger.checkpoint import log_origin
+    from federation.verification import trusted_by_ca, verified
     from privacy.ledger.codec import decode_entry
     from privacy.ledger.compare import account_of
 
-    party, public_key = _vouched(bundle, ca)
-    origin = log_origin(party.federation, party.name)
-    _verified(bundle, origin, public_key)
+    trusted = trusted_by_ca(bundle, ca)
+    verified(bundle, trusted)
     entries = (decode_entry(body) for body in bundle.entries())
-    return account_of(origin, bundle.leaves(), entries, keeps_updates=party.role is Role.SILO)
+    silo = trusted.party is not None and trusted.party.role is Role.SILO
+    return account_of(trusted.origin, bundle.leaves(), entries, keeps_updates=silo)
 
 
-def _verified(bundle: "Bundle", origin: str, public_key: bytes) -> "Report":
-    """What the bundle adds up to. Raises VerificationError, a LedgerFault where it is about the log."""
-    from privacy.ledger.verify import verify_log
+def _trust(bundle: "Bundle", key: str | None, ca: Path | None) -> "Trusted":
+    """What the caller trusts. Raises BadParameter unless it is exactly one of the two."""
+    from federation.verification import trusted_by_ca, trusted_by_key
 
-    report = verify_log(bundle.entries(), bundle.notes(), origin, public_key, bundle.leaves(), bundle.evidence())
-    if (bundle.head.log, bundle.head.entries) != (origin, report.entries):
-        stated = f"says that it holds {bundle.head.entries} entries of {bundle.head.log}"
-        why = f"{stated}, and holds {report.entries} of {origin}"
-        raise VerificationError("bundle.json", why, _ASK)
-    return report
-
-
-def _trusted(bundle: "Bundle", key: str | None, ca: Path | None) -> tuple[str, bytes]:
-    """Whose log it must be, and the key that must have signed it: from the pinned key or from the CA."""
-    from privacy.ledger.checkpoint import log_origin
-
-    if (key is None) == (ca is None):
-        raise typer.BadParameter("give either --key or --ca", param_hint="--key / --ca")
-    if key is not None:
-        if not re.fullmatch(r"[0-9a-f]{64}", key):
-            raise ConfigError("--key", "is not 64 hex digits", "`cloister certs show --json` prints it: identity_key.")
-        notes = bundle.notes()
-        if not notes:
-            raise VerificationError("bundle", "it holds no signed checkpoint", _ASK)
-        return notes[0].split("\n", 1)[0], bytes.fromhex(key)
-    party, public_key = _vouched(bundle, Path(str(ca)))
-    return log_origin(party.federation, party.name), public_key
-
-
-def _vouched(bundle: "Bundle", ca: Path) -> "tuple[PartyId, bytes]":
-    """Whose identity certificate is inside, and its key, as the federation's CA vouches for them."""
-    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-
-    from certs.names import Role
-    from certs.verify import CertificateFlaw, Kind, load_ca, read_leaf
-    from runtime.bundle import IDENTITY
-    from runtime.files import read_file
-
-    trusted = load_ca(read_file(ca, "Name the federation's ca.pem."))
-    try:
-        leaf = read_leaf(bundle.certificate(), trusted, Kind.IDENTITY)
-    except CertificateFlaw as flaw:
-        why = f"the certificate {flaw.why}"
-        raise VerificationError(IDENTITY, why, "See that --ca is this federation's.") from flaw
-    if leaf.party.role not in (Role.SILO, Role.AGGREGATOR):
-        raise VerificationError(IDENTITY, f"is that of {leaf.party.uri}, which keeps no ledger", _ASK)
-    return leaf.party, leaf.public_key.public_bytes(Encoding.Raw, PublicFormat.Raw)
+    if key is not None and ca is None:
+        return trusted_by_key(bundle, key)
+    if ca is not None and key is None:
+        return trusted_by_ca(bundle, ca)
+    raise typer.BadParameter("give either --key or --ca", param_hint="--key / --ca")
 
 
 @contextmanager
@@ -341,4 +348,15 @@ def _summary(report: "Report", public_key: bytes) -> list[str]:
             f"per {row.unit} (Renyi{pld}), {row.left_epsilon:.3f} left, {row.rounds_committed} rounds charged, "
             f"{row.rounds_reserved} reserved"
         )
+    if report.administrators:
+        lines.append(f"  two of {', '.join(report.administrators)} together may change a budget")
+    lines += [
+        f"  witnessed by {each.witness}, last up to entry {each.entries - 1} at {each.utc}"
+        for each in report.witnesses or ()
+    ]
+    if report.witnesses == ():
+        lines.append("  witnessed by nobody: an older or another state of this log would verify as well")
+    for entry in report.reviews:
+        due = f", due by {entry.review.due}" if entry.review.due else ""
+        lines.append(f"  reviewed by {entry.review.party} in entry {entry.sequence}: {entry.review.finding}{due}")
     return lines

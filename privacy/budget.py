@@ -12,16 +12,20 @@ cap" would not be valid with the same delta, since which order that is depends o
 An approval is a grant: a job may have so many charged rounds of one cost, and no other rounds. So "at most" in what a
 steward is told before approving holds whatever aggregator and coordinator do. A refusal takes it back.
 
+A sub-cap (privacy/sub_caps.py) is a limit within that: for any one job, or for all jobs of one purpose. Every change of
+the cap keeps what was spent, and the order of the filter.
+
 A state is a value: every function returns the next one or raises and changes nothing. Who stores it does so durably
 before acting on it. A reservation that is never committed or refunded stays: a crash counts as spent.
 """
 
 import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Final, Literal, get_args
+
+from immutables import Map
 
 from privacy.accounting import (
     GRID,
@@ -32,13 +36,11 @@ from privacy.accounting import (
     check_vector,
     conversion,
     rdp_epsilon,
-    rdp_vector,
-    round_event,
     times,
 )
 from privacy.errors import ConfigError, InternalError, Refused
 from privacy.fields import NAME
-from privacy.mechanism import DpSgd
+from privacy.sub_caps import NONE, Account, SubCaps, first_excess
 
 FILTER: Final = "rdp-fixed-order/v1"
 """The admission rule above; a policy entry names it. Another rule gets another name."""
@@ -46,7 +48,7 @@ FILTER: Final = "rdp-fixed-order/v1"
 Unit = Literal["record", "patient"]
 """Whose presence a budget protects; it is sampled at most once a step (contribution bound 1)."""
 
-RefusalCode = Literal["over-cap", "grant-used-up", "not-approved", "number-used", "unit", "delta"]
+RefusalCode = Literal["over-cap", "over-sub-cap", "grant-used-up", "not-approved", "number-used", "unit", "delta"]
 
 LARGEST_EPSILON = 1000.0
 _JOB = re.compile(r"[0-9a-f]{64}")
@@ -124,7 +126,8 @@ class Grant:
 
 @dataclass(frozen=True)
 class BudgetState:
-    """What a population has spent (committed), set aside (reserved), closed for good, and granted to jobs (by digest).
+    """What a population has spent (committed), set aside (reserved), closed for good, and granted to jobs (by digest);
+    what each job that was ever approved has charged, and the sub-caps.
 
     Invariants: once `filter_order` is fixed, `total` at that order is at most the policy's cap at that order; a job's
     committed and reserved rounds are at most those it was granted.
@@ -133,9 +136,11 @@ class BudgetState:
     policy: BudgetPolicy
     filter_order: float | None
     committed: Vector
-    reserved: Mapping[RoundKey, Vector]
-    closed: frozenset[RoundKey]
-    grants: Mapping[str, Grant]
+    reserved: Map[RoundKey, Vector] = Map()
+    closed: Map[RoundKey, None] = Map()
+    grants: Map[str, Grant] = Map()
+    accounts: Map[str, Account] = Map()
+    sub_caps: SubCaps = field(default=NONE)
 
     @property
     def total(self) -> Vector:
@@ -165,6 +170,23 @@ class BudgetState:
         grant_ = self.grants.get(job)
         return 0 if grant_ is None else grant_.rounds - grant_.committed - sum(key.job == job for key in self.reserved)
 
+    def of_job(self, job: str) -> Vector:
+        """What a job has committed and reserved together."""
+        account = self.accounts.get(job)
+        total = ZERO if account is None else account.committed
+        for key, vector in self.reserved.items():
+            if key.job == job:
+                total = add(total, vector)
+        return total
+
+    def purpose_epsilon(self, purpose: str) -> float:
+        """Epsilon of all that jobs of this purpose have committed and reserved (Renyi, best order)."""
+        total = ZERO
+        for job, account in self.accounts.items():
+            if account.purpose == purpose:
+                total = add(total, self.of_job(job))
+        return rdp_epsilon(total, self.policy.delta)
+
 
 @dataclass(frozen=True)
 class Forecast:
@@ -190,28 +212,9 @@ def first_budget(existing: BudgetState | None, policy: BudgetPolicy) -> BudgetSt
             f"budget of {policy.population}",
             f"it is set to epsilon {old.epsilon:g} at delta {old.delta:g}, of which {existing.charged_epsilon:.3f} "
             "is charged, and one person alone cannot change a budget",
-            "A change takes the signatures of two administrators; until then the first budget stands.",
+            "A change takes the signatures of two administrators: `cloister silo budget change`.",
         )
-    return BudgetState(policy, None, ZERO, {}, frozenset(), {})
-
-
-def check_terms(policy: BudgetPolicy, dp: DpSgd) -> None:
-    """The plan promises what the budget is counted in. Raises BudgetRefusal for another unit or a larger delta."""
-    what = f"budget of {policy.population}"
-    if dp.unit != policy.unit:
-        raise BudgetRefusal(
-            "unit",
-            what,
-            f"it protects each {policy.unit}, and the job protects each {dp.unit}",
-            f'Ask the coordinator for a job with unit = "{policy.unit}"; a budget keeps its unit.',
-        )
-    if dp.delta > policy.delta:
-        raise BudgetRefusal(
-            "delta",
-            what,
-            f"the job's delta is {dp.delta:g}, and the budget allows {policy.delta:g}",
-            f"Ask the coordinator for a job with a delta of at most {policy.delta:g}.",
-        )
+    return BudgetState(policy, None, ZERO)
 
 
 def what_if(state: BudgetState, vector: Vector, rounds: int) -> Forecast:
@@ -230,47 +233,42 @@ def what_if(state: BudgetState, vector: Vector, rounds: int) -> Forecast:
     )
 
 
-def require_job(state: BudgetState, dp: DpSgd, rounds: int) -> Forecast:
-    """The forecast of a whole job. Raises BudgetRefusal for other terms (`check_terms`), or if not all of it fits.
-
-    The latter names cap, spent, left and what would fit. Nothing is reserved by this; every round reserves for itself.
-    """
-    check_terms(state.policy, dp)
-    forecast = what_if(state, rdp_vector(round_event(dp, dp.steps_per_round)), rounds)
-    if not forecast.fits:
-        sigma = noise_multiplier_that_fits(state, dp, rounds)
-        other = f"a noise multiplier of at least {sigma:g}" if sigma is not None else "no noise multiplier"
-        raise _refusal(state, f"{rounds} rounds", forecast, f"With all {rounds} rounds, {other} would fit.")
-    return forecast
-
-
-def noise_multiplier_that_fits(state: BudgetState, dp: DpSgd, rounds: int) -> float | None:
-    """The least noise multiplier, to two decimals, with which the plan's rounds would all fit; None if none does."""
-
-    def fits(hundredths: int) -> bool:
-        quieter = dp.model_copy(update={"noise_multiplier": hundredths / 100})
-        return what_if(state, rdp_vector(round_event(quieter, dp.steps_per_round)), rounds).fits
-
-    low, high = 1, 1_000_000
-    if not fits(high):
-        return None
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if fits(middle) else (middle + 1, high)
-    return low / 100
+def check_sub_caps(state: BudgetState, job: str, purpose: str, vector: Vector, rounds: int) -> None:
+    """So many more rounds of this vector are within the job's and the purpose's sub-caps. Raises BudgetRefusal."""
+    if state.sub_caps == NONE:
+        return
+    others = (state.of_job(other) for other, a in state.accounts.items() if a.purpose == purpose and other != job)
+    more, delta = times(vector, rounds), state.policy.delta
+    excess = first_excess(state.sub_caps, delta, purpose, state.of_job(job), others, more)
+    if excess is None:
+        return
+    whose = "one job" if excess.purpose is None else f"the purpose {excess.purpose!r}"
+    raise BudgetRefusal(
+        "over-sub-cap",
+        f"budget of {state.policy.population}",
+        f"{whose} may spend epsilon {excess.cap:g} of it; {rounds} rounds would bring that from {excess.before:.3f} to "
+        f"{excess.after:.3f}",
+        "Ask the coordinator for fewer rounds or more noise; raising a sub-cap takes two administrators.",
+    )
 
 
-def grant(state: BudgetState, job: str, vector: Vector, rounds: int) -> BudgetState:
+def grant(state: BudgetState, job: str, vector: Vector, rounds: int, purpose: str) -> BudgetState:
     """Approve a job (its plan digest in hex) for so many charged rounds of this vector, and for nothing else.
 
-    Raises BudgetRefusal if not all of them fit, Refused if the job is approved already.
+    Raises BudgetRefusal if not all of them fit, or a sub-cap would be passed; Refused if the job is approved already,
+    or had another purpose before.
     """
     if job in state.grants:
         raise Refused(f"job {job[:12]}", "is approved already", "An approval stands as it was given.")
+    account = state.accounts.get(job, Account(purpose))
+    if account.purpose != purpose:
+        raise Refused(f"job {job[:12]}", f"was approved for {account.purpose!r} before", "A job keeps its purpose.")
     forecast = what_if(state, vector, rounds)
     if not forecast.fits:
-        raise _refusal(state, f"{rounds} rounds", forecast, "")
-    return replace(state, grants={**state.grants, job: Grant(vector, rounds)})
+        raise over_cap(state, f"{rounds} rounds", forecast, "")
+    check_sub_caps(state, job, purpose, vector, rounds)
+    accounts = state.accounts.set(job, account)
+    return replace(state, grants=state.grants.set(job, Grant(vector, rounds)), accounts=accounts)
 
 
 def withdraw(state: BudgetState, job: str) -> BudgetState:
@@ -280,7 +278,7 @@ def withdraw(state: BudgetState, job: str) -> BudgetState:
     """
     if job not in state.grants:
         return state
-    return replace(state, grants={other: grant_ for other, grant_ in state.grants.items() if other != job})
+    return replace(state, grants=state.grants.delete(job))
 
 
 def reserve(state: BudgetState, key: RoundKey, vector: Vector) -> BudgetState:
@@ -310,9 +308,10 @@ def reserve(state: BudgetState, key: RoundKey, vector: Vector) -> BudgetState:
     _check_granted(state, key.job, vector)
     forecast = what_if(state, vector, 1)
     if not forecast.fits:
-        raise _refusal(state, str(key), forecast, "")
+        raise over_cap(state, str(key), forecast, "")
+    check_sub_caps(state, key.job, state.accounts[key.job].purpose, vector, 1)
     order = ORDERS[_order_index(state, vector)]
-    return replace(state, filter_order=order, reserved={**state.reserved, key: vector})
+    return replace(state, filter_order=order, reserved=state.reserved.set(key, vector))
 
 
 def commit(state: BudgetState, key: RoundKey, executed: Vector) -> BudgetState:
@@ -324,11 +323,13 @@ def commit(state: BudgetState, key: RoundKey, executed: Vector) -> BudgetState:
             f"more ran in {key} than was reserved for it",
             "Stop the agent and report this; the reservation stands as spent.",
         )
-    charged = replace(_without(state, key), committed=add(state.committed, executed))
+    account = state.accounts[key.job]
+    accounts = state.accounts.set(key.job, replace(account, committed=add(account.committed, executed)))
+    charged = replace(_without(state, key), committed=add(state.committed, executed), accounts=accounts)
     granted = state.grants.get(key.job)
     if granted is None:  # withdrawn while the round was under way
         return charged
-    return replace(charged, grants={**state.grants, key.job: replace(granted, committed=granted.committed + 1)})
+    return replace(charged, grants=state.grants.set(key.job, replace(granted, committed=granted.committed + 1)))
 
 
 def refund(state: BudgetState, key: RoundKey) -> BudgetState:
@@ -372,11 +373,11 @@ def _reservation(state: BudgetState, key: RoundKey) -> Vector:
 
 
 def _without(state: BudgetState, key: RoundKey) -> BudgetState:
-    reserved = {other: vector for other, vector in state.reserved.items() if other != key}
-    return replace(state, reserved=reserved, closed=state.closed | {key})
+    return replace(state, reserved=state.reserved.delete(key), closed=state.closed.set(key, None))
 
 
-def _refusal(state: BudgetState, asked: str, forecast: Forecast, more: str) -> BudgetRefusal:
+def over_cap(state: BudgetState, asked: str, forecast: Forecast, more: str) -> BudgetRefusal:
+    """The refusal of what does not fit, with cap, spent, left, and what would fit."""
     policy = state.policy
     needed = math.ceil(forecast.epsilon_needed * 1000) / 1000
     why = (

@@ -7,6 +7,7 @@ A ZIP archive that stores and never compresses, so that any tool lists it and no
     leaves.txt                  their leaf hashes, in hex, one per line
     checkpoints.txt             the signed notes, an empty line between two
     identity.pem                the institution's identity certificate, if the ledger has one
+    witnesses/ROLE-NAME.pem     the identity certificate of each witness that cosigned one of the notes
     plans/JOB.json              each job's plan
     reports/SHA256.json         self-tests' reports
     transcripts/JOB-ROUND.json  each published round's transcript
@@ -18,9 +19,9 @@ import os
 import re
 import tempfile
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Annotated, Literal, NoReturn, TypeVar
 
@@ -43,7 +44,9 @@ HEAD, ENTRIES, LEAVES, CHECKPOINTS, IDENTITY = (
     "checkpoints.txt",
     "identity.pem",
 )
+WITNESS = "witnesses/{}.pem"
 PLAN, REPORT, TRANSCRIPT = "plans/{}.json", "reports/{}.json", "transcripts/{}-{}.json"
+_WITNESS = re.compile(r"witnesses/(silo|aggregator|auditor)-[a-z0-9][a-z0-9-]{0,62}\.pem")
 _PLAN = re.compile(r"plans/([0-9a-f]{64})\.json")
 _REPORT = re.compile(r"reports/([0-9a-f]{64})\.json")
 _TRANSCRIPT = re.compile(r"transcripts/([0-9a-f]{64})-([1-9][0-9]{0,9})\.json")
@@ -70,6 +73,14 @@ class Head(Strict):
 
 
 @dataclass(frozen=True)
+class Witnessed:
+    """Who cosigned a ledger: `cosigned` adds their lines to a note; certificates by `ROLE-NAME`, PEM."""
+
+    cosigned: Callable[[str], str] = str
+    certificates: Mapping[str, bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Exported:
     """What an export holds, and how many entries it left out because no checkpoint covers them yet."""
 
@@ -80,12 +91,12 @@ class Exported:
     reports: int
 
 
-def export_bundle(ledger: Ledger, path: Path, evidence: Evidence) -> Exported:
+def export_bundle(ledger: Ledger, path: Path, evidence: Evidence, witnesses: Witnessed = Witnessed()) -> Exported:
     """Write the entries that a signed checkpoint covers, and their evidence, into a new file; whole or not at all.
 
     A file of that name is replaced. Raises ConfigError if it cannot be written, or nothing was signed yet.
     """
-    notes = ledger.notes()
+    notes = tuple(witnesses.cosigned(note) for note in ledger.notes())
     if not notes:
         raise ConfigError("ledger", "no checkpoint was signed yet", "Let the program finish a round, then try again.")
     covered = ledger.covered
@@ -93,11 +104,11 @@ def export_bundle(ledger: Ledger, path: Path, evidence: Evidence) -> Exported:
     scope = evidence.scope
     certificate = ledger.identity.certificate_pem
     members = 4 + (certificate is not None) + len(evidence.plans) + len(evidence.transcripts)
-    members += len(evidence.reports)
+    members += len(evidence.reports) + len(witnesses.certificates)
     head = Head(log=ledger.identity.origin, entries=covered, members=members, job=scope.job, since=scope.since_utc)
     try:
         with draft.open("w+b") as file:
-            write_members(file, _contents(ledger, covered, notes, head, evidence))
+            write_members(file, _contents(ledger, covered, notes, head, evidence, witnesses))
             file.flush()
             os.fchmod(file.fileno(), _READABLE)
             os.fsync(file.fileno())
@@ -116,7 +127,7 @@ def export_bundle(ledger: Ledger, path: Path, evidence: Evidence) -> Exported:
 
 
 def _contents(
-    ledger: Ledger, covered: int, notes: tuple[str, ...], head: Head, evidence: Evidence
+    ledger: Ledger, covered: int, notes: tuple[str, ...], head: Head, evidence: Evidence, witnesses: Witnessed
 ) -> Iterator[tuple[str, Iterable[bytes]]]:
     yield HEAD, (canonical_json(head.model_dump(mode="json")),)
     yield ENTRIES, (entry + b"\n" for entry in ledger.entries(until=covered))
@@ -124,6 +135,8 @@ def _contents(
     yield CHECKPOINTS, (join_notes(notes).encode(),)
     if (certificate := ledger.identity.certificate_pem) is not None:
         yield IDENTITY, (certificate,)
+    for witness, pem in sorted(witnesses.certificates.items()):
+        yield WITNESS.format(witness), (pem,)
     for job, plan in sorted(evidence.plans.items()):
         yield PLAN.format(job), (plan,)
     for digest, report in sorted(evidence.reports.items()):
@@ -183,6 +196,10 @@ class Bundle:
             raise ConfigError("bundle", f"has no {IDENTITY}", "Give the institution's public key with --key instead.")
         return self._archive.read(IDENTITY)
 
+    def witnesses(self) -> dict[str, bytes]:
+        """The certificates of witnesses, by the names of their members."""
+        return {name: self._archive.read(name) for name in self._names.witnesses}
+
     def evidence(self) -> Evidence:
         """What stands behind the entries, read when it is asked for."""
         return Evidence(
@@ -226,6 +243,7 @@ class Names:
     plans: dict[str, str]
     transcripts: dict[RoundKey, str]
     reports: dict[str, str]
+    witnesses: list[str]
 
 
 @contextmanager
@@ -263,7 +281,7 @@ def _checked_names(members: list[zipfile.ZipInfo]) -> Names:
     """Raises VerificationError unless each member may be here and is of an honest size."""
     if len(members) > MOST_MEMBERS or sum(info.file_size for info in members) > MOST_BYTES:
         _refuse("bundle", "it is larger than any ledger")
-    found = Names({}, {}, {})
+    found = Names({}, {}, {}, [])
     seen: set[str] = set()
     for info in members:
         name = info.filename
@@ -289,6 +307,8 @@ def _file_under(found: Names, name: str) -> None:
         found.reports[match[1]] = name
     elif match := _TRANSCRIPT.fullmatch(name):
         found.transcripts[RoundKey(match[1], int(match[2]))] = name
+    elif _WITNESS.fullmatch(name):
+        found.witnesses.append(name)
     elif name not in (HEAD, ENTRIES, LEAVES, CHECKPOINTS, IDENTITY):
         _refuse(repr(name[:200]), "is no name of a bundle's member; a later version may have written it")
 
@@ -323,8 +343,8 @@ def _order(name: str) -> tuple[int, str, int]:
     if name in fixed:
         return fixed.index(name), "", 0
     if match := _TRANSCRIPT.fullmatch(name):
-        return len(fixed) + 2, match[1], int(match[2])
-    return len(fixed) + name.startswith("reports/"), name, 0
+        return len(fixed) + 3, match[1], int(match[2])
+    return len(fixed) + ("witnesses/", "plans/", "reports/").index(name.partition("/")[0] + "/"), name, 0
 
 
 def _same_bytes(first: IO[bytes], second: IO[bytes]) -> bool:

@@ -5,7 +5,7 @@ all. Both programs keep one ledger in their database; its tables join theirs thr
 its entry and the nodes that it completes, one on average; a proof reads about two nodes a level, each by its key.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -136,6 +136,12 @@ class Ledger:
         end = self.size if until is None else min(until, self.size)
         return (row.body for row in self._paged(select(table.c.body), table.c.sequence, since, end))
 
+    def entries_of(self, kinds: Collection[str]) -> Iterator[bytes]:
+        """The canonical bytes of the entries of these kinds, oldest first."""
+        table = self._tables.entries
+        query = select(table.c.body).where(table.c.kind.in_(kinds)).order_by(table.c.sequence)
+        yield from self._connection.execute(query).scalars()
+
     def leaf_hashes(self, until: int) -> tuple[bytes, ...]:
         """The stored leaf hashes of the first `until` entries."""
         table = self._tables.entries
@@ -157,6 +163,14 @@ class Ledger:
         """
         self._require_size(size)
         return merkle.consistency_proof(self._node, old_size, size)
+
+    def root_at(self, size: int) -> bytes:
+        """The root of the tree of the first `size` entries. O(log size).
+
+        Raises InternalError if there is no such tree.
+        """
+        self._require_size(size)
+        return merkle.root_at(self._node, size)
 
     def notes(self) -> tuple[str, ...]:
         """The signed checkpoints, oldest first."""

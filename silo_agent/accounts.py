@@ -1,17 +1,20 @@
 """Budgets in silo.db: the pure states of privacy.budget, read and written within the caller's transaction."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
-from sqlalchemy import Connection, delete, insert, select, update
+from immutables import Map
+from sqlalchemy import Connection, Table, delete, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from privacy.accounting import Vector
 from privacy.budget import BudgetPolicy, BudgetState, Grant, RoundKey, first_budget, withdraw
 from privacy.errors import ConfigError
-from silo_agent.tables import budgets, grants, reservations
+from privacy.sub_caps import Account, SubCaps
+from silo_agent.tables import budgets, grants, job_accounts, reservations, sub_caps
 
 _RESERVED, _CLOSED = "reserved", "closed"
+_EVERY_JOB = ""  # the purpose under which the cap of every single job is kept; a plan's purpose is never empty
 
 
 def find_budget(connection: Connection, population: str) -> BudgetState | None:
@@ -20,19 +23,39 @@ def find_budget(connection: Connection, population: str) -> BudgetState | None:
     if row is None:
         return None
     reserved: dict[RoundKey, Vector] = {}
-    closed: set[RoundKey] = set()
+    closed: dict[RoundKey, None] = {}
     for held in connection.execute(select(reservations).where(reservations.c.population == population)):
         key = RoundKey(held.job, held.round)
         if held.status == _RESERVED:
             reserved[key] = _vector(held.vector)
         else:
-            closed.add(key)
-    granted = {
-        held.job: Grant(_vector(held.vector), held.rounds, held.committed)
-        for held in connection.execute(select(grants).where(grants.c.population == population))
-    }
-    policy = BudgetPolicy(row.population, row.epsilon, row.delta, row.unit)
-    return BudgetState(policy, row.filter_order, _vector(row.committed), reserved, frozenset(closed), granted)
+            closed[key] = None
+    return BudgetState(
+        BudgetPolicy(row.population, row.epsilon, row.delta, row.unit),
+        row.filter_order,
+        _vector(row.committed),
+        Map(reserved),
+        Map(closed),
+        _grants(connection, population),
+        _accounts(connection, population),
+        _sub_caps(connection, population),
+    )
+
+
+def _grants(connection: Connection, population: str) -> Map[str, Grant]:
+    rows = connection.execute(select(grants).where(grants.c.population == population))
+    return Map({held.job: Grant(_vector(held.vector), held.rounds, held.committed) for held in rows})
+
+
+def _accounts(connection: Connection, population: str) -> Map[str, Account]:
+    rows = connection.execute(select(job_accounts).where(job_accounts.c.population == population))
+    return Map({held.job: Account(held.purpose, _vector(held.committed)) for held in rows})
+
+
+def _sub_caps(connection: Connection, population: str) -> SubCaps:
+    rows = connection.execute(select(sub_caps).where(sub_caps.c.population == population))
+    caps = {row.purpose: row.epsilon for row in rows}
+    return SubCaps(caps.pop(_EVERY_JOB, None), Map(caps))
 
 
 def require_budget(connection: Connection, population: str) -> BudgetState:
@@ -76,19 +99,45 @@ def change_budget(connection: Connection, population: str, change: Callable[[Bud
     connection.execute(
         update(budgets)
         .where(budgets.c.population == population)
-        .values(filter_order=after.filter_order, committed=json.dumps(after.committed))
+        .values(epsilon=after.policy.epsilon, filter_order=after.filter_order, committed=json.dumps(after.committed))
     )
-    for key in after.closed - before.closed:
-        _put(connection, population, key, _CLOSED, before.reserved.get(key, ()))
+    _write_rounds(connection, population, before, after)
+    _write_jobs(connection, population, before, after)
+    if after.sub_caps != before.sub_caps:
+        _write_sub_caps(connection, population, after.sub_caps)
+    return after
+
+
+def _write_rounds(connection: Connection, population: str, before: BudgetState, after: BudgetState) -> None:
+    for key in before.reserved:
+        if key not in after.reserved:
+            row = {"status": _CLOSED, "vector": json.dumps(before.reserved[key])}
+            _put(connection, reservations, _round(population, key), row)
     for key, vector in after.reserved.items():
         if before.reserved.get(key) != vector:
-            _put(connection, population, key, _RESERVED, vector)
+            row = {"status": _RESERVED, "vector": json.dumps(vector)}
+            _put(connection, reservations, _round(population, key), row)
+
+
+def _write_jobs(connection: Connection, population: str, before: BudgetState, after: BudgetState) -> None:
     for job, granted in after.grants.items():
         if before.grants.get(job) != granted:
-            _put_grant(connection, population, job, granted)
-    for job in before.grants.keys() - after.grants.keys():
-        connection.execute(delete(grants).where(grants.c.population == population, grants.c.job == job))
-    return after
+            row = {"rounds": granted.rounds, "vector": json.dumps(granted.vector), "committed": granted.committed}
+            _put(connection, grants, {"population": population, "job": job}, row)
+    for job in before.grants:
+        if job not in after.grants:
+            connection.execute(delete(grants).where(grants.c.population == population, grants.c.job == job))
+    for job, account in after.accounts.items():
+        if before.accounts.get(job) != account:
+            kept = {"purpose": account.purpose, "committed": json.dumps(account.committed)}
+            _put(connection, job_accounts, {"population": population, "job": job}, kept)
+
+
+def _write_sub_caps(connection: Connection, population: str, caps: SubCaps) -> None:
+    connection.execute(delete(sub_caps).where(sub_caps.c.population == population))
+    named = dict(caps.purposes) | ({} if caps.per_job is None else {_EVERY_JOB: caps.per_job})
+    for purpose, epsilon in named.items():
+        connection.execute(insert(sub_caps).values(population=population, purpose=purpose, epsilon=epsilon))
 
 
 def withdraw_job(connection: Connection, job: str) -> bool:
@@ -99,17 +148,13 @@ def withdraw_job(connection: Connection, job: str) -> bool:
     return bool(populations)
 
 
-def _put_grant(connection: Connection, population: str, job: str, granted: Grant) -> None:
-    row = {"rounds": granted.rounds, "vector": json.dumps(granted.vector), "committed": granted.committed}
-    statement = upsert(grants).values(population=population, job=job, **row)
-    connection.execute(statement.on_conflict_do_update(index_elements=["population", "job"], set_=row))
+def _round(population: str, key: RoundKey) -> Mapping[str, object]:
+    return {"population": population, "job": key.job, "round": key.round_number}
 
 
-def _put(connection: Connection, population: str, key: RoundKey, status: str, vector: Vector) -> None:
-    row = {"status": status, "vector": json.dumps(vector)}
-    named = {"population": population, "job": key.job, "round": key.round_number}
-    statement = upsert(reservations).values(**named, **row)
-    connection.execute(statement.on_conflict_do_update(index_elements=list(named), set_=row))
+def _put(connection: Connection, table: Table, named: Mapping[str, object], row: Mapping[str, object]) -> None:
+    statement = upsert(table).values(**named, **row)
+    connection.execute(statement.on_conflict_do_update(index_elements=list(named), set_=dict(row)))
 
 
 def _vector(text: str) -> Vector:

@@ -6,8 +6,9 @@ Pure but for the plan's own digests: names, keys and pins in, an error out. Step
 from certs.identity import fingerprint
 from certs.names import Role
 from privacy.accounting import round_event
-from privacy.budget import BudgetState, Forecast, require_job
+from privacy.budget import BudgetState, Forecast
 from privacy.errors import ConfigError, ProtocolError, Refused
+from privacy.job_budget import require_job
 from privacy.plan import JobPlan, RosterMember
 from silo_agent.peers import Pins
 
@@ -104,4 +105,4 @@ def check_budget(plan: JobPlan, population: str, budget: BudgetState | None, rou
             "has no privacy budget",
             f"A steward sets it: `cloister silo budget set {population} --epsilon E --delta D`.",
         )
-    return require_job(budget, plan.dp, rounds)
+    return require_job(budget, plan.digest().hex(), plan.purpose, plan.dp, rounds)

@@ -16,6 +16,7 @@ from cloister.wire import RoundPhase
 
 from certs.names import Role
 from privacy.errors import CloisterError, InternalError, Unavailable
+from privacy.ledger.witness import RewrittenError
 from silo_agent.admission import ForeignJobError
 from silo_agent.asking import Unanswered
 from silo_agent.ciphers import warm_up
@@ -26,6 +27,7 @@ from silo_agent.jobs import all_jobs
 from silo_agent.leftovers import sweep
 from silo_agent.participation import Participation
 from silo_agent.status import StatusBoard
+from silo_agent.witnessing import Witnessing
 
 LOG = structlog.get_logger("silo")
 DECISION_POLL_S = 0.7  # silo.db is looked at this often while a job waits for its steward, and only then
@@ -162,15 +164,24 @@ class Agent:
         self._over: deque[bytes] = deque(maxlen=MOST_REMEMBERED)
         self._taking_up = threading.Lock()
         self._stopping = threading.Event()
+        self._witnessing = Witnessing(home, clock())
+        self._witnessed = False  # this state is the newest, as far as enough others know: jobs may be taken up
+        self._to_witness = threading.Event()
+        self._rewritten: RewrittenError | None = None
 
     def run(self) -> None:
-        """Until `stop`. Raises CloisterError when the state folder itself cannot be used."""
+        """Until `stop`. Raises CloisterError when the state folder itself cannot be used, RewrittenError when it is not
+        the newest of this silo's ledger: then no job is taken up, and nothing more is signed.
+        """
         self._home.store.check()
         self._board.show(message="starting")
         warm_up()  # before anybody waits for this silo
-        self._take_up()
-        renewal = threading.Thread(target=self._renew_in_time, name="renewal", daemon=True)
-        renewal.start()
+        chores = [
+            threading.Thread(target=work, name=name, daemon=True)
+            for name, work in (("renewal", self._renew_in_time), ("witness", self._witness_in_time))
+        ]
+        for chore in chores:
+            chore.start()
         failures = 0
         while not self._stopping.is_set():
             began = time.monotonic()
@@ -183,7 +194,12 @@ class Agent:
         deadline = time.monotonic() + JOIN_S
         for thread in open_jobs:
             thread.join(max(deadline - time.monotonic(), 0.0))
-        renewal.join(max(deadline - time.monotonic(), 0.0))
+        self._to_witness.set()
+        for chore in chores:
+            chore.join(max(deadline - time.monotonic(), 0.0))
+        if self._rewritten is not None:
+            self._board.show(connected=False, message=str(self._rewritten))
+            raise self._rewritten
         self._board.show(connected=False, message="stopped")
 
     @property
@@ -207,10 +223,13 @@ class Agent:
     def _follow(self) -> None:
         try:
             self._home.wallet.check(self._clock(), Role.SILO)
+            self._require_newest()
             for notice in self._port.follow(software(), self._opened):
                 self._noticed(notice)
                 if self._stopping.is_set():
                     return
+        except RewrittenError as error:
+            self._give_up(error)
         except CloisterError as error:
             if not self._stopping.is_set():
                 address = self._home.settings.aggregator
@@ -221,6 +240,42 @@ class Agent:
             self._board.show(connected=False, message="following the aggregator failed; see the log")
         else:
             self._board.show(connected=False)
+
+    def _require_newest(self) -> None:
+        """Before anything is taken up: others know of no newer state of this silo's ledger, and enough say so.
+
+        Raises RewrittenError, Unavailable while too few have answered.
+        """
+        if self._witnessed:
+            return
+        quorum, standing = self._home.settings.witnesses.quorum, self._witnessing.exchange(self._port, self._clock())
+        if len(standing.cosigned) < quorum:
+            why = f"{len(standing.cosigned)} of {quorum} have cosigned this silo's ledger since the agent started"
+            raise Unavailable("witnesses", why, "It waits for them; see `cloister silo witnesses list`.")
+        self._witnessed = True
+        self._take_up()
+
+    def _witness_in_time(self) -> None:
+        """Exchange checkpoints every so often, and after every round."""
+        while not self._stopping.is_set():
+            self._to_witness.wait(self._home.settings.witnesses.every_s)
+            self._to_witness.clear()
+            if self._stopping.is_set() or not self._witnessed:
+                continue
+            try:
+                self._witnessing.exchange(self._port, self._clock())
+            except RewrittenError as error:
+                self._give_up(error)
+            except Unavailable as error:
+                LOG.info("checkpoints not exchanged", why=error.why)
+            except Exception as error:  # it is tried again; meanwhile nobody else knows of the newest entries
+                LOG.warning("checkpoints not exchanged", exc_info=error)
+
+    def _give_up(self, error: RewrittenError) -> None:
+        LOG.error("this state is not the newest", exc_info=error)
+        self._rewritten = error
+        self._stopping.set()
+        self._reconnect()  # ends the stream that is followed
 
     def _opened(self) -> None:
         LOG.info("connected", address=self._home.settings.aggregator)
@@ -258,7 +313,15 @@ class Agent:
             return list(self._jobs.values())
 
     def _participation(self, job: bytes, interrupted: Callable[[int], str | None]) -> Participation:
-        return Participation(self._home, self._port, job, self._board, clock=self._clock, interrupted=interrupted)
+        return Participation(
+            self._home,
+            self._port,
+            job,
+            self._board,
+            clock=self._clock,
+            interrupted=interrupted,
+            published=self._to_witness.set,
+        )
 
     def _renew_in_time(self) -> None:
         """A new TLS certificate when a third of the old one's life is left; then a new channel."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from privacy.accounting import by_record_event, rdp_epsilon, rdp_vector
-from privacy.budget import BudgetRefusal, Forecast, grant, require_job
+from privacy.budget import BudgetRefusal, Forecast, grant
 from privacy.errors import (
     CloisterError,
     ConfigError,
@@ -16,6 +16,7 @@ from privacy.errors import (
     Unavailable,
     VerificationError,
 )
+from privacy.job_budget import require_job
 from privacy.ledger.entry import NotBudget
 from privacy.plan import JobPlan
 from privacy.roll import JobRefusal
@@ -201,7 +202,7 @@ def _settle(
         if charged is not None:
             of = (charged, require_budget(tx.connection, charged.population))
             try:
-                forecast = require_job(of[1], charged.dp, rounds)
+                forecast = require_job(of[1], plan.digest().hex(), plan.purpose, charged.dp, rounds)
             except BudgetRefusal as error:
                 refusal = error
                 tx.record(entries.budget_refusal_entry(by, charged, of[1], rounds, refusal.code))
@@ -218,8 +219,10 @@ def _settle(
 
 
 def _grant(tx: Transaction, charged: Charged, rounds: int) -> None:
-    job, population = charged.plan.digest().hex(), charged.population
-    change_budget(tx.connection, population, lambda b: grant(b, job, charged.charge(b.policy).rdp, rounds))
+    job, purpose = charged.plan.digest().hex(), charged.plan.purpose
+    change_budget(
+        tx.connection, charged.population, lambda b: grant(b, job, charged.charge(b.policy).rdp, rounds, purpose)
+    )
 
 
 def refuse(

@@ -1,10 +1,12 @@
 """Budgets as a steward reads them: what is, and what a job would make of it."""
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from privacy.accounting import rdp_epsilon, rdp_vector, round_event
-from privacy.budget import BudgetRefusal, BudgetState, check_terms, what_if
+from privacy.budget import BudgetRefusal, BudgetState, check_sub_caps, what_if
 from privacy.errors import ConfigError
+from privacy.job_budget import check_terms
 from privacy.mechanism import DpSgd
 from privacy.plan import JobPlan
 from silo_agent.accounts import all_budgets
@@ -17,7 +19,9 @@ if TYPE_CHECKING:
 
 
 def budget_rows(home: Home) -> list[dict[str, Any]]:
-    """One row per population: cap, spent, reserved, left (epsilons by RDP at the policy's delta)."""
+    """One row per population: cap, spent, reserved, left, and what each purpose has spent with its reservations (all
+    epsilons by RDP at the policy's delta).
+    """
     with home.store.reading() as connection:
         budgets = all_budgets(connection)
     return [_row(budget) for budget in budgets]
@@ -33,6 +37,11 @@ def _row(budget: BudgetState) -> dict[str, Any]:
         "reserved": max(0.0, budget.charged_epsilon - budget.spent_epsilon),
         "left": budget.left_epsilon,
         "rounds_charged": len(budget.closed),
+        "job_cap": budget.sub_caps.per_job,
+        "purposes": [
+            {"purpose": purpose, "spent": budget.purpose_epsilon(purpose), "cap": budget.sub_caps.of(purpose)}
+            for purpose in sorted({a.purpose for a in budget.accounts.values()} | set(budget.sub_caps.purposes))
+        ],
     }
 
 
@@ -47,10 +56,18 @@ def job_rows(home: Home, text: str) -> tuple[JobPlan, list[dict[str, Any]]]:
     if plan.dp is None:
         raise ConfigError(f"job {plan.name!r}", "is a rehearsal", "It touches no data and costs nothing.")
     check_price(plan)
-    vector = rdp_vector(round_event(plan.dp, plan.dp.steps_per_round))
+    return plan, cost_rows(budgets, plan.digest().hex(), plan.purpose, plan.dp, plan.rounds)
+
+
+def cost_rows(budgets: Iterable[BudgetState], job: str, purpose: str, dp: DpSgd, rounds: int) -> list[dict[str, Any]]:
+    """What so many rounds of a mechanism would make of each budget.
+
+    `share_of_left`: of all such rounds that still fit, how large a part these are; None where none fits.
+    """
+    vector = rdp_vector(round_event(dp, dp.steps_per_round))
     rows = []
     for budget in budgets:
-        forecast, why_not = what_if(budget, vector, plan.rounds), _other_terms(budget, plan.dp)
+        forecast, why_not = what_if(budget, vector, rounds), _why_not(budget, job, purpose, dp, rounds)
         rows.append(
             {
                 "population": budget.policy.population,
@@ -60,17 +77,20 @@ def job_rows(home: Home, text: str) -> tuple[JobPlan, list[dict[str, Any]]]:
                 "one_round_alone": rdp_epsilon(vector, budget.policy.delta),
                 "rounds_asked": forecast.rounds_asked,
                 "rounds_that_fit": forecast.rounds_that_fit,
+                "share_of_left": rounds / forecast.rounds_that_fit if forecast.rounds_that_fit else None,
                 "epsilon_needed": forecast.epsilon_needed,
                 "fits": forecast.fits and not why_not,
                 "why_not": why_not,
             }
         )
-    return plan, rows
+    return rows
 
 
-def _other_terms(budget: BudgetState, dp: DpSgd) -> str:
+def _why_not(budget: BudgetState, job: str, purpose: str, dp: DpSgd, rounds: int) -> str:
+    """Another reason than the lifetime cap; empty if there is none."""
     try:
         check_terms(budget.policy, dp)
+        check_sub_caps(budget, job, purpose, rdp_vector(round_event(dp, dp.steps_per_round)), rounds)
     except BudgetRefusal as refusal:
         return refusal.why
     return ""

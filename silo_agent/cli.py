@@ -6,25 +6,23 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from silo_agent import admins_cli, budget_cli, reviews_cli, witnesses_cli
+from silo_agent.command import DEFAULT_STATE, Json, State, home_of, now, steward
+
 if TYPE_CHECKING:
     from privacy.plan import JobPlan
-    from silo_agent.entries import Author
-    from silo_agent.home import Home
 
 app = typer.Typer(help="Silo: enrol, register data, set budgets, approve jobs, run the agent.", no_args_is_help=True)
 datasets_app = typer.Typer(help="Register the datasets that jobs may be approved for.", no_args_is_help=True)
 peers_app = typer.Typer(help="Pin the identities of those this silo works with.", no_args_is_help=True)
-budget_app = typer.Typer(help="Privacy budgets of this institution's populations.", no_args_is_help=True)
 app.add_typer(datasets_app, name="datasets")
 app.add_typer(peers_app, name="peers")
-app.add_typer(budget_app, name="budget")
+app.add_typer(budget_cli.app, name="budget")
+app.add_typer(admins_cli.app, name="admins")
+app.add_typer(reviews_cli.app, name="reviews")
+app.add_typer(witnesses_cli.app, name="witnesses")
 
-State = Annotated[
-    Path, typer.Option("--state", metavar="FOLDER", envvar="CLOISTER_SILO_STATE", help="The silo's folder.")
-]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 JobName = Annotated[str, typer.Argument(metavar="JOB", help="Its name, or the beginning of its digest.")]
-DEFAULT_STATE = Path("silo-state")
 
 
 @app.command()
@@ -41,7 +39,7 @@ def enrol(
     from runtime.console import emit
     from silo_agent.enrol import enrol as enrol_here
 
-    home = enrol_here(token, state, aggregator, _now())
+    home = enrol_here(token, state, aggregator, now())
     own = fingerprint(home.identity.public_key)
     home.store.close()
     value = {"name": home.name, "federation": home.settings.federation, "state": str(state), "fingerprint": own}
@@ -72,12 +70,20 @@ def run(
 
 @app.command()
 def status(state: State = DEFAULT_STATE, as_json: Json = False) -> None:
-    """What the agent last said: phase, budget left, what stands in the way."""
+    """What the agent last said: phase, budget left, what stands in the way, which reviews are due."""
     from runtime.console import emit
     from silo_agent.display import status_text
+    from silo_agent.office import follow_ups
     from silo_agent.status import read_status
 
     facts = read_status(state)
+    with home_of(state).store.reading() as connection:
+        open_ = follow_ups(connection)
+    today = now().date()
+    facts["reviews_due"] = [
+        {"entry": one.sequence, "due": one.due.isoformat(), "follow_up": one.follow_up, "overdue": one.overdue(today)}
+        for one in open_
+    ]
     emit(facts, as_json=as_json, text=status_text(facts))
 
 
@@ -88,7 +94,7 @@ def jobs(state: State = DEFAULT_STATE, as_json: Json = False) -> None:
     from silo_agent.display import jobs_text
     from silo_agent.jobs import all_jobs
 
-    home = _home(state)
+    home = home_of(state)
     with home.store.reading() as connection:
         known = all_jobs(connection)
     listed = [
@@ -148,13 +154,13 @@ def approve(
     from silo_agent.jobs import JobState, named_job
     from silo_agent.policy import assumption, lone_epsilon
 
-    home = _home(state)
+    home = home_of(state)
     with home.store.reading() as connection:
         record = named_job(connection, job)
     if record.state is not JobState.SEEN:
         raise Refused(f"job {record.name}", f"is {record.state} already", "`cloister silo jobs` lists the jobs.")
     terms = Terms(extra_rounds, References(legal_basis, dpia), accept_shared_noise)
-    examined = approve_job(home, record.plan, dataset, _steward(home), terms)
+    examined = approve_job(home, record.plan, dataset, steward(home), terms)
     forecast = examined.forecast
     value: dict[str, Any] = {"job": record.job.hex(), "name": record.name, "state": "approved", "dataset": dataset}
     text = f"{record.name} is approved"
@@ -188,17 +194,17 @@ def refuse(job: JobName, state: State = DEFAULT_STATE, as_json: Json = False) ->
     from silo_agent.approval import withdraw
     from silo_agent.jobs import TAKING_PART, named_job
 
-    home = _home(state)
+    home = home_of(state)
     with home.store.reading() as connection:
         record = named_job(connection, job)
     if record.state.over:
         raise Refused(f"job {record.name}", f"is {record.state}", "There is nothing left to refuse.")
     if record.state in TAKING_PART:
-        withdraw(home, record.plan, _steward(home))
+        withdraw(home, record.plan, steward(home))
         decided = "withdrawn"
         text = f"no further round of {record.name} is trained here; one under way goes on to its end"
     else:
-        refuse_job(home, record.plan, "steward", None, _steward(home))
+        refuse_job(home, record.plan, "steward", None, steward(home))
         decided, text = "refused", f"{record.name} is refused"
     emit({"job": record.job.hex(), "name": record.name, "state": decided}, as_json=as_json, text=text)
 
@@ -209,7 +215,7 @@ def preflight(job: JobName, state: State = DEFAULT_STATE, as_json: Json = False)
     from runtime.console import emit
     from silo_agent.preflight_report import facts, text
 
-    found = facts(_home(state), job)
+    found = facts(home_of(state), job)
     emit(found, as_json=as_json, text=text(found))
 
 
@@ -224,7 +230,7 @@ def export(
     from runtime.console import emit
     from silo_agent.exporting import export_adapter
 
-    folder = export_adapter(_home(state), job, out)
+    folder = export_adapter(home_of(state), job, out)
     emit({"folder": str(folder)}, as_json=as_json, text=f"adapter written to {folder}")
 
 
@@ -241,7 +247,7 @@ def datasets_add(
     from silo_agent.datasets import load_dataset
     from silo_agent.register import RegisteredDataset, add_dataset, all_datasets, data_files
 
-    home = _home(state)
+    home = home_of(state)
     described = load_config(DatasetSpec, spec, "CLOISTER_DATASET", {})
     with home.store.reading() as connection:
         known = next((item.spec for item in all_datasets(connection) if item.name == described.name), None)
@@ -251,7 +257,7 @@ def datasets_add(
     registered = RegisteredDataset(described.name, described.population, folder, described.model_dump_json())
     files = data_files(described.files(folder))
     with home.store.writing() as tx:
-        add_dataset(tx.connection, registered, files, _now())
+        add_dataset(tx.connection, registered, files, now())
     value = {"name": described.name, "population": described.population, "unit": described.unit}
     emit(value, as_json=as_json, text=f"dataset {described.name} of population {described.population} is registered")
 
@@ -262,7 +268,7 @@ def datasets_list(state: State = DEFAULT_STATE, as_json: Json = False) -> None:
     from runtime.console import emit, table
     from silo_agent.register import all_datasets
 
-    with _home(state).store.reading() as connection:
+    with home_of(state).store.reading() as connection:
         found = all_datasets(connection)
     listed = [{"name": item.name, "population": item.population, "folder": str(item.folder)} for item in found]
     rows = [[item.name, item.population, str(item.folder)] for item in found]
@@ -284,15 +290,15 @@ def peers_trust(
     from silo_agent.entries import key_entry
     from silo_agent.peers import trust_peer, trusted_peers
 
-    home = _home(state)
+    home = home_of(state)
     party = PartyId(home.settings.federation, Role(role), name)
     pinned = parse_fingerprint(fingerprint)
-    steward = _steward(home)
+    author = steward(home)
     with home.store.writing() as tx:
         before = trusted_peers(tx.connection).get((party.role, name))
-        trust_peer(tx.connection, party.role, name, pinned, steward.now)
-        tx.record(key_entry(steward, "pinned", party.uri, pinned, "a steward compared the fingerprint"))
-        tx.ledger.checkpoint(home.identity.sign, steward.now)
+        trust_peer(tx.connection, party.role, name, pinned, author.now)
+        tx.record(key_entry(author, "pinned", party.uri, pinned, "a steward compared the fingerprint"))
+        tx.ledger.checkpoint(home.identity.sign, author.now)
     replaced = before if before not in (None, pinned) else None
     value = {"role": role, "name": name, "fingerprint": pinned, "replaced": replaced}
     text = f"{role} {name} is pinned to {pinned}"
@@ -306,87 +312,10 @@ def peers_list(state: State = DEFAULT_STATE, as_json: Json = False) -> None:
     from runtime.console import emit, table
     from silo_agent.peers import trusted_peers
 
-    home = _home(state)
+    home = home_of(state)
     with home.store.reading() as connection:
         pins = trusted_peers(connection)
     own = fingerprint(home.identity.public_key)
     rows = [["silo", f"{home.name} (this silo)", own], *([*party, pinned] for party, pinned in pins.items())]
     listed = [{"role": role, "name": name, "fingerprint": pinned} for (role, name), pinned in pins.items()]
     emit({"own": own, "peers": listed}, as_json=as_json, text=table(("role", "name", "fingerprint"), rows))
-
-
-@budget_app.command("set")
-def budget_set(
-    population: Annotated[str, typer.Argument(metavar="POPULATION", help="Whose privacy it is.")],
-    epsilon: Annotated[float, typer.Option("--epsilon", help="The lifetime cap.")],
-    delta: Annotated[float, typer.Option("--delta", help="Well under one over the population's size.")],
-    state: State = DEFAULT_STATE,
-    unit: Annotated[
-        Literal["record", "patient"], typer.Option("--unit", help="What is protected: each one of these.")
-    ] = "record",
-    legal_basis: Annotated[str | None, typer.Option("--legal-basis", help="Goes on record.")] = None,
-    dpia: Annotated[str | None, typer.Option("--dpia", help="Reference of the impact assessment.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Set the first budget of a population, for good: it is never reset, and one person alone cannot change it."""
-    from privacy.budget import BudgetPolicy
-    from runtime.console import emit
-    from silo_agent.accounts import open_budget
-    from silo_agent.entries import References, policy_entry
-
-    home = _home(state)
-    policy = BudgetPolicy(population, epsilon, delta, unit)
-    entry = policy_entry(_steward(home), policy, "first budget", References(legal_basis, dpia))
-    with home.store.writing() as tx:
-        open_budget(tx.connection, policy)
-        tx.record(entry)
-        tx.ledger.checkpoint(home.identity.sign, _now())
-    value = {"population": population, "epsilon": epsilon, "delta": delta, "unit": unit}
-    text = f"{population} may spend epsilon {epsilon:g} at delta {delta:g} in all; what is protected is each {unit}"
-    emit(value, as_json=as_json, text=text)
-
-
-@budget_app.command("show")
-def budget_show(
-    state: State = DEFAULT_STATE,
-    job: Annotated[str | None, typer.Option("--job", metavar="JOB", help="What would this job cost?")] = None,
-    as_json: Json = False,
-) -> None:
-    """Cap, spent, reserved and left of every population; with --job, what its rounds would make of each."""
-    from runtime.console import emit
-    from silo_agent.budget_view import budget_rows, job_rows
-    from silo_agent.display import budgets_text, forecast_text
-
-    home = _home(state)
-    if job is None:
-        budgets = budget_rows(home)
-        emit({"budgets": budgets}, as_json=as_json, text=budgets_text(budgets))
-        return
-    plan, rows = job_rows(home, job)
-    value = {"job": plan.digest().hex(), "name": plan.name, "budgets": rows}
-    emit(value, as_json=as_json, text=forecast_text(plan.name, rows))
-
-
-def _home(state: Path) -> "Home":
-    from silo_agent.home import Home
-
-    return Home.open(state)
-
-
-def _steward(home: "Home") -> "Author":
-    """The person at the keyboard, by the account of this machine."""
-    import getpass
-
-    from silo_agent.entries import Author
-
-    try:
-        account = getpass.getuser()
-    except (KeyError, OSError):
-        account = "unknown account"
-    return Author(home.name, account[:200], "steward", _now())
-
-
-def _now() -> Any:  # noqa: ANN401 - datetime, imported late
-    from datetime import UTC, datetime
-
-    return datetime.now(UTC)

@@ -103,8 +103,8 @@ class AggregatorPort(Protocol):
         """Send the global adapter after this round; `parts` gives its coordinates, afresh for every attempt."""
         ...
 
-    def publish_checkpoint(self, checkpoint: str) -> None:
-        """Send a signed ledger checkpoint."""
+    def exchange_checkpoints(self, request: wire.ExchangeCheckpointsRequest) -> wire.ExchangedCheckpoints:
+        """Show this ledger's newest checkpoint, and hear what others hold of it and what there is to witness."""
         ...
 
     def renew_certificate(self, tls_csr_pem: bytes) -> bytes:
@@ -256,10 +256,9 @@ class GrpcAggregator:
         with peer_call("sending the model"):
             self._stub().SubmitModel(requests(), timeout=STREAM_S)
 
-    def publish_checkpoint(self, checkpoint: str) -> None:
+    def exchange_checkpoints(self, request: wire.ExchangeCheckpointsRequest) -> wire.ExchangedCheckpoints:
         """See AggregatorPort."""
-        request = wire.PublishCheckpointRequest(checkpoint=checkpoint.encode())
-        self._call("publishing the checkpoint", "PublishCheckpoint", request)
+        return wire.ExchangedCheckpoints.decode(self._call("exchanging checkpoints", "ExchangeCheckpoints", request))
 
     def renew_certificate(self, tls_csr_pem: bytes) -> bytes:
         """See AggregatorPort."""

@@ -1,5 +1,6 @@
 """How a silo's status, jobs and budgets read to a person: in lines that no terminal's width cuts."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,9 @@ def status_text(facts: Facts) -> str:
         )
     lines.append(f"sent     {facts['bytes_sent']} bytes of sealed updates")
     lines.append(f"message  {facts['message'] or '-'}")
+    for due in facts["reviews_due"]:
+        state = "OVERDUE since" if due["overdue"] else "due by"
+        lines.append(f"review   entry {due['entry']}, {state} {due['due']}: {due['follow_up']}")
     return "\n".join(lines)
 
 
@@ -58,12 +62,80 @@ def budgets_text(rows: Sequence[Facts]) -> str:
     """Cap, spent, reserved and left of every population."""
     if not rows:
         return "no budget yet; next: cloister silo budget set POPULATION --epsilon E --delta D"
-    return "\n".join(
-        f"{row['population']}: each {row['unit']} is protected, at delta {row['delta']:g}\n"
-        f"    epsilon {row['epsilon_cap']:g} in all: {row['spent']:.4g} spent, {row['reserved']:.4g} reserved,"
-        f" {row['left']:.4g} left; {row['rounds_charged']} rounds charged"
-        for row in rows
-    )
+    return "\n".join(_budget(row) for row in rows)
+
+
+def _budget(row: Facts) -> str:
+    cap, charged = row["epsilon_cap"], row["spent"] + row["reserved"]
+    lines = [
+        f"{row['population']}: each {row['unit']} is protected, at delta {row['delta']:g}",
+        f"    {_bar(charged / cap)} {charged / cap:.0%} of a lifetime is spent or reserved",
+        f"    epsilon {cap:g} in all: {row['spent']:.4g} spent, {row['reserved']:.4g} reserved,"
+        f" {row['left']:.4g} left; {row['rounds_charged']} rounds charged",
+    ]
+    if row["job_cap"] is not None:
+        lines.append(f"    any one job: at most epsilon {row['job_cap']:g}")
+    for each in row["purposes"]:
+        limit = "" if each["cap"] is None else f" of at most {each['cap']:g}"
+        lines.append(f"    for {each['purpose']!r}: epsilon {each['spent']:.4g}{limit}")
+    return "\n".join(lines)
+
+
+def _bar(share: float, width: int = 30) -> str:
+    """A bar that is full only when the share is 1."""
+    full = min(width, math.floor(share * width)) if share < 1 else width
+    return f"[{'#' * full}{'.' * (width - full)}]"
+
+
+def what_if_text(found: Facts) -> str:
+    """What a job from a file would cost, and what its noise does to made-up data."""
+    lines = [
+        f"{found['name']}: {found['rounds']} rounds, noise multiplier {found['noise_multiplier']:.4g}, each"
+        f" {found['unit']} at delta {found['delta']:g}",
+        forecast_text(found["name"], found["budgets"]),
+    ]
+    if (run := found["synthetic"]) is not None:
+        lines.append(
+            f"on made-up data ({run['silos']} silos of {run['records']} records, {run['classes']} classes, a linear"
+            f" model): accuracy {run['without_noise']:.3f} without the noise, {run['with_noise']:.3f} with it."
+            " A hint for yours, no promise."
+        )
+    return "\n".join(lines)
+
+
+def witnesses_text(found: Facts) -> str:
+    """Who cosigned this ledger, what it witnesses, and what contradicts itself."""
+    lines = [
+        f"{found['log']}: {found['entries']} entries; the agent waits for {found['quorum']} cosignatures at its start"
+    ]
+    lines += [
+        f"    {each['witness']} cosigned {each['entries']} entries at {each['utc']}" for each in found["witnesses"]
+    ]
+    if not found["witnesses"]:
+        lines.append("    nobody has cosigned it yet: an older copy of this folder would look as good as this one")
+    lines += [f"witnessed here: {each['log']}, {each['entries']} entries" for each in found["witnessed"]]
+    lines += [
+        f"CONTRADICTION: {each['log']} signed two states of which neither continues the other, noticed at"
+        f" {each['noticed_utc']}; --json shows both"
+        for each in found["contradictions"]
+    ]
+    return "\n".join(lines)
+
+
+def reviews_text(rows: Sequence[Facts]) -> str:
+    """Auditors' reviews, the open follow-ups marked."""
+    return "\n".join(_review(row) for row in rows) or "no review yet"
+
+
+def _review(row: Facts) -> str:
+    lines = [
+        f"entry {row['entry']}, {row['utc'][:10]}: {row['finding']}, by {row['party']}",
+        f"    {row['subject']} (entries {row['first_sequence']} to {row['last_sequence']}): {row['remark']}",
+    ]
+    if row["due"] is not None:
+        state = "OVERDUE since" if row["overdue"] else "due by" if row["open"] else "closed, was due by"
+        lines.append(f"    {state} {row['due']}: {row['follow_up']}")
+    return "\n".join(lines)
 
 
 def forecast_text(job: str, rows: Sequence[Facts]) -> str:
@@ -75,7 +147,7 @@ def _forecast(job: str, row: Facts) -> str:
     cap, before = row["epsilon_cap"], row["epsilon_cap"] - row["left"]
     change = f"{row['rounds_asked']} rounds would bring epsilon from {before:.4g} to {row['after']:.4g} of {cap:g}"
     if row["fits"]:
-        return f"{row['population']}: {job} fits; {change}"
+        return f"{row['population']}: {job} fits; {change}, {row['share_of_left']:.0%} of what is left"
     return f"{row['population']}: {job} does not fit: {row['why_not'] or f'{change}; {_fitting(row)}'}"
 
 

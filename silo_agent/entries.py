@@ -237,7 +237,7 @@ def budget_refusal_entry(
         round=round_number,
         decision="budget",
         population=round_.population,
-        asked=Asked(rounds=rounds, charge=round_.charge(budget.policy)),
+        asked=Asked(purpose=round_.plan.purpose, rounds=rounds, charge=round_.charge(budget.policy)),
         balance=Balance.of(budget),
         reason=reason,
     )

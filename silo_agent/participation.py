@@ -75,7 +75,7 @@ CLOSED = {
 class Participation:
     """One job of one silo. `sources` makes what runs the mechanism; the rest as in RoundRunner."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what the agent, and what tests, give it
         self,
         home: Home,
         port: AggregatorPort,
@@ -86,6 +86,7 @@ class Participation:
         interrupted: Callable[[int], str | None] = lambda _round: None,
         sources: Sources = source_for,
         durably: Durably = nothing_more,
+        published: Callable[[], None] = lambda: None,
     ) -> None:
         self._home = home
         self._port = port
@@ -97,6 +98,7 @@ class Participation:
         self._clock = clock
         self._interrupted = interrupted
         self._durably = durably
+        self._published = published  # there is a new checkpoint of the ledger
         self._preparation = Preparation(home, port, sources)
         self._runner: RoundRunner | None = None
 
@@ -304,7 +306,7 @@ class Participation:
         runner = self._rounds(record, accepted)
         runner.advance(view)
         if runner.published_through is not None:
-            self._publish(runner.published_through)
+            self._published()
             runner.published_through = None
 
     def _rounds(self, record: JobRecord, accepted: AcceptedRoll) -> RoundRunner:
@@ -331,13 +333,6 @@ class Participation:
             self._rounds(record, accepted).settle()
         except CloisterError:
             LOG.exception("a reservation could not be settled", job=self._job.hex()[:12])
-
-    def _publish(self, checkpoint: str) -> None:
-        """The ledger's newest checkpoint; one that does not get through is followed by the next round's."""
-        try:
-            self._port.publish_checkpoint(checkpoint)
-        except CloisterError as error:
-            LOG.warning("checkpoint not published", job=self._job.hex()[:12], exc_info=error)
 
     def _close(self, record: JobRecord, view: wire.Job) -> None:
         """The job is over at the aggregator: catch up with what was opened, then forget its secrets."""

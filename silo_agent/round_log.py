@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from privacy.accounting import rdp_vector, round_event
-from privacy.budget import BudgetRefusal, RoundKey, check_terms, commit, refund, reserve
+from privacy.budget import BudgetRefusal, RoundKey, commit, refund, reserve
 from privacy.envelope import header_digest, header_kind
 from privacy.errors import InternalError
+from privacy.job_budget import check_terms
 from privacy.keyed import KeyedRoundJoin, Release
 from privacy.plan import RoundContext
 from privacy.record import RoundRecord, header_check

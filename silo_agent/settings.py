@@ -43,6 +43,13 @@ class Policy(Strict):
         return self
 
 
+class Witnesses(Strict):
+    """Who has to confirm that this silo's state is its newest before it takes part in anything."""
+
+    quorum: Annotated[int, Field(ge=0, le=100)] = 0  # cosignatures since the agent started
+    every_s: Annotated[float, Field(ge=1, le=3600, strict=False)] = 30.0  # between two exchanges of checkpoints
+
+
 class Activations(Strict):
     """Frozen layers' activations that do not fit into memory: how much of the disk they may take. 0: none."""
 
@@ -65,6 +72,7 @@ class SiloSettings(Strict):
     models: dict[Text, ModelFolder] = Field(default_factory=dict)
     models_hub: ModelHub = ModelHub()
     policy: Policy = Policy()
+    witnesses: Witnesses = Witnesses()
     activations: Activations = Activations()
     training: TrainingSettings = TrainingSettings()
     metrics_port: Port = 0  # 0: no metrics; else Prometheus metrics on 127.0.0.1

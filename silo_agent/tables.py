@@ -16,9 +16,11 @@ from sqlalchemy import (
 )
 
 from runtime.ledger_tables import ledger_tables
+from runtime.witness_tables import witness_tables
 
 METADATA = MetaData()
 LEDGER = ledger_tables(METADATA)
+WITNESS = witness_tables(METADATA)
 
 DIGEST = LargeBinary(32)
 
@@ -114,6 +116,23 @@ grants = Table(  # what jobs are approved for; a refusal takes it back
     Column("rounds", Integer, nullable=False),
     Column("vector", Text, nullable=False),
     Column("committed", Integer, nullable=False),
+)
+
+job_accounts = Table(  # what each job that was ever approved has charged
+    "job_accounts",
+    METADATA,
+    Column("population", String(63), ForeignKey("budgets.population"), primary_key=True),
+    Column("job", String(64), primary_key=True),
+    Column("purpose", Text, nullable=False),
+    Column("committed", Text, nullable=False),
+)
+
+sub_caps = Table(  # limits within a budget; the empty purpose: of every single job
+    "sub_caps",
+    METADATA,
+    Column("population", String(63), ForeignKey("budgets.population"), primary_key=True),
+    Column("purpose", Text, primary_key=True),
+    Column("epsilon", Float, nullable=False),
 )
 
 reservations = Table(

@@ -2,16 +2,20 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from privacy.accounting import dp_sgd_event
 from privacy.budget import BudgetPolicy, BudgetState, RoundKey, commit, first_budget, grant, refund, reserve, what_if
+from privacy.budget_change import change_epsilon
 from privacy.ledger.checkpoint import Checkpoint, log_origin, sign_checkpoint
 from privacy.ledger.codec import encode_entry
 from privacy.ledger.entry import (
+    AdminEntry,
     Asked,
     Balance,
+    BudgetChangeEntry,
     Charge,
     CommitEntry,
     Entry,
@@ -25,13 +29,21 @@ from privacy.ledger.entry import (
     ReviewEntry,
     RoundEntry,
     SelfTestEntry,
+    SubCapEntry,
     mechanism_of,
+    statement_of,
 )
-from privacy.ledger.merkle import Frontier, leaf_hash
+from privacy.ledger.merkle import Frontier, leaf_hash, root
 from privacy.ledger.verify import Report, verify_log
 from privacy.mechanism import DpSgd
+from privacy.review import Review
+from privacy.two_person import Approval
 
 JOB = "ab" * 32
+PURPOSE = "heart disease"
+AUDITOR = Ed25519PrivateKey.generate()
+PEOPLE = {person: Ed25519PrivateKey.generate() for person in ("dr-weber", "ms-okoro", "mr-diaz")}
+G = TypeVar("G", BudgetChangeEntry, SubCapEntry, AdminEntry)
 ORIGIN = log_origin("heart", "hospital-a")
 SOFTWARE = "cloister 0.1.0"
 DP = DpSgd(
@@ -85,7 +97,7 @@ def approval_entry(before: BudgetState, rounds: int = 4, *, job: str = JOB, dp: 
         **by(actor="dr-weber", role="steward"),
         job=job,
         automatic=False,
-        purpose="heart disease",
+        purpose=PURPOSE,
         population="cardiology",
         rounds=rounds,
         charge=charge(dp),
@@ -196,6 +208,68 @@ class Log:
         return Log(self.key, altered, list(self.notes))
 
 
+def review_entry(
+    of: "Log", follow_up: str | None = None, due: str | None = None, closes: int | None = None, **changes: object
+) -> ReviewEntry:
+    """Of the whole log as it stands."""
+    facts: dict[str, object] = {
+        "log": ORIGIN,
+        "log_size": len(of.entries),
+        "log_root": root(of.leaves).hex(),
+        "party": "cloister://heart/auditor/ms-audit",
+        "public_key": AUDITOR.public_key().public_bytes_raw().hex(),
+        "first_sequence": 0,
+        "last_sequence": len(of.entries) - 1,
+        "subject": "first quarter",
+        "finding": "observation" if follow_up else "in-order",
+        "remark": "Budgets and approvals read with the steward.",
+        "follow_up": follow_up,
+        "due": due,
+        "closes": closes,
+    }
+    review = Review.model_validate(facts | changes)
+    signature = AUDITOR.sign(review.message()).hex()
+    who = by(actor=review.party, role="auditor")
+    return ReviewEntry(**who, review=review, signature=signature, certificate="")
+
+
+def approved(entry: G, *people: str) -> G:
+    """The entry with these people's signatures."""
+    message = statement_of(entry, ORIGIN).message()
+    signed = (Approval(person=person, signature=PEOPLE[person].sign(message).hex()) for person in people)
+    return entry.model_copy(update={"approvals": tuple(signed)})
+
+
+def governed(number: int, reason: str) -> dict[str, object]:
+    return {**by(actor="dr-weber", role="steward"), "number": number, "reason": reason, "approvals": ()}
+
+
+def admin_entry(number: int, person: str, *others: str, action: str = "add") -> AdminEntry:
+    key = PEOPLE[person].public_key().public_bytes_raw().hex()
+    entry = AdminEntry(**governed(number, "first two"), action=action, person=person, public_key=key)
+    return approved(entry, *((person, *others) if action == "add" else others))
+
+
+def sub_cap_entry(
+    number: int, purpose: str | None, before: float | None, epsilon: float | None, *people: str
+) -> SubCapEntry:
+    caps = {"population": "cardiology", "purpose": purpose, "epsilon_before": before, "epsilon": epsilon}
+    return approved(SubCapEntry(**governed(number, "as the board decided"), **caps), *people)
+
+
+def budget_change_entry(
+    number: int, after: BudgetState, before: float, people: tuple[str, ...] = ("dr-weber", "ms-okoro")
+) -> BudgetChangeEntry:
+    entry = BudgetChangeEntry(
+        **governed(number, "a second study"),
+        population="cardiology",
+        epsilon_before=before,
+        epsilon=after.policy.epsilon,
+        balance=Balance.of(after),
+    )
+    return approved(entry, *people)
+
+
 def sample_log() -> Log:
     """Every kind of entry: three rounds charged (one presumed), one refunded, one refused; four checkpoints."""
     log, state = Log(), first_budget(None, BudgetPolicy("cardiology", 2.0, 1e-3, "patient"))
@@ -214,7 +288,7 @@ def sample_log() -> Log:
             reason=None,
         ),
     )
-    state = grant(state, JOB, vector, 4)
+    state = grant(state, JOB, vector, 4, PURPOSE)
     log.sign()
     for number in (0, 1):
         key = RoundKey(JOB, number)
@@ -247,17 +321,14 @@ def sample_log() -> Log:
             round=None,
             decision="budget",
             population="cardiology",
-            asked=Asked(rounds=10_000, charge=charge()),
+            asked=Asked(purpose=PURPOSE, rounds=10_000, charge=charge()),
             balance=Balance.of(state),
             reason="over-cap",
         ),
-        ReviewEntry(
-            **by(actor="ms-audit", role="auditor"),
-            first_sequence=0,
-            last_sequence=16,
-            subject="quarter",
-            finding="none",
-        ),
     )
+    log.sign()
+    log.add(review_entry(log, follow_up="name the second administrator", due="2026-06-30"))
+    log.add(admin_entry(1, "dr-weber"), admin_entry(2, "ms-okoro"), sub_cap_entry(3, PURPOSE, None, 1.5))
+    log.add(budget_change_entry(4, change_epsilon(state, 2.5), 2.0))
     log.sign()
     return log

@@ -45,6 +45,7 @@ from tests.cohort import SealedUpdate, add_updates, seal_update
 from tests.parties import Cohort
 from tests.pki import make_ca
 
+NOTHING_WITNESSED = wire.ExchangedCheckpoints(newest=b"", wanted=(), shown=(), witnesses=())
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 NAMES = ("east", "north", "west")
 OWN = "east"
@@ -107,7 +108,6 @@ class PlayedAggregator:
         self.joins: list[Signed] = []
         self.consents: list[Signed] = []
         self.applied: list[Signed] = []
-        self.checkpoints: list[str] = []
         self.commit: Signed | None = None
         self.fingerprints: list[Signed] = []  # what this silo sent
         self.shown_fingerprints: tuple[Signed, ...] = ()
@@ -133,6 +133,9 @@ class PlayedAggregator:
             raise Unavailable(name, "the aggregator is away", "Wait.")
         if name in self.refuses:
             raise self.refuses[name]
+
+    def exchange_checkpoints(self, request: wire.ExchangeCheckpointsRequest) -> wire.ExchangedCheckpoints:
+        return NOTHING_WITNESSED
 
     def get_job(self, job: bytes) -> wire.Job:
         self._called("get_job")
@@ -282,7 +285,7 @@ class LoneSilo:
 
     def _wallet(self, folder: Path) -> Wallet:
         """A real wallet, whose identity key stands in the roster."""
-        ca = make_ca(folder / "pki", NOW, "test")
+        ca = self.ca = make_ca(folder / "pki", NOW, "test")
         wallet = Wallet.create(folder / "wallet", ca.ca_pem, PartyId("test", Role.SILO, OWN))
         requests = wallet.requests()
         wallet.install(ca.issue(PartyId("test", Role.SILO, OWN), requests.tls, requests.identity, NOW, ()), NOW)
@@ -327,7 +330,8 @@ class LoneSilo:
         with self.home.store.writing() as tx:
             before = require_budget(tx.connection, "patients")
             vector = charged.charge(before.policy).rdp
-            change_budget(tx.connection, "patients", lambda b: grant(b, plan.digest().hex(), vector, rounds))
+            job, purpose = plan.digest().hex(), plan.purpose
+            change_budget(tx.connection, "patients", lambda b: grant(b, job, vector, rounds, purpose))
             tx.record(approval_entry(STEWARD, plan, rounds, (charged, before)))
 
     def reserve_elsewhere(self, plan: JobPlan) -> None:

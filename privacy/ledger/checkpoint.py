@@ -24,7 +24,7 @@ from privacy.canonical import DIGEST_BYTES
 from privacy.errors import InternalError, VerificationError
 from privacy.fields import NAME
 
-MAX_NOTE_BYTES = 16_384
+MAX_NOTE_BYTES = 65_536  # a hundred witnesses' lines fit
 _SIGNATURE = re.compile(r"— ([^\s+]{1,200}) ([A-Za-z0-9+/]{4,400}={0,2})")
 _SIZE = re.compile(r"0|[1-9][0-9]{0,15}")
 _NEXT = "Get the checkpoint again from the institution, and its public key from its certificate."
@@ -68,13 +68,14 @@ def sign_checkpoint(checkpoint: Checkpoint, public_key: bytes, sign: Callable[[b
         raise InternalError(
             "checkpoint", "the log's key did not sign it", "Report this; nothing was signed."
         ) from error
-    blob = base64.b64encode(key_id(checkpoint.origin, public_key) + signature).decode()
-    return f"{text}\n— {checkpoint.origin} {blob}\n"
+    line = signature_line(checkpoint.origin, key_id(checkpoint.origin, public_key) + signature)
+    return f"{text}\n{line}\n"
 
 
 def open_checkpoint(note: str, origin: str, public_key: bytes) -> Checkpoint:
     """The checkpoint a note carries, if this key signed it for this origin."""
-    checkpoint, text, signatures = _parse(note)
+    parsed = parse_note(note)
+    checkpoint, text, signatures = parsed.checkpoint, parsed.text, parsed.signatures
     if checkpoint.origin != origin:
         raise VerificationError("checkpoint", f"it is of {checkpoint.origin!r}, not of {origin!r}", _NEXT)
     expected = key_id(origin, public_key)
@@ -104,7 +105,17 @@ def join_notes(notes: tuple[str, ...]) -> str:
     return "\n".join(notes)
 
 
-def _parse(note: str) -> tuple[Checkpoint, str, list[tuple[str, bytes]]]:
+@dataclass(frozen=True)
+class Note:
+    """A signed note taken apart, nothing of it verified: what it says, the text that is signed, its signature lines."""
+
+    checkpoint: Checkpoint
+    text: str
+    signatures: tuple[tuple[str, bytes], ...]
+
+
+def parse_note(note: str) -> Note:
+    """Take a note apart. Raises VerificationError for what is none."""
     body, separator, lines = note.partition("\n\n")
     fields = body.split("\n")
     root = _base64(fields[2]) if len(fields) == 3 else b""
@@ -119,7 +130,12 @@ def _parse(note: str) -> tuple[Checkpoint, str, list[tuple[str, bytes]]]:
     if not sound or not all(matches):
         raise VerificationError("checkpoint", "it is not a signed note of origin, size and root", _NEXT)
     signatures = [(match[1], _base64(match[2])) for match in matches if match is not None]
-    return Checkpoint(fields[0], int(fields[1]), root), body + "\n", signatures
+    return Note(Checkpoint(fields[0], int(fields[1]), root), body + "\n", tuple(signatures))
+
+
+def signature_line(name: str, blob: bytes) -> str:
+    """A signature line, without its newline."""
+    return f"— {name} {base64.b64encode(blob).decode()}"
 
 
 def _base64(text: str) -> bytes:

@@ -9,7 +9,6 @@ from privacy.errors import VerificationError
 CLOCK_TOLERANCE: Final = timedelta(hours=1)
 """An entry may say that it is this much older than the one before it, no more."""
 
-
 _FORM = "Entries are written in UTC, to the second."
 
 
@@ -18,18 +17,19 @@ def check_order(before_utc: str, utc: str) -> None:
 
     Entries' strings are of one length and one form, so that later ones sort later.
     """
-    stated = _instant(utc)
-    if utc < before_utc and stated < _instant(before_utc) - CLOCK_TOLERANCE:
+    stated = instant(utc)
+    if utc < before_utc and stated < instant(before_utc) - CLOCK_TOLERANCE:
         why = f"{utc} is stated, but the entry before it is of {before_utc}"
         raise VerificationError("utc", why, "Compare both with the signed checkpoints that others hold.")
 
 
 @lru_cache(256)
-def _instant(utc: str) -> datetime:
+def instant(utc: str) -> datetime:
+    """The moment that an entry states. Raises VerificationError for what is none."""
     try:
-        instant = datetime.fromisoformat(utc)
+        moment = datetime.fromisoformat(utc)
     except ValueError as error:
         raise VerificationError("utc", f"{utc} is no time", _FORM) from error
-    if instant.isoformat() != utc.replace("Z", "+00:00"):  # ISO 8601 has other forms, and 24:00:00
+    if moment.isoformat() != utc.replace("Z", "+00:00"):  # ISO 8601 has other forms, and 24:00:00
         raise VerificationError("utc", f"{utc} is no time", _FORM)
-    return instant
+    return moment

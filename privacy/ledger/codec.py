@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import to_jsonable_python
 
 from privacy.canonical import canonical_json, parse_canonical
 from privacy.errors import ProtocolError
@@ -58,11 +59,13 @@ def _members(model: type[Entry]) -> list[tuple[bytes, str]]:
 
 
 def _text(value: Any) -> bytes:  # noqa: ANN401 - what a field holds
-    if isinstance(value, Charge | LocalNoise | SharedNoise):
-        return _repeated(value)
-    return canonical_json(value.model_dump(mode="json", by_alias=True) if isinstance(value, Strict) else value)
+    return _repeated(value) if isinstance(value, Charge | LocalNoise | SharedNoise) else _canonical(value)
 
 
 @lru_cache(1024)
 def _repeated(value: Strict) -> bytes:
-    return canonical_json(value.model_dump(mode="json", by_alias=True))
+    return _canonical(value)
+
+
+def _canonical(value: Any) -> bytes:  # noqa: ANN401
+    return canonical_json(to_jsonable_python(value, by_alias=True))

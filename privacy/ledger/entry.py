@@ -21,9 +21,11 @@ from privacy.accounting import (
 )
 from privacy.budget import FILTER, BudgetState, RefusalCode, RoundKey, Unit
 from privacy.errors import InternalError
-from privacy.fields import Hex32, Name, PositiveReal, Strict, Text
+from privacy.fields import Hex32, Hex64, Name, PositiveReal, Strict, Text
 from privacy.mechanism import DpSgd
+from privacy.review import Review
 from privacy.thresholds import MOST_PARTICIPANTS
+from privacy.two_person import AdminChange, Approvals, BudgetChange, ChangeStatement, SubCapChange
 
 SCHEMA: Final = "cloister/ledger/v1"
 MAX_ENTRY_BYTES = 64 * 1024
@@ -218,8 +220,9 @@ class RefundEntry(RoundScoped):
 
 
 class Asked(Strict):
-    """What a budget was asked for: this many rounds, each at this cost."""
+    """What a budget was asked for: this many rounds, each at this cost, for this purpose."""
 
+    purpose: Text
     rounds: Annotated[int, Field(gt=0, le=1_000_000)]
     charge: Charge
 
@@ -265,14 +268,66 @@ class RoundEntry(RoundScoped):
     reason: Text | None
 
 
+class Governed(Entry):
+    """A change that takes people's own signatures; `number` is how many policies and changes the log had before."""
+
+    number: Count
+    reason: Text
+    approvals: Approvals
+
+
+class BudgetChangeEntry(Governed):
+    """Another lifetime cap for a population, signed by two administrators."""
+
+    kind: Literal["budget-change"] = "budget-change"
+    population: Name
+    epsilon_before: PositiveReal
+    epsilon: PositiveReal
+    balance: Balance
+
+
+class SubCapEntry(Governed):
+    """A cap for the jobs of one purpose, or (null) for every single job; null epsilons mean none.
+
+    A steward alone may tighten one; all else takes two administrators.
+    """
+
+    kind: Literal["sub-cap"] = "sub-cap"
+    population: Name
+    purpose: Text | None
+    epsilon_before: PositiveReal | None
+    epsilon: PositiveReal | None
+
+
+class AdminEntry(Governed):
+    """From here on a person's key is one of those whose signatures count for such changes, or no more."""
+
+    kind: Literal["admin"] = "admin"
+    action: Literal["add", "remove"]
+    person: Name
+    public_key: Hex32
+
+
+def statement_of(entry: BudgetChangeEntry | SubCapEntry | AdminEntry, log: str) -> ChangeStatement:
+    """What the people whose approvals an entry of this log carries have signed."""
+    change: BudgetChange | SubCapChange | AdminChange
+    match entry:
+        case BudgetChangeEntry(population=population, epsilon_before=before, epsilon=epsilon):
+            change = BudgetChange(population=population, epsilon_before=before, epsilon=epsilon)
+        case SubCapEntry(population=population, purpose=purpose, epsilon_before=was, epsilon=cap):
+            change = SubCapChange(population=population, purpose=purpose, epsilon_before=was, epsilon=cap)
+        case AdminEntry(action=action, person=person, public_key=public_key):
+            change = AdminChange(action=action, person=person, public_key=public_key)
+    return ChangeStatement(log=log, number=entry.number, change=change, reason=entry.reason)
+
+
 class ReviewEntry(Entry):
-    """Somebody examined part of this ledger (HIPAA 164.312(b): record and examine)."""
+    """An auditor examined part of this ledger (HIPAA 164.312(b): record and examine), and signed what was found."""
 
     kind: Literal["review"] = "review"
-    first_sequence: Count
-    last_sequence: Count
-    subject: Text
-    finding: Text
+    review: Review
+    signature: Hex64
+    certificate: Annotated[str, Field(max_length=8192)]  # the auditor's identity certificate, PEM
 
 
 class KeyEntry(Entry):
@@ -326,6 +381,9 @@ AnyEntry = Annotated[
     | ReleaseEntry
     | RoundEntry
     | ReviewEntry
+    | BudgetChangeEntry
+    | SubCapEntry
+    | AdminEntry
     | KeyEntry
     | JobApprovalEntry
     | SelfTestEntry,

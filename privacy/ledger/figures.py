@@ -131,7 +131,7 @@ def report_populations(budgets: Budgets, executed: Mapping[str, Sequence[Event]]
             spent_epsilon=state.spent_epsilon,
             charged_epsilon=state.charged_epsilon,
             left_epsilon=state.left_epsilon,
-            spent_pld_epsilon=_total_pld(executed.get(name, ()), state.policy.delta),
+            spent_pld_epsilon=total_pld(executed.get(name, ()), state.policy.delta),
             rounds_committed=len(executed.get(name, ())),
             rounds_reserved=len(state.reserved),
         )
@@ -139,7 +139,7 @@ def report_populations(budgets: Budgets, executed: Mapping[str, Sequence[Event]]
     )
 
 
-def _total_pld(events: Sequence[Event], delta: float) -> float | None:
+def total_pld(events: Sequence[Event], delta: float) -> float | None:
     """PLD epsilon of all events together, equal mechanisms merged; None if too many differ, or noise was shared."""
     counts: dict[Gaussian | SharedGaussian | PoissonSampled, int] = {}
     for event in events:

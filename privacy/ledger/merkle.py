@@ -92,6 +92,11 @@ NodeReader = Callable[[int, int], bytes]
 """The node of a level and an index, of those that the tree has."""
 
 
+def root_at(read: NodeReader, size: int) -> bytes:
+    """The root over the first `size` leaves, from at most log n nodes."""
+    return _range_root(read, 0, size) if size else EMPTY_ROOT
+
+
 def inclusion_proof(read: NodeReader, size: int, index: int) -> tuple[bytes, ...]:
     """PATH(index, D[size]) of RFC 6962, 2.1.1, from at most 2 log n nodes. Raises InternalError without such a leaf."""
     if not 0 <= index < size:

@@ -6,9 +6,11 @@ The agent rebuilds its budgets with this at start-up; the auditor replays the sa
 from collections.abc import Iterable, Mapping
 
 from privacy.budget import BudgetPolicy, BudgetState, RoundKey, commit, first_budget, grant, refund, reserve, withdraw
+from privacy.budget_change import change_epsilon, change_sub_cap
 from privacy.errors import InternalError
 from privacy.ledger.entry import (
     AnyEntry,
+    BudgetChangeEntry,
     Charge,
     CommitEntry,
     JobApprovalEntry,
@@ -16,6 +18,7 @@ from privacy.ledger.entry import (
     RefundEntry,
     RefuseEntry,
     ReserveEntry,
+    SubCapEntry,
 )
 
 Budgets = Mapping[str, BudgetState]
@@ -42,7 +45,11 @@ def after(budgets: Budgets, entry: AnyEntry) -> Budgets:
             return {**budgets, entry.population: first_budget(budgets.get(entry.population), policy)}
         case JobApprovalEntry(population=str() as population, charge=Charge(rdp=vector)):
             state = of_population(budgets, population)
-            return {**budgets, population: grant(state, entry.job, vector, entry.rounds)}
+            return {**budgets, population: grant(state, entry.job, vector, entry.rounds, entry.purpose)}
+        case BudgetChangeEntry():
+            state = change_epsilon(of_population(budgets, entry.population), entry.epsilon)
+        case SubCapEntry():
+            state = change_sub_cap(of_population(budgets, entry.population), entry.purpose, entry.epsilon)
         case RefuseEntry(job=job, round=None) if any(job in state.grants for state in budgets.values()):
             return {population: withdraw(state, job) for population, state in budgets.items()}
         case ReserveEntry():

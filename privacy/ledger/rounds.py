@@ -1,11 +1,13 @@
 """What a job's entries must say about one another: approved, reserved on its terms, run and released as reserved."""
 
 from privacy.accounting import Event
-from privacy.budget import BudgetState, RoundKey, what_if
+from privacy.budget import BudgetRefusal, BudgetState, RoundKey, check_sub_caps, what_if
 from privacy.errors import VerificationError
 from privacy.ledger.entry import (
     AnyEntry,
+    Asked,
     Balance,
+    BudgetChangeEntry,
     CommitEntry,
     JobApprovalEntry,
     RefundEntry,
@@ -26,7 +28,7 @@ class RoundBook:
     def __init__(self) -> None:
         self.executed: dict[str, list[Event]] = {}
         self._reserved: dict[tuple[str, RoundKey], ReserveEntry] = {}
-        self._committed: dict[tuple[str, RoundKey], CommitEntry] = {}
+        self._committed: dict[tuple[str, RoundKey], str | None] = {}  # the ciphertext that was charged
         self._released: set[RoundKey] = set()
         self._ended: set[RoundKey] = set()
         self._charged_jobs: set[str] = set()
@@ -46,8 +48,11 @@ class RoundBook:
                 self._reserved[entry.population, entry.key] = entry
             case CommitEntry():
                 self._check_commit(entry)
-                self._committed[entry.population, entry.key] = entry
+                del self._reserved[entry.population, entry.key]
+                self._committed[entry.population, entry.key] = entry.ciphertext_sha256
                 self.executed.setdefault(entry.population, []).append(entry.charge.event)
+            case RefundEntry():
+                self._reserved.pop((entry.population, entry.key), None)
             case ReleaseEntry():
                 self._check_release(entry)
                 self._released.add(entry.key)
@@ -66,7 +71,7 @@ class RoundBook:
     def check_balance(self, entry: AnyEntry, budgets: Budgets) -> None:
         """Check the balance an entry states; `budgets` are as after it. Raises VerificationError."""
         match entry:
-            case ReserveEntry() | CommitEntry() | RefundEntry():
+            case ReserveEntry() | CommitEntry() | RefundEntry() | BudgetChangeEntry():
                 _check_stated(entry.balance, Balance.of(of_population(budgets, entry.population)))
             case RefuseEntry(balance=balance, population=population) if balance is not None and population is not None:
                 _check_stated(balance, Balance.of(of_population(budgets, population)))
@@ -101,10 +106,9 @@ class RoundBook:
             if entry.job in self._charged_jobs:
                 raise VerificationError("release", "no population is named, yet this job was approved for one", _NEXT)
             return
-        committed = self._committed.get((entry.population, entry.key))
-        if committed is None:
+        if (entry.population, entry.key) not in self._committed:
             raise VerificationError("release", f"{entry.key} was not charged before its update left", _NEXT)
-        if committed.ciphertext_sha256 != entry.ciphertext_sha256:
+        if self._committed[entry.population, entry.key] != entry.ciphertext_sha256:
             raise VerificationError("release", "not the ciphertext that was charged", _NEXT)
 
 
@@ -128,6 +132,9 @@ def _check_terms(entry: ReserveEntry, budgets: Budgets) -> None:
     """A reservation is in the units of its population's budget; the contribution bound is 1 in both by its type."""
     state = of_population(budgets, entry.population)
     _check_delta(entry.charge.delta, state)
+    account = state.accounts.get(entry.job)
+    if account is not None and entry.purpose != account.purpose:
+        raise VerificationError("purpose", f"{entry.purpose!r} is stated, {account.purpose!r} was approved", _NEXT)
     if entry.unit != state.policy.unit:
         why = f"each {entry.unit} is protected, but the policy protects each {state.policy.unit}"
         raise VerificationError("unit", why, _NEXT)
@@ -148,6 +155,8 @@ def _check_refusal(entry: RefuseEntry, budgets: Budgets) -> None:
     match entry.reason:
         case "over-cap":
             wrong = what_if(state, entry.asked.charge.rdp, entry.asked.rounds).fits
+        case "over-sub-cap":
+            wrong = _within_sub_caps(state, entry.job, entry.asked)
         case "grant-used-up":
             wrong = state.rounds_left(entry.job) > 0
         case "not-approved":
@@ -159,6 +168,14 @@ def _check_refusal(entry: RefuseEntry, budgets: Budgets) -> None:
             wrong = False  # unit or delta: what the plan said of them is not in the ledger
     if wrong:
         raise VerificationError("refuse", f"the budget of {entry.population} would have admitted it", _NEXT)
+
+
+def _within_sub_caps(state: BudgetState, job: str, asked: Asked) -> bool:
+    try:
+        check_sub_caps(state, job, asked.purpose, asked.charge.rdp, asked.rounds)
+    except BudgetRefusal:
+        return False
+    return True
 
 
 def _check_stated(stated: Balance, right: Balance) -> None:

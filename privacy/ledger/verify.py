@@ -5,19 +5,21 @@ wrong and what is wrong with it, or returns what the log adds up to.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from privacy.errors import CloisterError, VerificationError
 from privacy.ledger.checkpoint import Checkpoint, open_checkpoint
 from privacy.ledger.clock import check_order
 from privacy.ledger.codec import decode_entry
-from privacy.ledger.entry import AnyEntry
+from privacy.ledger.entry import AnyEntry, ReviewEntry
 from privacy.ledger.evidence import Evidence, EvidenceBook, EvidenceReport
 from privacy.ledger.figures import PopulationReport, check_figures, report_populations
+from privacy.ledger.governance import GovernanceBook
 from privacy.ledger.merkle import EMPTY_ROOT, Growth, leaf_hash
 from privacy.ledger.replay import Budgets, after
 from privacy.ledger.rounds import RoundBook
+from privacy.ledger.witnessed import WitnessedBook, WitnessReport
 
 NEXT = "Keep this copy, and ask the institution for an explanation and a fresh export."
 
@@ -28,6 +30,16 @@ class LedgerFault(VerificationError):  # noqa: N818 - a finding, not a failure
     def __init__(self, sequence: int | None, what: str, why: str) -> None:
         super().__init__(what, why, NEXT)
         self.sequence = sequence
+
+
+@dataclass(frozen=True)
+class Trust:
+    """What the federation's CA vouches for beside the log's key: witnesses' raw keys by name, None where nobody vouches
+    for them; until when the log's own key was certified (as entries write it).
+    """
+
+    witnesses: Mapping[str, bytes] | None = None
+    valid_until: str | None = None
 
 
 @dataclass(frozen=True)
@@ -42,6 +54,10 @@ class Report:
     last_utc: str | None
     kinds: dict[str, int]
     populations: tuple[PopulationReport, ...]
+    administrators: tuple[str, ...]  # who may change budgets, two together
+    witnesses: tuple[WitnessReport, ...] | None  # None where nobody vouched for their keys
+    best_witnessed: int  # the most cosignatures that one checkpoint has
+    reviews: tuple[ReviewEntry, ...]  # their signatures hold; whose keys they are, certificates say
     evidence: EvidenceReport | None  # None where only the log was given
 
 
@@ -52,6 +68,7 @@ def verify_log(
     public_key: bytes,
     leaves: Sequence[bytes] | None = None,
     evidence: Evidence | None = None,
+    trust: Trust = Trust(),
 ) -> Report:
     """Check a whole log against its signed checkpoints and against itself.
 
@@ -61,12 +78,15 @@ def verify_log(
     With `evidence`, what entries say of plans, rounds and self-tests is compared with these.
     `leaves`, the log's own list of leaf hashes, is believed only if its roots are the signed ones; it then pins a
     changed entry exactly, where without it a range between two checkpoints is named.
+    With `trust`, so much as it names is checked of witnesses and of how long the key was good.
     `public_key` is the institution's raw Ed25519 identity key, from outside of the log.
     Raises LedgerFault.
     """
     checkpoints = _open_all(notes, origin, public_key)
     book = None if evidence is None else EvidenceBook(evidence, origin.rpartition("/")[2], public_key)
-    walk = _Walk(origin, checkpoints, leaves if leaves is not None and _signed(leaves, checkpoints) else None, book)
+    believed = leaves if leaves is not None and _signed(leaves, checkpoints) else None
+    walk = _Walk(origin, checkpoints, believed, book, trust)
+    walk.hear_witnesses(notes)
     for sequence, data in enumerate(entries):
         walk.read(sequence, data)
     report = walk.finish()
@@ -84,8 +104,11 @@ class _Walk:
         checkpoints: Sequence[Checkpoint],
         leaves: Sequence[bytes] | None,
         evidence: EvidenceBook | None,
+        trust: Trust,
     ) -> None:
         self.leaves = leaves
+        self._trust = trust
+        self.witnessed = None if trust.witnesses is None else WitnessedBook(trust.witnesses)
         self._evidence = evidence
         self._origin = origin
         self._checkpoints = {checkpoint.size: checkpoint for checkpoint in checkpoints}
@@ -94,9 +117,20 @@ class _Walk:
         self._tree = Growth()  # of the entries, unless they are compared with leaves that lead to the signed roots
         self._budgets: Budgets = {}
         self._rounds = RoundBook()
+        self._governance = GovernanceBook(origin, {size: each.root for size, each in self._checkpoints.items()})
         self._kinds: Counter[str] = Counter()
         self._first_utc: str | None = None
         self._last_utc: str | None = None
+
+    def hear_witnesses(self, notes: Sequence[str]) -> None:
+        """Check the cosignatures under the notes. Raises LedgerFault."""
+        if self.witnessed is None:
+            return
+        for number, note in enumerate(notes):
+            try:
+                self.witnessed.read(note)
+            except VerificationError as error:
+                raise LedgerFault(None, f"checkpoint {number}", f"{error.what}: {error.why}") from error
 
     def read(self, sequence: int, data: bytes) -> None:
         """Check one entry. Raises LedgerFault."""
@@ -106,10 +140,10 @@ class _Walk:
         try:
             entry = decode_entry(data)
             self._place(sequence, entry)
-            if self._last_utc is not None:
-                check_order(self._last_utc, entry.utc)
+            self._check_time(sequence, entry.utc)
             check_figures(entry)
             self._rounds.read(entry, self._budgets)
+            self._governance.read(entry, self._budgets)
             self._budgets = after(self._budgets, entry)
             self._rounds.check_balance(entry, self._budgets)
             if self._evidence is not None:
@@ -146,6 +180,10 @@ class _Walk:
             last_utc=self._last_utc,
             kinds=dict(sorted(self._kinds.items())),
             populations=report_populations(self._budgets, self._rounds.executed),
+            witnesses=None if self.witnessed is None else self.witnessed.report(),
+            best_witnessed=0 if self.witnessed is None else self.witnessed.most,
+            administrators=tuple(sorted(self._governance.governance.administrators)),
+            reviews=tuple(self._governance.reviews.values()),
             evidence=self._compared(),
         )
 
@@ -161,6 +199,15 @@ class _Walk:
             raise LedgerFault(sequence, f"entry {sequence}", why)
         if entry.institution != self._institution:
             raise LedgerFault(sequence, f"entry {sequence}", f"it is of {entry.institution}, not of {self._origin}")
+
+    def _check_time(self, sequence: int, utc: str) -> None:
+        if self._last_utc is not None:
+            check_order(self._last_utc, utc)
+        if self._trust.valid_until is not None and utc > self._trust.valid_until:
+            why = f"{utc} is stated, and the key's certificate was good until {self._trust.valid_until}"
+            raise VerificationError("utc", why, NEXT)
+        if self.witnessed is not None:
+            self.witnessed.check_time(sequence + 1, utc)
 
     def _explain_foreign(self, sequence: int, data: bytes) -> None:
         """An entry whose hash is not the signed one: say what also is wrong with it, if anything. Raises."""

@@ -18,12 +18,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from certs.wallet import Wallet
 from federation.ledger_cli import app
 from privacy.canonical import canonical_json
-from privacy.ledger.checkpoint import log_origin
+from privacy.ledger.checkpoint import join_notes, log_origin, split_notes
+from privacy.ledger.cosignature import cosign, with_lines
 from runtime.bundle import CHECKPOINTS, ENTRIES, HEAD, LEAVES
 from runtime.console import run
 from silo_agent import client
 from tests.bundles import Members, members_of, recounted, resigned, written
 from tests.integration.test_silo_training_job import NAMES, DataWorld
+from tests.sim.witnesses import Silo, all_exchange
 from tests.tiny import tiny_folder
 
 ORIGIN = log_origin("sim", "east")
@@ -49,6 +51,10 @@ class Federation:
         return self.wallet.public_key.hex()
 
     @property
+    def ca(self) -> Path:
+        return self.world.silos["east"].state / "wallet" / "ca.pem"
+
+    @property
     def members(self) -> Members:
         return members_of(self.silo)
 
@@ -63,6 +69,10 @@ def federation(tmp_path_factory) -> Federation:
             world.fund(name, 20.0)
         world.start()
         world.run()
+    silos = {name: Silo(world, name) for name in NAMES}
+    all_exchange(silos, 3)
+    for each in silos.values():
+        each.home.store.close()
     silo, aggregator = folder / "silo.zip", folder / "aggregator.zip"
     assert run(app, ["export", "--state", str(world.silos["east"].state), "--out", str(silo)]) == 0
     assert run(app, ["export", "--state", str(world.state.root), "--out", str(aggregator)]) == 0
@@ -73,10 +83,11 @@ def federation(tmp_path_factory) -> Federation:
 def fault(federation, tmp_path, capsys) -> Callable[[Members | list[tuple[str, bytes]] | bytes], str]:
     """What the verifier says is wrong with a bundle of these members, or of these bytes."""
 
-    def found(content: Members | list[tuple[str, bytes]] | bytes, key: str | None = None) -> str:
+    def found(content: Members | list[tuple[str, bytes]] | bytes, key: str | None = None, *, ca: bool = False) -> str:
         path = tmp_path / "bundle.zip"
         path.write_bytes(content) if isinstance(content, bytes) else written(path, content)
-        code = run(app, ["verify", str(path), "--key", key or federation.key, "--json"])
+        trust = ["--ca", str(federation.ca)] if ca else ["--key", key or federation.key]
+        code = run(app, ["verify", str(path), *trust, "--json"])
         said = json.loads(capsys.readouterr().out)
         assert (code, said["verified"]) == (6, False)
         return f"{said['fault']['what']}: {said['fault']['why']}"
@@ -350,3 +361,88 @@ def test_a_comparison_of_what_does_not_verify_names_the_bundle(federation, tmp_p
     assert "bad.zip" in capsys.readouterr().err
     assert run(app, ["compare", str(federation.silo), "--ca", ca]) == 2
     assert "at least two bundles" in capsys.readouterr().err
+
+
+# -- witnesses -------------------------------------------------------------------------------------------------------
+
+WITNESSES = ["cloister/sim/aggregator/aggregator", *(f"cloister/sim/silo/{name}" for name in NAMES if name != "east")]
+
+
+def notes_of(members: Members) -> list[str]:
+    return list(split_notes(members[CHECKPOINTS].decode()))
+
+
+def with_notes(members: Members, notes: list[str]) -> Members:
+    return members | {CHECKPOINTS: join_notes(tuple(notes)).encode()}
+
+
+def test_the_ca_vouches_for_the_witnesses(federation, capsys):
+    assert run(app, ["verify", str(federation.silo), "--ca", str(federation.ca), "--quorum", "3", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert [each["witness"] for each in said["witnesses"]] == WITNESSES
+    assert {each["entries"] for each in said["witnesses"]} == {said["entries"]}
+    assert run(app, ["verify", str(federation.silo), "--ca", str(federation.ca)]) == 0
+    assert f"witnessed by {WITNESSES[0]}, last up to entry {said['entries'] - 1}" in capsys.readouterr().out
+    assert run(app, ["verify", str(federation.silo), "--ca", str(federation.ca), "--quorum", "4"]) == 6
+    assert "has more than 3 cosignatures, and 4 are asked for" in capsys.readouterr().err
+    assert run(app, ["verify", str(federation.silo), "--key", federation.key, "--quorum", "1"]) == 3
+    assert run(app, ["verify", str(federation.silo), "--key", federation.key, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["witnesses"] is None
+
+
+def cosigned_lines(members: Members) -> list[str]:
+    return notes_of(members)[-1].split("\n\n")[1].splitlines()
+
+
+@pytest.mark.parametrize("place", range(3))
+def test_no_cosignature_can_be_altered_doubled_or_lent(federation, fault, place):
+    members = federation.members
+    notes, line = notes_of(members), cosigned_lines(members)[1 + place]
+    name = line.split(" ")[1]
+    altered = line[:-8] + ("A" if line[-8] != "A" else "B") + line[-7:]
+    found = fault(with_notes(members, [*notes[:-1], notes[-1].replace(line, altered)]), ca=True)
+    assert f"cosignature by {name}: is not by the key that it names" in found
+    assert "twice" in fault(with_notes(members, [*notes[:-1], notes[-1] + line + "\n"]), ca=True)
+    assert "is not by the key" in fault(with_notes(members, [notes[0] + line + "\n", *notes[1:]]), ca=True)
+    other = line.replace(name, "cloister/sim/silo/nobody")
+    assert "whose certificate is not there" in fault(
+        with_notes(members, [*notes[:-1], notes[-1].replace(line, other)]), ca=True
+    )
+
+
+@pytest.mark.parametrize("witness", ["silo-north", "silo-west", "aggregator-aggregator"])
+def test_no_witness_certificate_can_be_left_out_or_swapped(federation, fault, witness):
+    members, name = federation.members, f"witnesses/{witness}.pem"
+    less = {member: content for member, content in members.items() if member != name}
+    assert "whose certificate is not there" in fault(recounted(less), ca=True)
+    assert "is that of cloister://sim/silo/east" in fault(members | {name: members["identity.pem"]}, ca=True)
+    assert "certificate" in fault(members | {name: members[name].replace(b"M", b"N", 2)}, ca=True)
+
+
+def test_history_rewritten_with_the_silos_own_key_loses_its_witnesses(federation, tmp_path, capsys):
+    """The owner signs another history anew: it cannot keep the cosignatures, and a quorum is missing."""
+    members = federation.members
+    entries = [canonical_json(json.loads(members[ENTRIES].splitlines()[0]) | {"epsilon": 30.0})]
+    rewritten = resigned(members, entries, ORIGIN, federation.wallet.public_key, federation.wallet.sign)
+    bare = {name: content for name, content in rewritten.items() if "/" not in name}
+    bare[HEAD] = canonical_json(json.loads(bare[HEAD]) | {"entries": 1})
+    path = written(tmp_path / "rewritten.zip", recounted(bare))
+    assert run(app, ["verify", str(path), "--ca", str(federation.ca)]) == 0, "it is a log that its owner signed"
+    assert "witnessed by nobody" in capsys.readouterr().out
+    assert run(app, ["verify", str(path), "--ca", str(federation.ca), "--quorum", "1"]) == 6
+    capsys.readouterr()
+    assert run(app, ["compare", str(path), str(federation.silo), "--ca", str(federation.ca)]) == 6
+
+
+def test_an_entry_from_after_its_cosignatures_is_named(federation, fault):
+    """The clock of whoever wrote it was ahead, or the entry was made to look later than it was."""
+    members = federation.members
+    entries = [json.loads(line) for line in members[ENTRIES].splitlines()]
+    entries[-1]["utc"] = "2031-01-01T00:00:00Z"
+    bodies = [canonical_json(entry) for entry in entries]
+    later = resigned(members, bodies, ORIGIN, federation.wallet.public_key, federation.wallet.sign)
+    (note,) = notes_of(later)
+    north = Wallet(federation.world.silos["north"].state / "wallet").identity()
+    line = cosign(note, "cloister/sim/silo/north", north.public_key, north.sign, federation.world.now)
+    found = fault(with_notes(later, [with_lines(note, [line])]), ca=True)
+    assert "every witness had cosigned it by" in found or "certificate was good until" in found

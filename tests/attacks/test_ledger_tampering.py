@@ -20,6 +20,7 @@ from tests.ledger_logs import (
     DP,
     JOB,
     ORIGIN,
+    PURPOSE,
     Log,
     approval_entry,
     by,
@@ -35,7 +36,7 @@ from tests.ledger_logs import (
 
 SOUND = sample_log()
 FRESH = first_budget(None, BudgetPolicy("cardiology", 2.0, 1e-3, "patient"))
-GRANTED = grant(FRESH, JOB, charge().rdp, 4)
+GRANTED = grant(FRESH, JOB, charge().rdp, 4, PURPOSE)
 HELD = reserve(GRANTED, RoundKey(JOB, 0), charge().rdp)
 SPENT = commit(HELD, RoundKey(JOB, 0), charge().rdp)
 
@@ -49,7 +50,7 @@ def fault(log: Log, leaves: list[bytes] | None = None) -> LedgerFault:
 def test_a_sound_log_adds_up() -> None:
     report = SOUND.verify(SOUND.leaves)
     assert report.entries == len(SOUND.entries)
-    assert report.checkpoints == 4
+    assert report.checkpoints == 5
     assert sum(report.kinds.values()) == report.entries
     (population,) = report.populations
     assert (population.rounds_committed, population.rounds_reserved) == (3, 0)
@@ -81,7 +82,7 @@ def test_a_plausible_edit_names_the_entry_with_the_list_and_the_range_without(se
     altered = SOUND.changed(sequence, lambda body: body.replace(b"2026-03-01T09:00:00", b"2026-03-01T09:00:01"))
     found = fault(altered, SOUND.leaves)
     assert (found.sequence, found.why) == (sequence, "it is not the entry that was signed for: its hash differs")
-    start = max(size for size in (0, 4, 8, 12) if size <= sequence)
+    start = max(size for size in (0, 4, 8, 12, 17) if size <= sequence)
     without = fault(altered)
     assert without.sequence == start
     assert f"one of the entries {start} to " in str(without)
@@ -122,7 +123,7 @@ def test_a_truncated_log_is_missed() -> None:
 def test_entries_that_nobody_signed_for_are_named() -> None:
     log = Log(SOUND.key, list(SOUND.entries), list(SOUND.notes[:-1]))
     found = fault(log)
-    assert found.sequence == 12
+    assert found.sequence == 17
     assert "no signed checkpoint covers it" in str(found)
     assert "no signed checkpoint" in str(fault(Log(SOUND.key, [], [])))
 
@@ -188,7 +189,7 @@ def refusal(**changes: object) -> RefuseEntry:
         "round": 0,
         "decision": "budget",
         "population": "cardiology",
-        "asked": Asked(rounds=1, charge=charge()),
+        "asked": Asked(purpose=PURPOSE, rounds=1, charge=charge()),
         "balance": Balance.of(GRANTED),
         "reason": "over-cap",
     }
@@ -204,11 +205,11 @@ def declined(**changes: object) -> RefuseEntry:
 LIE = charge().model_copy(update={"epsilon": 0.01})
 OTHER = "ef" * 32
 TIGHT = first_budget(None, BudgetPolicy("cardiology", 0.5, 1e-3, "patient"))  # two such rounds fit
-TIGHTER = reserve(grant(TIGHT, JOB, charge().rdp, 2), RoundKey(JOB, 0), charge().rdp)
+TIGHTER = reserve(grant(TIGHT, JOB, charge().rdp, 2, PURPOSE), RoundKey(JOB, 0), charge().rdp)
 TIGHTEST = reserve(TIGHTER, RoundKey(JOB, 1), charge().rdp)
 STRONGER = DP.model_copy(update={"noise_multiplier": 60.0})
 SHARED = DP.model_copy(update={"steps_per_round": 1, "noise": "shared", "noise_shares": 3})
-SHARED_HELD = reserve(grant(FRESH, JOB, charge(SHARED).rdp, 4), RoundKey(JOB, 0), charge(SHARED).rdp)
+SHARED_HELD = reserve(grant(FRESH, JOB, charge(SHARED).rdp, 4, PURPOSE), RoundKey(JOB, 0), charge(SHARED).rdp)
 
 
 def sharing(entry: ReserveEntry) -> Log:
@@ -348,7 +349,7 @@ LIES = {
         lying(
             policy_entry(),
             approval_entry(FRESH, 1),
-            reserve_entry(0, reserve(grant(FRESH, JOB, charge().rdp, 1), RoundKey(JOB, 0), charge().rdp)),
+            reserve_entry(0, reserve(grant(FRESH, JOB, charge().rdp, 1, PURPOSE), RoundKey(JOB, 0), charge().rdp)),
             commit_entry(0, SPENT),
             reserve_entry(1, SPENT),
         ),
@@ -425,7 +426,7 @@ LIES = {
     ),
     "a round charged twice": (
         4,
-        "nothing is reserved",
+        "nothing was reserved",
         approved(reserve_entry(0, HELD), commit_entry(0, SPENT), commit_entry(0, SPENT)),
     ),
     "a burnt number used again": (
@@ -476,7 +477,7 @@ LIES = {
 
 
 def test_every_refusal_that_was_meant_verifies() -> None:
-    one = grant(FRESH, JOB, charge().rdp, 1)
+    one = grant(FRESH, JOB, charge().rdp, 1, PURPOSE)
     held = reserve(one, RoundKey(JOB, 0), charge().rdp)
     balance = Balance.of(held)
     log = lying(
@@ -487,13 +488,13 @@ def test_every_refusal_that_was_meant_verifies() -> None:
         refusal(round=0, reason="number-used", balance=balance),
         refusal(job=OTHER, reason="not-approved", balance=balance),
         refusal(job=OTHER, round=None, reason="unit", balance=balance),
-        refusal(job=OTHER, round=None, asked=Asked(rounds=10_000, charge=charge()), balance=balance),
+        refusal(job=OTHER, round=None, asked=Asked(purpose=PURPOSE, rounds=10_000, charge=charge()), balance=balance),
     )
     assert log.verify().kinds["refuse"] == 5
 
 
 def test_a_refusal_ends_what_was_approved_and_not_what_was_reserved_or_is_approved_anew() -> None:
-    again = reserve(grant(withdraw(SPENT, JOB), JOB, charge().rdp, 2), RoundKey(JOB, 1), charge().rdp)
+    again = reserve(grant(withdraw(SPENT, JOB), JOB, charge().rdp, 2, PURPOSE), RoundKey(JOB, 1), charge().rdp)
     ended = commit(withdraw(HELD, JOB), RoundKey(JOB, 0), charge().rdp)
     log = approved(
         reserve_entry(0, HELD),

@@ -42,7 +42,7 @@ def test_a_small_bench_measures_every_figure(tmp_path):
 NOT_THE_AUDITORS = (
     "torch", "tenseal", "opacus", "transformers", "peft", "safetensors", "pandas", "pyarrow", "randomgen", "numba",
     "grpc", "grpc_health", "google.protobuf", "huggingface_hub", "prometheus_client", "psutil", "tenacity",
-    "matplotlib", "jinja2", "sklearn",
+    "matplotlib", "sklearn",
 )  # fmt: skip
 
 

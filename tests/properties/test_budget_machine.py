@@ -1,12 +1,25 @@
 """The budget as a state machine: whatever is tried in whatever order, the promises hold."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from privacy.accounting import ORDERS, Gaussian, PoissonSampled, SelfComposed, rdp_vector
+from privacy.accounting import (
+    ORDERS,
+    ZERO,
+    Gaussian,
+    PoissonSampled,
+    SelfComposed,
+    add,
+    rdp_epsilon,
+    rdp_vector,
+    times,
+)
 from privacy.budget import BudgetPolicy, RoundKey, commit, first_budget, grant, refund, reserve, what_if, withdraw
+from privacy.budget_change import change_epsilon, change_sub_cap
 from privacy.errors import InternalError, Refused
 
 MECHANISMS = tuple(
@@ -17,6 +30,9 @@ MECHANISMS = tuple(
 )
 JOBS = {f"{i:02x}" * 32: vector for i, vector in enumerate(MECHANISMS)}
 GRANTED = 4
+PURPOSES = ("heart disease", "readmission")
+PURPOSE_OF = {job: PURPOSES[i % 2] for i, job in enumerate(JOBS)}
+EPSILONS = st.sampled_from([0.05, 0.5, 1.0, 2.0, 2.5, 4.0])
 KEYS = st.builds(RoundKey, st.sampled_from(sorted(JOBS)), st.integers(0, 6))
 
 
@@ -27,16 +43,19 @@ class Budget(RuleBasedStateMachine):
         self.ever_closed: set[RoundKey] = set()
         self.reserved_of: dict[str, set[RoundKey]] = {job: set() for job in JOBS}
         self.spent_before = self.state.committed
+        self.committed_of: dict[RoundKey, tuple[float, ...]] = {}
 
     @rule(job=st.sampled_from(sorted(JOBS)))
     def approving(self, job: str) -> None:
         before, fits = self.state, what_if(self.state, JOBS[job], GRANTED).fits
+        within = self._within_sub_caps(job, GRANTED)
         try:
-            self.state = grant(before, job, JOBS[job], GRANTED)
+            self.state = grant(before, job, JOBS[job], GRANTED, PURPOSE_OF[job])
         except Refused:
-            assert job in before.grants or not fits
+            assert job in before.grants or not fits or not within
         else:
             assert fits
+            assert within
             self.reserved_of[job] = {key for key in before.reserved if key.job == job}
 
     @rule(job=st.sampled_from(sorted(JOBS)))
@@ -45,6 +64,50 @@ class Budget(RuleBasedStateMachine):
         self.state = withdraw(before, job)
         assert self.state.total == before.total
         assert self.state.reserved == before.reserved
+
+    @rule(epsilon=EPSILONS)
+    def changing_the_cap(self, epsilon: float) -> None:
+        before = self.state
+        try:
+            self.state = change_epsilon(before, epsilon)
+        except Refused:
+            assert epsilon == before.policy.epsilon or epsilon < before.charged_epsilon + 1e-9 or self._over(epsilon)
+        assert self.state.committed == before.committed
+        assert self.state.reserved == before.reserved
+        assert self.state.filter_order == before.filter_order
+
+    @rule(purpose=st.sampled_from([None, *PURPOSES]), epsilon=st.none() | EPSILONS)
+    def changing_a_sub_cap(self, purpose: str | None, epsilon: float | None) -> None:
+        before = self.state
+        try:
+            self.state = change_sub_cap(before, purpose, epsilon)
+        except Refused:
+            assert self.state is before
+        else:
+            assert self.state.sub_caps.of(purpose) == epsilon
+            assert self.state.total == before.total
+
+    def _over(self, epsilon: float) -> bool:
+        """Whether what is charged is over this cap, at the order of the filter."""
+        assert self.state.filter_order is not None
+        index, policy = ORDERS.index(self.state.filter_order), replace(self.state.policy, epsilon=epsilon)
+        return self.state.total[index] > policy.caps[index]
+
+    def _within_sub_caps(self, job: str, rounds: int) -> bool:
+        """By another way than the code: every round of the job, and of its purpose, once more."""
+        caps, delta, more = self.state.sub_caps, self.state.policy.delta, times(JOBS[job], rounds)
+        of_purpose = [other for other in JOBS if PURPOSE_OF[other] == PURPOSE_OF[job]]
+        own, all_ = self._charged({job}), self._charged(set(of_purpose))
+        limits = [(caps.per_job, own), (caps.purposes.get(PURPOSE_OF[job]), all_)]
+        return all(cap is None or rdp_epsilon(add(total, more), delta) <= cap for cap, total in limits)
+
+    def _charged(self, jobs: set[str]) -> tuple[float, ...]:
+        total = ZERO
+        for vector in [v for k, v in self.committed_of.items() if k.job in jobs]:
+            total = add(total, vector)
+        for vector in [v for k, v in self.state.reserved.items() if k.job in jobs]:
+            total = add(total, vector)
+        return total
 
     @rule(key=KEYS, vector=st.sampled_from(MECHANISMS))
     def reserving_anything(self, key: RoundKey, vector: tuple[float, ...]) -> None:
@@ -57,6 +120,7 @@ class Budget(RuleBasedStateMachine):
     def _reserve(self, key: RoundKey, vector: tuple[float, ...]) -> None:
         before, promised = self.state, what_if(self.state, vector, 1).fits
         approved = key.job in before.grants and JOBS[key.job] == vector and before.rounds_left(key.job) > 0
+        promised = promised and (not approved or self._within_sub_caps(key.job, 1))
         try:
             self.state = reserve(before, key, vector)
         except Refused:
@@ -77,6 +141,7 @@ class Budget(RuleBasedStateMachine):
                 commit(self.state, key, vector)
             vector = held
         self.state = commit(self.state, key, vector)
+        self.committed_of[key] = vector
         self.ever_closed.add(key)
 
     @precondition(lambda self: self.state.reserved)
@@ -108,6 +173,13 @@ class Budget(RuleBasedStateMachine):
             assert self.state.total[index] <= self.state.policy.caps[index]
 
     @invariant()
+    def accounts_add_up_to_what_is_committed(self) -> None:
+        for purpose in PURPOSES:
+            jobs = {job for job in JOBS if PURPOSE_OF[job] == purpose}
+            expected = rdp_epsilon(self._charged(jobs), self.state.policy.delta)
+            assert self.state.purpose_epsilon(purpose) == expected
+
+    @invariant()
     def no_job_has_more_rounds_than_it_was_approved_for(self) -> None:
         for job, keys in self.reserved_of.items():
             assert len(keys) <= GRANTED
@@ -115,8 +187,8 @@ class Budget(RuleBasedStateMachine):
 
     @invariant()
     def keys_are_closed_once_and_for_all(self) -> None:
-        assert self.state.closed == self.ever_closed
-        assert not self.state.closed & set(self.state.reserved)
+        assert set(self.state.closed) == self.ever_closed
+        assert not self.ever_closed & set(self.state.reserved)
 
 
 TestBudget = Budget.TestCase

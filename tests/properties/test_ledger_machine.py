@@ -13,7 +13,7 @@ from sqlalchemy import MetaData
 
 from privacy.ledger.checkpoint import open_checkpoint
 from privacy.ledger.codec import encode_entry
-from privacy.ledger.entry import ReviewEntry
+from privacy.ledger.entry import KeyEntry
 from privacy.ledger.merkle import leaf_hash, root, verify_consistency, verify_inclusion
 from runtime.database import open_database, write
 from runtime.ledger_store import Ledger, LogIdentity
@@ -26,8 +26,8 @@ KEY = Ed25519PrivateKey.generate()
 IDENTITY = LogIdentity("heart", "hospital-a", KEY.public_key().public_bytes_raw())
 
 
-def review(subject: str) -> ReviewEntry:
-    return ReviewEntry(**by(), first_sequence=0, last_sequence=0, subject=subject, finding="none")
+def pinned(reason: str) -> KeyEntry:
+    return KeyEntry(**by(), action="pinned", party="cloister://heart/silo/b", fingerprint="0c" * 32, reason=reason)
 
 
 class LedgerMachine(RuleBasedStateMachine):
@@ -45,24 +45,24 @@ class LedgerMachine(RuleBasedStateMachine):
         self.engine.dispose()
         self.folder.cleanup()
 
-    @rule(subjects=st.lists(st.text("abc", min_size=1, max_size=3), min_size=1, max_size=4), together=st.booleans())
-    def appending(self, subjects: list[str], *, together: bool) -> None:
+    @rule(reasons=st.lists(st.text("abc", min_size=1, max_size=3), min_size=1, max_size=4), together=st.booleans())
+    def appending(self, reasons: list[str], *, together: bool) -> None:
         with write(self.engine) as connection:
             ledger = Ledger(connection, TABLES)
             size = len(self.model)
-            for place, subject in enumerate(subjects, size):
-                self.model.append(encode_entry(review(subject).model_copy(update={"sequence": place})))
+            for place, reason in enumerate(reasons, size):
+                self.model.append(encode_entry(pinned(reason).model_copy(update={"sequence": place})))
             if together:
-                assert ledger.append_all([review(subject) for subject in subjects]) == size
+                assert ledger.append_all([pinned(reason) for reason in reasons]) == size
                 return
-            for place, subject in enumerate(subjects, size):
-                assert ledger.append(review(subject)) == place
+            for place, reason in enumerate(reasons, size):
+                assert ledger.append(pinned(reason)) == place
 
-    @rule(subject=st.text("abc", min_size=1, max_size=3))
-    def crashing(self, subject: str) -> None:
+    @rule(reason=st.text("abc", min_size=1, max_size=3))
+    def crashing(self, reason: str) -> None:
         connection = self.engine.connect()
         transaction = connection.begin()
-        Ledger(connection, TABLES).append(review(subject))
+        Ledger(connection, TABLES).append(pinned(reason))
         transaction.rollback()
         connection.close()
 

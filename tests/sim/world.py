@@ -28,6 +28,7 @@ from aggregator.setup import Founding, found
 from aggregator.slots import UploadSlots
 from aggregator.statements import StatementDesk
 from aggregator.store import Store
+from aggregator.witnessing import WitnessDesk
 from certs.ca import CertificateAuthority
 from certs.identity import fingerprint
 from certs.names import PartyId, Role
@@ -248,6 +249,7 @@ class World:
             ReadingDesk(self.runner),
             StatementDesk(self.runner),
             ModelDesk(self.runner),
+            WitnessDesk(self.runner),
             desk,
             slots,
             lambda _context: None,

@@ -10,8 +10,6 @@ from typing import Any
 
 import pytest
 from cloister import wire
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from sqlalchemy import func, select
 
 from aggregator import job as jobs
 from aggregator.blobs import Blobs
@@ -23,11 +21,8 @@ from aggregator.reading import ReadingDesk
 from aggregator.runner import RETRY_S
 from aggregator.service import FederationService
 from aggregator.slots import UploadSlots
-from aggregator.store import MemberRow
-from aggregator.tables import CHECKPOINTS
 from certs.names import PartyId, Role
 from privacy.errors import ProtocolError, Refused, Unavailable
-from privacy.ledger.checkpoint import Checkpoint, sign_checkpoint
 from privacy.transcript import Applied
 from tests.scripted import fake_update
 from tests.sim.memory import MemoryContext
@@ -137,7 +132,7 @@ def test_an_upload_ends_when_its_silo_is_no_longer_admitted(running: Office) -> 
 
     nobody: Any = None
     service = FederationService(
-        running.runner, ReadingDesk(running.runner), running.desk, nobody, nobody, UploadSlots(1, 60.0), check
+        running.runner, ReadingDesk(running.runner), running.desk, nobody, nobody, nobody, UploadSlots(1, 60.0), check
     )
     context: Any = MemoryContext(PartyId("test", Role.SILO, "a"))
     with pytest.raises(Refused, match="has been revoked"):
@@ -279,47 +274,3 @@ def test_a_job_says_what_it_waits_for(office: Office) -> None:
     with office.runner.turn(office.job) as turn:
         turn.tell_job(CoordinatorCancelled())
     assert reason(office) == ""
-
-
-# -- checkpoints -----------------------------------------------------------------------------------------------------
-
-
-def test_the_newest_checkpoint_of_a_silo_is_kept(office: Office) -> None:
-    key = office.cohort.keys["a"]
-    public = key.public_key().public_bytes_raw()
-    with office.runner.store.transaction() as tx:
-        tx.put_member(MemberRow(Role.SILO, "a", public, b""), office.now)
-
-    def publish(size: int, root: bytes) -> bytes:
-        note = sign_checkpoint(Checkpoint("cloister/test/a", size, root), public, key.sign).encode()
-        office.desk.checkpoint("a", note)
-        return note
-
-    publish(1, b"1" * 32)
-    newest = publish(3, b"3" * 32)
-    publish(2, b"2" * 32)
-    publish(3, b"3" * 32)
-    with pytest.raises(ProtocolError, match="another one of 3 entries than before: its ledger was rewritten"):
-        publish(3, b"x" * 32)
-    with pytest.raises(ProtocolError, match="checkpoint of b"):
-        office.desk.checkpoint("b", newest)
-    with office.runner.store.reading() as tx:
-        assert (tx.checkpoint("a"), tx.checkpoint("b")) == (newest, None)
-        assert tx.connection.execute(select(func.count()).select_from(CHECKPOINTS)).scalar() == 1
-
-
-def test_a_new_identity_begins_a_new_ledger(office: Office) -> None:
-    def enrol_and_publish(key: Ed25519PrivateKey, size: int, root: bytes) -> bytes | None:
-        public = key.public_key().public_bytes_raw()
-        with office.runner.store.transaction() as tx:
-            tx.put_member(MemberRow(Role.SILO, "a", public, b""), office.now)
-        note = sign_checkpoint(Checkpoint("cloister/test/a", size, root), public, key.sign).encode()
-        office.desk.checkpoint("a", note)
-        with office.runner.store.reading() as tx:
-            return note if tx.checkpoint("a") == note else None
-
-    first, second = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
-    assert enrol_and_publish(first, 3, b"3" * 32)
-    assert enrol_and_publish(second, 3, b"x" * 32), "another ledger, not a rewritten one"
-    assert enrol_and_publish(second, 4, b"y" * 32)
-    assert enrol_and_publish(first, 1, b"1" * 32)

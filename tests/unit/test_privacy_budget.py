@@ -11,21 +11,21 @@ from privacy.budget import (
     BudgetState,
     Grant,
     RoundKey,
-    check_terms,
     commit,
     first_budget,
     grant,
-    noise_multiplier_that_fits,
     refund,
-    require_job,
     reserve,
     what_if,
     withdraw,
 )
 from privacy.errors import ConfigError, InternalError, Refused
+from privacy.job_budget import check_terms, noise_multiplier_that_fits, require_job
 from privacy.mechanism import DpSgd
+from privacy.sub_caps import Account
 
 JOB = "ab" * 32
+PURPOSE = "heart disease"
 
 
 def sgd(sigma: float, steps: int = 1, q: float = 0.5) -> tuple[float, ...]:
@@ -59,7 +59,8 @@ def held_after(state: BudgetState, of: RoundKey, vector: tuple[float, ...]) -> B
     """Reserve for a job that may have any number of such rounds."""
     granted = state.grants.get(of.job)
     if of not in state.closed and of not in state.reserved and (granted is None or granted.vector != vector):
-        state = replace(state, grants={**state.grants, of.job: Grant(vector, 10_000)})
+        accounts = state.accounts.set(of.job, state.accounts.get(of.job, Account(PURPOSE)))
+        state = replace(state, grants=state.grants.set(of.job, Grant(vector, 10_000)), accounts=accounts)
     return reserve(state, of, vector)
 
 
@@ -145,13 +146,13 @@ def test_a_round_that_does_not_fit_is_refused_with_what_would(fresh: BudgetState
 
 def test_a_job_that_does_not_fit_is_refused_with_the_noise_that_would(fresh: BudgetState) -> None:
     with pytest.raises(Refused, match="20 rounds would bring") as refusal:
-        require_job(fresh, plan_dp(2.0), 20)
+        require_job(fresh, JOB, PURPOSE, plan_dp(2.0), 20)
     fitting = noise_multiplier_that_fits(fresh, plan_dp(2.0), 20)
     assert fitting is not None
     assert f"With all 20 rounds, a noise multiplier of at least {fitting:g} would fit." in str(refusal.value)
-    assert require_job(fresh, plan_dp(fitting), 20).fits
+    assert require_job(fresh, JOB, PURPOSE, plan_dp(fitting), 20).fits
     with pytest.raises(Refused):
-        require_job(fresh, plan_dp(fitting - 0.01), 20)
+        require_job(fresh, JOB, PURPOSE, plan_dp(fitting - 0.01), 20)
 
 
 def test_the_cap_that_is_named_is_the_cap_that_suffices(fresh: BudgetState) -> None:
@@ -165,7 +166,7 @@ def test_the_cap_that_is_named_is_the_cap_that_suffices(fresh: BudgetState) -> N
 def test_when_nothing_can_fit_any_more_it_says_so() -> None:
     state = first_budget(None, BudgetPolicy("cardiology", 1e-3, 1e-12, "patient"))
     with pytest.raises(Refused, match="no noise multiplier would fit"):
-        require_job(state, plan_dp(2.0, delta=1e-12), 10_000)
+        require_job(state, JOB, PURPOSE, plan_dp(2.0, delta=1e-12), 10_000)
 
 
 def test_one_person_alone_cannot_change_a_budget(fresh: BudgetState) -> None:
@@ -209,15 +210,15 @@ def refused(code: str, state: BudgetState, of: RoundKey, vector: tuple[float, ..
 
 def test_no_round_without_an_approval(fresh: BudgetState) -> None:
     assert "job abababababab is not approved" in refused("not-approved", fresh, key(0), sgd(3.5))
-    other = grant(fresh, "cd" * 32, sgd(3.5), 2)
+    other = grant(fresh, "cd" * 32, sgd(3.5), 2, PURPOSE)
     assert "is not approved" in refused("not-approved", other, key(0), sgd(3.5))
-    costly = grant(fresh, JOB, sgd(6.5), 2)
+    costly = grant(fresh, JOB, sgd(6.5), 2, PURPOSE)
     assert "approved for rounds of another cost" in refused("not-approved", costly, key(0), sgd(3.5))
 
 
 def test_a_job_has_the_rounds_it_was_approved_for_and_no_more_however_they_end(fresh: BudgetState) -> None:
     vector = sgd(3.5)
-    state = grant(fresh, JOB, vector, 2)
+    state = grant(fresh, JOB, vector, 2, PURPOSE)
     at_most = what_if(fresh, vector, 2).epsilon_after
     state = commit(reserve(state, key(1), vector), key(1), vector)
     state = refund(reserve(state, key(2), vector), key(2))
@@ -233,7 +234,7 @@ def test_a_job_has_the_rounds_it_was_approved_for_and_no_more_however_they_end(f
 
 def test_a_refusal_takes_an_approval_back_and_nothing_that_is_reserved(fresh: BudgetState) -> None:
     vector = sgd(3.5)
-    held = reserve(grant(fresh, JOB, vector, 3), key(1), vector)
+    held = reserve(grant(fresh, JOB, vector, 3, PURPOSE), key(1), vector)
     state = withdraw(held, JOB)
     assert (state.reserved, state.rounds_left(JOB)) == (held.reserved, 0)
     assert "job abababababab is not approved" in refused("not-approved", state, key(2), vector)
@@ -242,15 +243,15 @@ def test_a_refusal_takes_an_approval_back_and_nothing_that_is_reserved(fresh: Bu
     assert spent.charged_epsilon == held.charged_epsilon
     assert withdraw(spent, JOB) is spent
     refused("not-approved", refund(state, key(1)), key(2), vector)
-    assert grant(spent, JOB, vector, 2).rounds_left(JOB) == 2
+    assert grant(spent, JOB, vector, 2, PURPOSE).rounds_left(JOB) == 2
 
 
 def test_an_approval_is_of_rounds_that_fit_and_given_once(fresh: BudgetState) -> None:
     with pytest.raises(BudgetRefusal, match="20 rounds would bring epsilon"):
-        grant(fresh, JOB, sgd(2.0), 20)
-    state = grant(fresh, JOB, sgd(3.5), 2)
+        grant(fresh, JOB, sgd(2.0), 20, PURPOSE)
+    state = grant(fresh, JOB, sgd(3.5), 2, PURPOSE)
     with pytest.raises(Refused, match="is approved already"):
-        grant(state, JOB, sgd(3.5), 5)
+        grant(state, JOB, sgd(3.5), 5, PURPOSE)
 
 
 @pytest.mark.parametrize(
@@ -265,7 +266,7 @@ def test_a_job_on_other_terms_is_refused_whatever_it_costs(
 ) -> None:
     for check in (
         lambda: check_terms(fresh.policy, plan_dp(1000.0, **changes)),
-        lambda: require_job(fresh, plan_dp(1000.0, **changes), 1),
+        lambda: require_job(fresh, JOB, PURPOSE, plan_dp(1000.0, **changes), 1),
     ):
         with pytest.raises(BudgetRefusal, match=complaint) as found:
             check()
@@ -273,4 +274,5 @@ def test_a_job_on_other_terms_is_refused_whatever_it_costs(
 
 
 def test_a_smaller_delta_than_the_budgets_is_counted_at_the_budgets(fresh: BudgetState) -> None:
-    assert require_job(fresh, plan_dp(6.5, delta=1e-9), 1) == require_job(fresh, plan_dp(6.5), 1)
+    smaller = require_job(fresh, JOB, PURPOSE, plan_dp(6.5, delta=1e-9), 1)
+    assert smaller == require_job(fresh, JOB, PURPOSE, plan_dp(6.5), 1)

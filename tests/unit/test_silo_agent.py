@@ -23,7 +23,7 @@ from silo_agent.daemon import ended_by_signals
 from silo_agent.jobs import JobState, set_job_state
 from silo_agent.metrics import silo_metrics
 from silo_agent.status import StatusBoard
-from tests.lone_silo import NOW, OWN, LoneSilo
+from tests.lone_silo import NOTHING_WITNESSED, NOW, OWN, LoneSilo
 
 JOB = b"j" * 32
 PATIENCE_S = 10.0
@@ -162,6 +162,9 @@ class PlayedAggregator:
         self.named = named
         self.all_named = threading.Event()
         self.closed = threading.Event()
+
+    def exchange_checkpoints(self, request):
+        return NOTHING_WITNESSED
 
     def follow(self, software, opened):
         opened()

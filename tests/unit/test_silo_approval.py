@@ -57,7 +57,7 @@ def test_an_approval_grants_rounds_and_says_where_they_lead(silo):
 def test_a_refusal_after_an_approval_takes_the_rounds_back(silo):
     approval.approve(silo.home, silo.plan, "visits", STEWARD)
     approval.refuse(silo.home, silo.plan, "steward", None, STEWARD)
-    assert silo.budget.grants == {}
+    assert not silo.budget.grants
     assert (silo.kinds[-2:], silo.entries[-1].round) == (["job-approval", "refuse"], None)
     silo.home.store.check()
     silo.verify()

@@ -12,7 +12,7 @@ from runtime import logs
 from runtime.config import load_config
 from runtime.console import run
 from runtime.files import StateLock
-from silo_agent import cli, daemon
+from silo_agent import budget_cli, cli, command, daemon, reviews_cli
 from silo_agent.agent import Agent
 from silo_agent.cli import app
 from silo_agent.daemon import run_until_signalled
@@ -31,7 +31,8 @@ FP = " ".join(["abcd"] * 16)
 @pytest.fixture(autouse=True)
 def clock(monkeypatch):
     """The ledger takes no entry that is older than its newest."""
-    monkeypatch.setattr(cli, "_now", lambda: NOW)
+    for module in (command, cli, budget_cli, reviews_cli):
+        monkeypatch.setattr(module, "now", lambda: NOW)
 
 
 @pytest.fixture

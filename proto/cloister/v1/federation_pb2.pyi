@@ -892,39 +892,198 @@ class SubmitModelResponse(_message.Message):
 Global___SubmitModelResponse: _TypeAlias = SubmitModelResponse  # noqa: Y015
 
 @_typing.final
-class PublishCheckpointRequest(_message.Message):
+class ConsistencyProof(_message.Message):
+    """That a checkpoint continues the same log of old_size entries (RFC 9162, 2.1.4)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OLD_SIZE_FIELD_NUMBER: _builtins.int
+    HASHES_FIELD_NUMBER: _builtins.int
+    old_size: _builtins.int
+    @_builtins.property
+    def hashes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
+    def __init__(
+        self,
+        *,
+        old_size: _builtins.int = ...,
+        hashes: _abc.Iterable[_builtins.bytes] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hashes", b"hashes", "old_size", b"old_size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConsistencyProof: _TypeAlias = ConsistencyProof  # noqa: Y015
+
+@_typing.final
+class SeenLog(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOG_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    log: _builtins.str
+    size: _builtins.int
+    def __init__(
+        self,
+        *,
+        log: _builtins.str = ...,
+        size: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["log", b"log", "size", b"size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SeenLog: _TypeAlias = SeenLog  # noqa: Y015
+
+@_typing.final
+class CosignedLog(_message.Message):
+    """A C2SP tlog-cosignature by the caller: one signature line of the log's newest checkpoint."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOG_FIELD_NUMBER: _builtins.int
+    LINE_FIELD_NUMBER: _builtins.int
+    log: _builtins.str
+    line: _builtins.str
+    def __init__(
+        self,
+        *,
+        log: _builtins.str = ...,
+        line: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["line", b"line", "log", b"log"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CosignedLog: _TypeAlias = CosignedLog  # noqa: Y015
+
+@_typing.final
+class ShownLog(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CHECKPOINT_FIELD_NUMBER: _builtins.int
+    IDENTITY_PEM_FIELD_NUMBER: _builtins.int
+    PROOFS_FIELD_NUMBER: _builtins.int
     checkpoint: _builtins.bytes
-    """A C2SP tlog-checkpoint (signed note)."""
+    """A C2SP tlog-checkpoint (signed note), and the identity certificate of the log's owner."""
+    identity_pem: _builtins.bytes
+    @_builtins.property
+    def proofs(self) -> _containers.RepeatedCompositeFieldContainer[Global___ConsistencyProof]:
+        """From the size that the caller has seen; none if it has seen none."""
+
     def __init__(
         self,
         *,
         checkpoint: _builtins.bytes = ...,
+        identity_pem: _builtins.bytes = ...,
+        proofs: _abc.Iterable[Global___ConsistencyProof] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "identity_pem", b"identity_pem", "proofs", b"proofs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___PublishCheckpointRequest: _TypeAlias = PublishCheckpointRequest  # noqa: Y015
+Global___ShownLog: _TypeAlias = ShownLog  # noqa: Y015
 
 @_typing.final
-class PublishCheckpointResponse(_message.Message):
+class WitnessKey(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    WITNESS_FIELD_NUMBER: _builtins.int
+    IDENTITY_PEM_FIELD_NUMBER: _builtins.int
+    witness: _builtins.str
+    identity_pem: _builtins.bytes
     def __init__(
         self,
+        *,
+        witness: _builtins.str = ...,
+        identity_pem: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["identity_pem", b"identity_pem", "witness", b"witness"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___PublishCheckpointResponse: _TypeAlias = PublishCheckpointResponse  # noqa: Y015
+Global___WitnessKey: _TypeAlias = WitnessKey  # noqa: Y015
+
+@_typing.final
+class ExchangeCheckpointsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHECKPOINT_FIELD_NUMBER: _builtins.int
+    PROOFS_FIELD_NUMBER: _builtins.int
+    SEEN_FIELD_NUMBER: _builtins.int
+    COSIGNED_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    checkpoint: _builtins.bytes
+    """The caller's newest checkpoint; empty before there is one."""
+    since: _builtins.int
+    """Cosignatures of the caller's log that are older than this count for nothing; seconds since 1970."""
+    @_builtins.property
+    def proofs(self) -> _containers.RepeatedCompositeFieldContainer[Global___ConsistencyProof]: ...
+    @_builtins.property
+    def seen(self) -> _containers.RepeatedCompositeFieldContainer[Global___SeenLog]:
+        """Of others' logs: the largest size the caller has seen of each, and what it cosigned."""
+
+    @_builtins.property
+    def cosigned(self) -> _containers.RepeatedCompositeFieldContainer[Global___CosignedLog]: ...
+    def __init__(
+        self,
+        *,
+        checkpoint: _builtins.bytes = ...,
+        proofs: _abc.Iterable[Global___ConsistencyProof] | None = ...,
+        seen: _abc.Iterable[Global___SeenLog] | None = ...,
+        cosigned: _abc.Iterable[Global___CosignedLog] | None = ...,
+        since: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "cosigned", b"cosigned", "proofs", b"proofs", "seen", b"seen", "since", b"since"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExchangeCheckpointsRequest: _TypeAlias = ExchangeCheckpointsRequest  # noqa: Y015
+
+@_typing.final
+class ExchangeCheckpointsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NEWEST_FIELD_NUMBER: _builtins.int
+    WANTED_FIELD_NUMBER: _builtins.int
+    SHOWN_FIELD_NUMBER: _builtins.int
+    WITNESSES_FIELD_NUMBER: _builtins.int
+    newest: _builtins.bytes
+    """The newest checkpoint of the caller's log that is known here, with its cosignatures; empty if none."""
+    @_builtins.property
+    def wanted(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Sizes from which witnesses want a proof of the caller's checkpoint."""
+
+    @_builtins.property
+    def shown(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShownLog]: ...
+    @_builtins.property
+    def witnesses(self) -> _containers.RepeatedCompositeFieldContainer[Global___WitnessKey]: ...
+    def __init__(
+        self,
+        *,
+        newest: _builtins.bytes = ...,
+        wanted: _abc.Iterable[_builtins.int] | None = ...,
+        shown: _abc.Iterable[Global___ShownLog] | None = ...,
+        witnesses: _abc.Iterable[Global___WitnessKey] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["newest", b"newest", "shown", b"shown", "wanted", b"wanted", "witnesses", b"witnesses"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExchangeCheckpointsResponse: _TypeAlias = ExchangeCheckpointsResponse  # noqa: Y015
 
 @_typing.final
 class RenewCertificateRequest(_message.Message):

@@ -126,10 +126,10 @@ class FederationServiceStub:
                 request_serializer=cloister_dot_v1_dot_federation__pb2.SubmitModelRequest.SerializeToString,
                 response_deserializer=cloister_dot_v1_dot_federation__pb2.SubmitModelResponse.FromString,
                 _registered_method=True)
-        self.PublishCheckpoint = channel.unary_unary(
-                '/cloister.v1.FederationService/PublishCheckpoint',
-                request_serializer=cloister_dot_v1_dot_federation__pb2.PublishCheckpointRequest.SerializeToString,
-                response_deserializer=cloister_dot_v1_dot_federation__pb2.PublishCheckpointResponse.FromString,
+        self.ExchangeCheckpoints = channel.unary_unary(
+                '/cloister.v1.FederationService/ExchangeCheckpoints',
+                request_serializer=cloister_dot_v1_dot_federation__pb2.ExchangeCheckpointsRequest.SerializeToString,
+                response_deserializer=cloister_dot_v1_dot_federation__pb2.ExchangeCheckpointsResponse.FromString,
                 _registered_method=True)
         self.RenewCertificate = channel.unary_unary(
                 '/cloister.v1.FederationService/RenewCertificate',
@@ -266,8 +266,9 @@ class FederationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def PublishCheckpoint(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+    def ExchangeCheckpoints(self, request, context):
+        """A silo shows its ledger's newest checkpoint, takes what others hold of it, and cosigns others' checkpoints.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -371,10 +372,10 @@ def add_FederationServiceServicer_to_server(servicer, server):
                     request_deserializer=cloister_dot_v1_dot_federation__pb2.SubmitModelRequest.FromString,
                     response_serializer=cloister_dot_v1_dot_federation__pb2.SubmitModelResponse.SerializeToString,
             ),
-            'PublishCheckpoint': grpc.unary_unary_rpc_method_handler(
-                    servicer.PublishCheckpoint,
-                    request_deserializer=cloister_dot_v1_dot_federation__pb2.PublishCheckpointRequest.FromString,
-                    response_serializer=cloister_dot_v1_dot_federation__pb2.PublishCheckpointResponse.SerializeToString,
+            'ExchangeCheckpoints': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExchangeCheckpoints,
+                    request_deserializer=cloister_dot_v1_dot_federation__pb2.ExchangeCheckpointsRequest.FromString,
+                    response_serializer=cloister_dot_v1_dot_federation__pb2.ExchangeCheckpointsResponse.SerializeToString,
             ),
             'RenewCertificate': grpc.unary_unary_rpc_method_handler(
                     servicer.RenewCertificate,
@@ -881,7 +882,7 @@ class FederationService:
             _registered_method=True)
 
     @staticmethod
-    def PublishCheckpoint(request,
+    def ExchangeCheckpoints(request,
             target,
             options=(),
             channel_credentials=None,
@@ -894,9 +895,9 @@ class FederationService:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/cloister.v1.FederationService/PublishCheckpoint',
-            cloister_dot_v1_dot_federation__pb2.PublishCheckpointRequest.SerializeToString,
-            cloister_dot_v1_dot_federation__pb2.PublishCheckpointResponse.FromString,
+            '/cloister.v1.FederationService/ExchangeCheckpoints',
+            cloister_dot_v1_dot_federation__pb2.ExchangeCheckpointsRequest.SerializeToString,
+            cloister_dot_v1_dot_federation__pb2.ExchangeCheckpointsResponse.FromString,
             options,
             channel_credentials,
             insecure,

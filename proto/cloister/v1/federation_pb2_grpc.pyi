@@ -69,7 +69,8 @@ class FederationServiceStub:
     """Step 8."""
     SubmitModel: _grpc.StreamUnaryMultiCallable[_federation_pb2.SubmitModelRequest, _federation_pb2.SubmitModelResponse]
     """A job that is over and opens to the aggregator as well: its last global adapter, once GetJob asks for it."""
-    PublishCheckpoint: _grpc.UnaryUnaryMultiCallable[_federation_pb2.PublishCheckpointRequest, _federation_pb2.PublishCheckpointResponse]
+    ExchangeCheckpoints: _grpc.UnaryUnaryMultiCallable[_federation_pb2.ExchangeCheckpointsRequest, _federation_pb2.ExchangeCheckpointsResponse]
+    """A silo shows its ledger's newest checkpoint, takes what others hold of it, and cosigns others' checkpoints."""
     RenewCertificate: _grpc.UnaryUnaryMultiCallable[_federation_pb2.RenewCertificateRequest, _federation_pb2.RenewCertificateResponse]
 
 @_typing.type_check_only
@@ -113,7 +114,8 @@ class FederationServiceAsyncStub(FederationServiceStub):
     """Step 8."""
     SubmitModel: _aio.StreamUnaryMultiCallable[_federation_pb2.SubmitModelRequest, _federation_pb2.SubmitModelResponse]  # type: ignore[assignment]
     """A job that is over and opens to the aggregator as well: its last global adapter, once GetJob asks for it."""
-    PublishCheckpoint: _aio.UnaryUnaryMultiCallable[_federation_pb2.PublishCheckpointRequest, _federation_pb2.PublishCheckpointResponse]  # type: ignore[assignment]
+    ExchangeCheckpoints: _aio.UnaryUnaryMultiCallable[_federation_pb2.ExchangeCheckpointsRequest, _federation_pb2.ExchangeCheckpointsResponse]  # type: ignore[assignment]
+    """A silo shows its ledger's newest checkpoint, takes what others hold of it, and cosigns others' checkpoints."""
     RenewCertificate: _aio.UnaryUnaryMultiCallable[_federation_pb2.RenewCertificateRequest, _federation_pb2.RenewCertificateResponse]  # type: ignore[assignment]
 
 class FederationServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -264,11 +266,12 @@ class FederationServiceServicer(metaclass=_abc_1.ABCMeta):
         """A job that is over and opens to the aggregator as well: its last global adapter, once GetJob asks for it."""
 
     @_abc_1.abstractmethod
-    def PublishCheckpoint(
+    def ExchangeCheckpoints(
         self,
-        request: _federation_pb2.PublishCheckpointRequest,
+        request: _federation_pb2.ExchangeCheckpointsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_federation_pb2.PublishCheckpointResponse, _abc.Awaitable[_federation_pb2.PublishCheckpointResponse]]: ...
+    ) -> _typing.Union[_federation_pb2.ExchangeCheckpointsResponse, _abc.Awaitable[_federation_pb2.ExchangeCheckpointsResponse]]:
+        """A silo shows its ledger's newest checkpoint, takes what others hold of it, and cosigns others' checkpoints."""
 
     @_abc_1.abstractmethod
     def RenewCertificate(

@@ -1,0 +1,88 @@
+"""`cloister ledger cosign`: an auditor as a witness, from bundle to bundle, without a connection."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from privacy.errors import ConfigError, VerificationError
+from runtime.console import emit
+
+if TYPE_CHECKING:
+    from privacy.ledger.handed import SeenLogs
+    from privacy.ledger.verify import Report
+
+
+def cosign(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="It is verified first.")],
+    *,
+    wallet: Annotated[
+        Path, typer.Option("--wallet", metavar="FOLDER", help="Your keys: `cloister certs issue auditor NAME`.")
+    ],
+    seen: Annotated[
+        Path,
+        typer.Option("--seen", metavar="FILE", help="What you have seen of logs; made on the first visit."),
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The cosignature, a new file.")],
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False,
+) -> None:
+    """Confirm that a bundle continues what you saw of its log before, and cosign its newest checkpoint.
+
+    The institution adds the file to its ledger: `cloister silo witnesses add FILE`. A log that was cut back or
+    rewritten since your last visit is refused.
+    """
+    from datetime import UTC, datetime
+
+    from certs.wallet import Wallet
+    from federation.verification import trusted_by_ca, verified
+    from privacy.ledger.cosignature import cosign as cosign_note
+    from privacy.ledger.cosignature import witness_name
+    from privacy.ledger.handed import HandedCosignature
+    from runtime.bundle import opened_bundle
+    from runtime.files import write_durably
+
+    if out.exists():
+        raise ConfigError(f"file {out}", "is there already", "Name a new file.")
+    own = Wallet(wallet).identity()
+    known = _seen(seen)
+    with opened_bundle(bundle) as opened:
+        report, note = verified(opened, trusted_by_ca(opened, wallet / "ca.pem")), opened.notes()[-1]
+        _check_continues(report, known, opened.leaves())
+    name = witness_name(own.party.federation, own.party.role, own.party.name)
+    line = cosign_note(note, name, own.public_key, own.sign, datetime.now(UTC))
+    certificate = own.certificate_pem.decode()
+    handed = HandedCosignature(log=report.origin, size=report.entries, line=line, certificate=certificate)
+    write_durably(out, handed.encode(), 0o644)
+    write_durably(seen, _and(known, report).encode(), 0o644)
+    text = f"{report.origin} with {report.entries} entries is cosigned in {out}"
+    emit({"file": str(out), "log": report.origin, "entries": report.entries}, as_json=json, text=text)
+
+
+def _seen(path: Path) -> "SeenLogs":
+    from privacy.ledger.handed import SeenLogs
+    from runtime.files import read_file
+
+    return SeenLogs.decode(read_file(path, "Name the file of your last visit.")) if path.exists() else SeenLogs()
+
+
+def _check_continues(report: "Report", known: "SeenLogs", leaves: tuple[bytes, ...]) -> None:
+    """The verified log begins with what was seen of it. Raises VerificationError."""
+    from privacy.ledger.merkle import root
+
+    before = known.logs.get(report.origin)
+    if before is None:
+        return
+    step = "Keep this bundle and that of your last visit: both are signed, and prove it."
+    if before.size > report.entries:
+        why = f"it has {report.entries} entries, and had {before.size} at your last visit: it was cut back"
+        raise VerificationError(f"log {report.origin}", why, step)
+    if root(leaves[: before.size]).hex() != before.root:
+        why = f"its first {before.size} entries are not those of your last visit: it was rewritten"
+        raise VerificationError(f"log {report.origin}", why, step)
+
+
+def _and(known: "SeenLogs", report: "Report") -> "SeenLogs":
+    from privacy.ledger.handed import SeenLogs, SeenState
+
+    state = SeenState(size=report.entries, root=report.root.hex())
+    return SeenLogs(logs={**known.logs, report.origin: state})

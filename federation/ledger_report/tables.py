@@ -1,0 +1,225 @@
+"""Tables of the page: a caption, column heads, and rows of plain text."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import date
+
+from federation.ledger_report import words
+from federation.ledger_report.jobs import Job
+from federation.ledger_report.reviews import ReviewRow
+from privacy.ledger.entry import (
+    AdminEntry,
+    AnyEntry,
+    BudgetChangeEntry,
+    CommitEntry,
+    JobApprovalEntry,
+    KeyEntry,
+    PolicyEntry,
+    RefuseEntry,
+    ReserveEntry,
+    SelfTestEntry,
+    SubCapEntry,
+)
+from privacy.ledger.verify import Report
+
+DECISIONS = ("policy", "job-approval", "reserve", "commit", "refund", "refuse", "budget-change", "sub-cap")
+CHANGES = ("budget-change", "sub-cap", "admin")
+CERTIFIED = ", whom this federation's CA certified as one"
+NOT_CERTIFIED = "; whether the signer is one was not checked, since no CA was given"
+KEY_ACTIONS = {"own": "its own, signs this ledger", "pinned": "pinned: the only one for this party from then on"}
+
+
+@dataclass(frozen=True)
+class Table:
+    """`marked` are rows that need attention, by their place; `codes` columns of digests, by theirs."""
+
+    caption: str
+    heads: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    marked: frozenset[int] = frozenset()
+    codes: frozenset[int] = frozenset()
+
+
+def refusals_table(entries: Sequence[RefuseEntry], jobs: Iterable[Job]) -> Table:
+    """When which job was refused, by whom and why."""
+    names = {job.digest: job.name for job in jobs}
+    rows = tuple(
+        (
+            words.moment(entry.utc),
+            _job(entry.job, names) + ("" if entry.round is None else f", round {entry.round}"),
+            f"{words.DECIDERS[entry.decision]} ({entry.actor}, {entry.role})",
+            f"{words.REFUSALS[entry.reason]} [{entry.reason}]{_asked(entry)}",
+            str(entry.sequence),
+        )
+        for entry in entries
+    )
+    return Table("Every decision not to take part", ("When (UTC)", "Job", "By", "Why", "Entry"), rows)
+
+
+def _asked(entry: RefuseEntry) -> str:
+    if entry.asked is None:
+        return ""
+    asked, epsilon = words.count(entry.asked.rounds, "round"), entry.asked.charge.epsilon
+    of = f"of {entry.population or 'no population'}, for the purpose {entry.asked.purpose!r}"
+    return f" Asked for: {asked}, each of epsilon {epsilon:.3f} alone, {of}."
+
+
+def reviews_table(rows: Sequence[ReviewRow], today: date) -> Table:
+    """Who examined what, what they found, and what is still to be done."""
+    return Table(
+        "Reviews of this ledger, the most urgent first",
+        ("When (UTC)", "Auditor", "Examined", "Finding", "To do", "State", "Entry"),
+        tuple(
+            (
+                words.moment(row.utc),
+                row.auditor,
+                row.subject,
+                f"{words.FINDINGS.get(row.finding, row.finding)}: {row.remark}",
+                (row.follow_up or "nothing") + ("" if row.closes is None else f"; settles entry {row.closes}"),
+                _state(row, today),
+                str(row.sequence),
+            )
+            for row in rows
+        ),
+        marked=frozenset(i for i, row in enumerate(rows) if row.overdue(today)),
+    )
+
+
+def _state(row: ReviewRow, today: date) -> str:
+    if row.settled:
+        return "settled"
+    if row.due is None:
+        return "open"
+    if not row.overdue(today):
+        return f"open, due {row.due}"
+    return f"OVERDUE by {words.count((today - date.fromisoformat(row.due)).days, 'day')}: was due {row.due}"
+
+
+def keys_table(entries: Iterable[AnyEntry]) -> Table:
+    """Identity keys: the institution's own, and those it holds others to."""
+    rows = tuple(
+        (words.moment(e.utc), e.party, KEY_ACTIONS[e.action], f"{e.actor}: {e.reason}", e.fingerprint, str(e.sequence))
+        for e in entries
+        if isinstance(e, KeyEntry)
+    )
+    heads = ("When (UTC)", "Party", "What", "By, and why", "Fingerprint (SHA-256)", "Entry")
+    return Table("Identity keys, its own and those pinned", heads, rows, codes=frozenset({4}))
+
+
+def self_tests_table(entries: Iterable[AnyEntry], jobs: Iterable[Job]) -> Table:
+    """What each model and mechanism was tried for on made-up examples, before any budget was touched."""
+    names = {job.digest: job.name for job in jobs}
+    tests = [entry for entry in entries if isinstance(entry, SelfTestEntry)]
+    rows = tuple(
+        (
+            words.moment(entry.utc),
+            "no job" if entry.job is None else _job(entry.job, names),
+            "passed" if entry.passed else f"FAILED: {entry.reason or 'no reason given'}",
+            "; ".join(entry.checks) or "none named",
+            entry.software,
+            str(entry.sequence),
+        )
+        for entry in tests
+    )
+    heads = ("When (UTC)", "Job", "Result", "Checked", "Software", "Entry")
+    marked = frozenset(i for i, entry in enumerate(tests) if not entry.passed)
+    return Table("Self-tests before training, on made-up examples", heads, rows, marked)
+
+
+def rules_table(entries: Iterable[AnyEntry]) -> Table:
+    """Every setting of a budget or a sub-cap, and of who may change them: the old beside the new, and who signed."""
+    rows = []
+    for entry in entries:
+        rule = _rule(entry)
+        if rule is not None:
+            rows.append((words.moment(entry.utc), *rule, str(entry.sequence)))
+    heads = ("When (UTC)", "What", "Before", "After", "Signed by", "Why", "Entry")
+    return Table("Budgets, sub-caps, and who may change them", heads, tuple(rows))
+
+
+def _rule(entry: AnyEntry) -> tuple[str, str, str, str, str] | None:
+    match entry:
+        case PolicyEntry(population=population):
+            budget = f"{entry.epsilon:g} at delta {entry.delta:g}"
+            return f"lifetime cap of {population}", "none", budget, f"{entry.actor} alone, the first", entry.reason
+        case BudgetChangeEntry(population=population):
+            before, after = f"{entry.epsilon_before:g}", f"{entry.epsilon:g}"
+            return f"lifetime cap of {population}", before, after, _signed(entry), entry.reason
+        case SubCapEntry(population=population, purpose=purpose):
+            whose = "any one job" if purpose is None else f"the purpose {purpose!r}"
+            before, after = _cap(entry.epsilon_before), _cap(entry.epsilon)
+            return f"sub-cap of {population} for {whose}", before, after, _signed(entry), entry.reason
+        case AdminEntry(action=action, person=person):
+            before, after = ("no", "yes") if action == "add" else ("yes", "no")
+            return (
+                f"{person} is an administrator, key {entry.public_key[:16]}...",
+                before,
+                after,
+                _signed(entry),
+                entry.reason,
+            )
+        case _:
+            return None
+
+
+def _signed(entry: BudgetChangeEntry | SubCapEntry | AdminEntry) -> str:
+    return ", ".join(each.person for each in entry.approvals) or f"{entry.actor} ({entry.role}), no other needed"
+
+
+def _cap(epsilon: float | None) -> str:
+    return "none" if epsilon is None else f"{epsilon:g}"
+
+
+def checks_table(report: Report, entries: Sequence[AnyEntry], *, by_ca: bool) -> Table:
+    """What the verifier did with this bundle; every line of it held, or there would be no page."""
+    kinds, found = report.kinds, report.evidence
+    charges = sum(_states_a_charge(entry) for entry in entries)
+    decisions = sum(kinds.get(kind, 0) for kind in DECISIONS)
+    rows = [
+        ("Signatures: each checkpoint is signed by the key above", words.count(report.checkpoints, "checkpoint")),
+        ("Tree: each entry is the one signed for, in its place", words.count(report.entries, "entry", "entries")),
+        ("Figures: each stated cost computed again from what ran, by two accountants", words.count(charges, "charge")),
+        ("Decisions: each step of a budget replayed under its rule, each balance again", f"{decisions} entries"),
+    ]
+    changes = sum(kinds.get(kind, 0) for kind in CHANGES)
+    rows.append(("Changes of rules: those who had to sign did, for this log and this change", f"{changes} entries"))
+    rows.append((f"Reviews: signed by the auditor{CERTIFIED if by_ca else NOT_CERTIFIED}", f"{len(report.reviews)}"))
+    rows.append(_witnesses(report))
+    if found is not None:
+        absent = f"; {found.reports_absent} not kept by the institution" if found.reports_absent else ""
+        outside = f"; {found.rounds_out_of_scope} left out of this export" if found.rounds_out_of_scope else ""
+        rows += [
+            ("Plans: purpose, unit, mechanism and model of the entries are the plan's", f"{found.plans} compared"),
+            (
+                "Rounds: members, sum and adapters are those that all members of the round signed; this institution's "
+                "update in the sum is the one it had charged",
+                f"{words.count(found.transcripts, 'transcript')} compared{outside}",
+            ),
+            ("Self-tests: the report is the one the entry names", f"{found.reports} compared{absent}"),
+        ]
+    return Table("What was checked for this page, and held", ("Check", "How much"), tuple(rows))
+
+
+def _witnesses(report: Report) -> tuple[str, str]:
+    check = "Witnesses: those who say that this log continues what they saw of it before"
+    if report.witnesses is None:
+        return check, "not checked, since no CA was given"
+    named = "; ".join(f"{each.witness} up to entry {each.entries - 1}, {each.utc}" for each in report.witnesses)
+    return check, named or "none: an older or another state of this log would verify as well"
+
+
+def _states_a_charge(entry: AnyEntry) -> bool:
+    match entry:
+        case ReserveEntry() | CommitEntry():
+            return True
+        case JobApprovalEntry():
+            return entry.charge is not None
+        case RefuseEntry():
+            return entry.asked is not None
+        case _:
+            return False
+
+
+def _job(digest: str, names: dict[str, str]) -> str:
+    name = names.get(digest)
+    return digest[:12] if name is None or name == digest[:12] else f"{name} ({digest[:12]})"

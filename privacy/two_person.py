@@ -1,0 +1,235 @@
+"""Changes that no one person can make: of a lifetime budget, of a sub-cap that is widened, of who may approve these.
+
+Administrators are people with an Ed25519 key of their own, which no daemon holds. A change is a statement about one log
+as it stands: it names the log, how many changes it had before, the old value and the new one, so that a signature is
+good for one change, once. Two different people sign it, over `type NUL body` as all statements are signed
+(privacy/statement.py). Adding a person also takes the new key's own signature, and, once there were two, those of two
+others; before that a steward alone adds them, which the ledger shows.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Final, Literal
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from immutables import Map
+from pydantic import Field, ValidationError
+
+from privacy.canonical import canonical_json, parse_canonical
+from privacy.errors import ProtocolError, Refused
+from privacy.fields import Hex32, Hex64, Name, PositiveReal, Strict, Text, first_complaint
+
+TYPE: Final = "cloister/v1/two-person-change"
+QUORUM: Final = 2
+MOST_APPROVALS: Final = 16
+MAX_PROPOSAL_BYTES: Final = 32 * 1024
+
+_SIGN = "Two people sign it: `cloister silo admins sign FILE --key KEY`."
+
+
+class BudgetChange(Strict):
+    """Another lifetime cap for a population; its delta and unit stay."""
+
+    kind: Literal["budget"] = "budget"
+    population: Name
+    epsilon_before: PositiveReal
+    epsilon: PositiveReal
+
+
+class SubCapChange(Strict):
+    """Another cap for one purpose of a population, or (null) for every single job; null epsilons mean none."""
+
+    kind: Literal["sub-cap"] = "sub-cap"
+    population: Name
+    purpose: Text | None
+    epsilon_before: PositiveReal | None
+    epsilon: PositiveReal | None
+
+    @property
+    def tightens(self) -> bool:
+        """Whether less may be spent than before: a steward alone may do that."""
+        return self.epsilon is not None and (self.epsilon_before is None or self.epsilon < self.epsilon_before)
+
+
+class AdminChange(Strict):
+    """A person's key is one of those whose signatures count from here on, or no more."""
+
+    kind: Literal["admin"] = "admin"
+    action: Literal["add", "remove"]
+    person: Name
+    public_key: Hex32  # raw Ed25519
+
+
+Change = Annotated[BudgetChange | SubCapChange | AdminChange, Field(discriminator="kind")]
+
+
+class ChangeStatement(Strict):
+    """What people sign. `number` is how many policies and changes the log had before."""
+
+    type: Literal["cloister/v1/two-person-change"] = TYPE
+    log: Text
+    number: Annotated[int, Field(ge=0, le=2**53 - 1)]
+    change: Change
+    reason: Text
+
+    def message(self) -> bytes:
+        """The bytes that are signed."""
+        return self.type.encode() + b"\x00" + canonical_json(self.model_dump(mode="json"))
+
+
+class Approval(Strict):
+    """One person's signature."""
+
+    person: Name
+    signature: Hex64
+
+
+Approvals = Annotated[tuple[Approval, ...], Field(strict=False, max_length=MOST_APPROVALS)]
+
+
+class Proposal(Strict):
+    """A change on its way from hand to hand: the statement and who has signed it so far."""
+
+    statement: ChangeStatement
+    approvals: Approvals = ()
+
+    def encode(self) -> bytes:
+        """Canonical JSON."""
+        return canonical_json(self.model_dump(mode="json"))
+
+    @classmethod
+    def decode(cls, data: bytes) -> "Proposal":
+        """The inverse of `encode`. Raises ProtocolError naming what is wrong."""
+        what, next_step = "proposal", "Make a new one; it holds no secret and changes nothing by itself."
+        if len(data) > MAX_PROPOSAL_BYTES:
+            raise ProtocolError(what, f"has {len(data)} bytes, more than {MAX_PROPOSAL_BYTES}", next_step)
+        value = parse_canonical(data, what)
+        try:
+            proposal = cls.model_validate(value)
+        except ValidationError as error:
+            raise ProtocolError(what, first_complaint(error), next_step) from error
+        if proposal.encode() != data:
+            raise ProtocolError(what, "a field is missing or in another form", next_step)
+        return proposal
+
+    def signed(self, person: str, sign: Callable[[bytes], bytes]) -> "Proposal":
+        """With this person's signature as well. Raises Refused if they signed before: two people must."""
+        if any(approval.person == person for approval in self.approvals):
+            raise Refused(f"proposal {self.statement.number}", f"{person} has signed it already", "Two people must.")
+        approval = Approval(person=person, signature=sign(self.statement.message()).hex())
+        return Proposal(statement=self.statement, approvals=(*self.approvals, approval))
+
+
+@dataclass(frozen=True)
+class Governance:
+    """Whose signatures count, which keys ever did, and how many policies and changes a log has had."""
+
+    administrators: Map[str, str] = Map()  # raw public key in hex, by person
+    keys: frozenset[str] = frozenset()
+    guarded: bool = False  # there were two once: from then on nobody is added by one person
+    number: int = 0
+
+    def counted(self) -> "Governance":
+        """After a policy, or a change that touches no administrator."""
+        return Governance(self.administrators, self.keys, self.guarded, self.number + 1)
+
+    def person_with(self, public_key: str) -> str | None:
+        """Whose key this is, of those that count now."""
+        return next((person for person, key in self.administrators.items() if key == public_key), None)
+
+
+def changed(governance: Governance, statement: ChangeStatement, approvals: Sequence[Approval]) -> Governance:
+    """The governance after this change, if it has the signatures it takes. Raises Refused naming what is missing.
+
+    What the change says of a budget is checked by `privacy.budget_change`; here is only who may make it.
+    """
+    what = f"change {statement.number} of {statement.log}"
+    if statement.number != governance.number:
+        why = f"it was signed when there had been {statement.number} changes, and there were {governance.number}"
+        raise Refused(what, why, "Something else was changed meanwhile: propose it anew, on what is so now.")
+    match statement.change:
+        case AdminChange(action="add") as change:
+            return _added(governance, change, statement, approvals, what)
+        case AdminChange() as change:
+            return _removed(governance, change, statement, approvals, what)
+        case SubCapChange() as change if change.tightens and not approvals:
+            return governance.counted()
+        case _:
+            _require_two(governance, statement, approvals, what)
+            return governance.counted()
+
+
+def _added(
+    governance: Governance, change: AdminChange, statement: ChangeStatement, approvals: Sequence[Approval], what: str
+) -> Governance:
+    if change.person in governance.administrators:
+        raise Refused(what, f"{change.person} is an administrator already", "Remove the old key first.")
+    if change.public_key in governance.keys:
+        raise Refused(what, "this key was an administrator's before", "Each person makes a key of their own.")
+    own = [approval for approval in approvals if approval.person == change.person]
+    if len(own) != 1:
+        raise Refused(what, f"{change.person} has not signed it with the new key", _SIGN)
+    _check_signature(own[0], change.public_key, statement, what)
+    others = [approval for approval in approvals if approval.person != change.person]
+    if governance.guarded:
+        _require_two(governance, statement, others, what)
+    elif others:
+        raise Refused(what, f"{others[0].person}'s signature is not needed", "The first two are added one by one.")
+    administrators = governance.administrators.set(change.person, change.public_key)
+    guarded = governance.guarded or len(administrators) >= QUORUM
+    return Governance(administrators, governance.keys | {change.public_key}, guarded, governance.number + 1)
+
+
+def _removed(
+    governance: Governance, change: AdminChange, statement: ChangeStatement, approvals: Sequence[Approval], what: str
+) -> Governance:
+    if governance.administrators.get(change.person) != change.public_key:
+        raise Refused(what, f"{change.person} is no administrator with this key", "`cloister silo admins list`.")
+    if len(governance.administrators) <= QUORUM:
+        raise Refused(what, "fewer than two would be left", "Add another person first.")
+    _require_two(governance, statement, approvals, what)
+    left = governance.administrators.delete(change.person)
+    return Governance(left, governance.keys, governance.guarded, governance.number + 1)
+
+
+def _require_two(governance: Governance, statement: ChangeStatement, approvals: Sequence[Approval], what: str) -> None:
+    """Signatures of two different administrators, and none that is wrong."""
+    seen: set[str] = set()
+    for approval in approvals:
+        key = governance.administrators.get(approval.person)
+        if key is None:
+            raise Refused(
+                what, f"{approval.person}, who signed it, is no administrator", "`cloister silo admins list`."
+            )
+        if approval.person in seen:
+            raise Refused(what, f"{approval.person} signed it twice", "Two different people must.")
+        _check_signature(approval, key, statement, what)
+        seen.add(approval.person)
+    if len(seen) < QUORUM:
+        raise Refused(what, f"{len(seen)} of the {QUORUM} administrators that it takes have signed it", _SIGN)
+
+
+def _check_signature(approval: Approval, key: str, statement: ChangeStatement, what: str) -> None:
+    try:
+        public = Ed25519PublicKey.from_public_bytes(bytes.fromhex(key))
+        public.verify(bytes.fromhex(approval.signature), statement.message())
+    except InvalidSignature as error:
+        why = f"{approval.person}'s signature is not of this change by the key on record"
+        raise Refused(what, why, "Have it signed again, with the right key.") from error
+
+
+def change_text(change: BudgetChange | SubCapChange | AdminChange) -> str:
+    """The change in a sentence, for whoever is asked to sign it."""
+    match change:
+        case BudgetChange():
+            return f"{change.population}: lifetime epsilon from {change.epsilon_before:g} to {change.epsilon:g}"
+        case SubCapChange():
+            whose = "every single job" if change.purpose is None else f"purpose {change.purpose!r}"
+            before, after = (
+                "no cap" if epsilon is None else f"epsilon {epsilon:g}"
+                for epsilon in (change.epsilon_before, change.epsilon)
+            )
+            return f"{change.population}, {whose}: from {before} to {after}"
+        case AdminChange():
+            return f"{change.action} administrator {change.person}, key {change.public_key}"

@@ -1,0 +1,47 @@
+"""What the commands of `cloister silo` share: options, the state folder, who is at the keyboard. Nothing heavy."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from silo_agent.entries import Author
+    from silo_agent.home import Home
+
+State = Annotated[
+    Path, typer.Option("--state", metavar="FOLDER", envvar="CLOISTER_SILO_STATE", help="The silo's folder.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+Population = Annotated[str, typer.Argument(metavar="POPULATION", help="Whose privacy it is.")]
+Reason = Annotated[str, typer.Option("--reason", help="Goes on record, and is part of what is signed.")]
+DEFAULT_STATE = Path("silo-state")
+
+
+def home_of(state: Path) -> "Home":
+    """The state folder, opened. Raises ConfigError."""
+    from silo_agent.home import Home
+
+    return Home.open(state)
+
+
+def steward(home: "Home") -> "Author":
+    """The person at the keyboard, by the account of this machine."""
+    import getpass
+
+    from silo_agent.entries import Author
+
+    try:
+        account = getpass.getuser()
+    except (KeyError, OSError):
+        account = "unknown account"
+    return Author(home.name, account[:200], "steward", now())
+
+
+def now() -> "datetime":
+    """The time by this machine's clock, UTC."""
+    from datetime import UTC, datetime
+
+    return datetime.now(UTC)

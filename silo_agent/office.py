@@ -1,0 +1,143 @@
+"""The budget office: changes of budgets that two people sign, and auditors' reviews, put on record in silo.db.
+
+Every change is a proposal first: a file that says what would be changed from what to what, which people sign on their
+own machines. Recording one checks everything again, in the transaction that changes the budget.
+"""
+
+from sqlalchemy import Connection
+
+from certs.auditors import check_reviewer
+from privacy.budget import BudgetState
+from privacy.budget_change import change_epsilon, change_sub_cap
+from privacy.errors import Refused
+from privacy.ledger.checkpoint import open_checkpoint
+from privacy.ledger.codec import decode_entry
+from privacy.ledger.entry import AdminEntry, Balance, BudgetChangeEntry, ReviewEntry, SubCapEntry
+from privacy.ledger.governance import GOVERNED, check_examined, governance_of
+from privacy.review import OpenReview, SignedReview, open_reviews
+from privacy.two_person import (
+    AdminChange,
+    BudgetChange,
+    ChangeStatement,
+    Governance,
+    Proposal,
+    SubCapChange,
+    changed,
+)
+from runtime.ledger_store import Ledger
+from silo_agent.accounts import change_budget, require_budget
+from silo_agent.entries import Author
+from silo_agent.home import Home
+from silo_agent.store import Transaction
+from silo_agent.tables import LEDGER
+
+
+def governance(connection: Connection) -> Governance:
+    """Whose signatures count here, and how many changes there have been."""
+    ledger = Ledger(connection, LEDGER)
+    return governance_of(map(decode_entry, ledger.entries_of(GOVERNED)), ledger.identity.origin)
+
+
+def propose_budget(home: Home, population: str, epsilon: float, reason: str) -> Proposal:
+    """Another lifetime cap. Raises ConfigError or Refused for one that could not be recorded."""
+    with home.store.reading() as connection:
+        before = require_budget(connection, population)
+        change_epsilon(before, epsilon)
+        change = BudgetChange(population=population, epsilon_before=before.policy.epsilon, epsilon=epsilon)
+        return _proposal(connection, change, reason)
+
+
+def propose_sub_cap(home: Home, population: str, purpose: str | None, epsilon: float | None, reason: str) -> Proposal:
+    """Another cap for a purpose (None: for every single job). Raises ConfigError or Refused as above."""
+    with home.store.reading() as connection:
+        before = require_budget(connection, population)
+        change_sub_cap(before, purpose, epsilon)
+        cap = before.sub_caps.of(purpose)
+        change = SubCapChange(population=population, purpose=purpose, epsilon_before=cap, epsilon=epsilon)
+        return _proposal(connection, change, reason)
+
+
+def propose_admin(home: Home, change: AdminChange, reason: str) -> Proposal:
+    """A person more or less whose signature counts."""
+    with home.store.reading() as connection:
+        return _proposal(connection, change, reason)
+
+
+def _proposal(connection: Connection, change: BudgetChange | SubCapChange | AdminChange, reason: str) -> Proposal:
+    log, number = Ledger(connection, LEDGER).identity.origin, governance(connection).number
+    return Proposal(statement=ChangeStatement(log=log, number=number, change=change, reason=reason))
+
+
+def record(home: Home, proposal: Proposal, by: Author) -> None:
+    """Make the change, if it has the signatures it takes. Raises Refused naming what is missing; nothing is changed."""
+    statement = proposal.statement
+    with home.store.writing() as tx:
+        origin = tx.ledger.identity.origin
+        if statement.log != origin:
+            raise Refused("proposal", f"is for {statement.log}; this is {origin}", "Record it there.")
+        changed(governance(tx.connection), statement, proposal.approvals)
+        _record_change(tx, proposal, by)
+        tx.ledger.checkpoint(home.identity.sign, by.now)
+
+
+def _record_change(tx: Transaction, proposal: Proposal, by: Author) -> None:
+    said = {**by.fields(), "number": proposal.statement.number, "reason": proposal.statement.reason}
+    said["approvals"] = proposal.approvals
+    match proposal.statement.change:
+        case BudgetChange() as change:
+            after = _change(tx, change, change.epsilon_before)
+            facts = change.model_dump(exclude={"kind"})
+            tx.record(BudgetChangeEntry(**said, **facts, balance=Balance.of(after)))
+        case SubCapChange() as change:
+            _change(tx, change, change.epsilon_before)
+            tx.record(SubCapEntry(**said, **change.model_dump(exclude={"kind"})))
+        case AdminChange() as change:
+            tx.record(AdminEntry(**said, **change.model_dump(exclude={"kind"})))
+
+
+def _change(tx: Transaction, change: BudgetChange | SubCapChange, before: float | None) -> BudgetState:
+    state = require_budget(tx.connection, change.population)
+    is_so = state.policy.epsilon if isinstance(change, BudgetChange) else state.sub_caps.of(change.purpose)
+    if is_so != before:
+        raise Refused("proposal", f"it changes {before}, and {is_so} is so now", "Propose it anew.")
+    if isinstance(change, BudgetChange):
+        return change_budget(tx.connection, change.population, lambda b: change_epsilon(b, change.epsilon))
+    return change_budget(tx.connection, change.population, lambda b: change_sub_cap(b, change.purpose, change.epsilon))
+
+
+def record_review(home: Home, signed: SignedReview, by: Author) -> None:
+    """Put an auditor's review on record.
+
+    Raises VerificationError unless an auditor of this federation signed it, about a state of this log that it signed a
+    checkpoint of; Refused if it is on record, or closes what is not open.
+    """
+    review = signed.review
+    review.check(signed.signature)
+    check_reviewer(review, signed.certificate, home.wallet.ca_pem, by.now)
+    with home.store.writing() as tx:
+        identity = tx.ledger.identity
+        notes = (open_checkpoint(note, identity.origin, identity.public_key) for note in tx.ledger.notes())
+        check_examined(review, identity.origin, {note.size: note.root for note in notes})
+        known = reviews(tx.connection)
+        if any(entry.review == review for entry in known):
+            raise Refused("review", "is on record already", "Nothing needs to be done.")
+        if review.closes is not None and review.closes not in {one.sequence for one in _open(known)}:
+            raise Refused("review", f"entry {review.closes} is no review with an open follow-up", "Ask the auditor.")
+        said = {**by.fields(), "actor": review.party, "role": "auditor"}
+        tx.record(ReviewEntry(**said, review=review, signature=signed.signature, certificate=signed.certificate))
+        tx.ledger.checkpoint(home.identity.sign, by.now)
+
+
+def reviews(connection: Connection) -> list[ReviewEntry]:
+    """All reviews on record, oldest first."""
+    found = map(decode_entry, Ledger(connection, LEDGER).entries_of(("review",)))
+    return [entry for entry in found if isinstance(entry, ReviewEntry)]
+
+
+def follow_ups(connection: Connection) -> tuple[OpenReview, ...]:
+    """What auditors asked for and no later review has closed, the one that is due first first."""
+    return _open(reviews(connection))
+
+
+def _open(entries: list[ReviewEntry]) -> tuple[OpenReview, ...]:
+    return open_reviews((entry.sequence, entry.review) for entry in entries)

@@ -1,0 +1,215 @@
+"""A silo among witnesses: it has its own ledger's checkpoints cosigned, cosigns others', and finds itself rolled back.
+
+One exchange shows the newest checkpoint of this ledger to the aggregator, which passes it on, and takes back what
+others hold of it. What is compared is signed by this silo's own key, so nobody else has to be believed. Others' logs
+are witnessed if this silo's steward pinned their owner's identity.
+"""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import structlog
+from cloister import wire
+
+from certs.identity import fingerprint
+from certs.names import PartyId, Role
+from certs.times import utc_text
+from certs.verify import check_identity_certificate
+from privacy.errors import CloisterError, ProtocolError, Refused, VerificationError
+from privacy.ledger.checkpoint import log_origin, open_checkpoint, parse_note
+from privacy.ledger.cosignature import cosign, cosignatures, with_lines, witness_name
+from privacy.ledger.handed import HandedCosignature
+from privacy.ledger.witness import Proof, RewrittenError, check_continues, check_own
+from runtime.ledger_store import Ledger
+from runtime.witness_store import WitnessBook
+from silo_agent.client import AggregatorPort
+from silo_agent.home import Home
+from silo_agent.peers import Pins, trusted_peers
+from silo_agent.tables import LEDGER, WITNESS
+
+LOG = structlog.get_logger("silo.witness")
+MOST_CALLS = 3  # of one exchange: show, prove and cosign, and once more for whom that let on
+WITNESSES = (Role.SILO, Role.AGGREGATOR, Role.AUDITOR)
+
+
+@dataclass(frozen=True)
+class Standing:
+    """After an exchange: who cosigned this ledger since the agent started, and whose logs contradict themselves."""
+
+    cosigned: frozenset[str]
+    contradictions: int
+
+
+@dataclass
+class Witnessing:
+    """The exchanges of one agent; `since` is when it started, and what older cosignatures count for nothing."""
+
+    home: Home
+    since: datetime
+    _wanted: tuple[int, ...] = ()
+    _cosigned: dict[str, str] = field(default_factory=dict)  # lines to send, by log
+
+    def exchange(self, port: AggregatorPort, now: datetime) -> Standing:
+        """Show, prove, cosign and compare, until nothing more is to be said.
+
+        Raises Unavailable or another error of the port's; RewrittenError if this state is not the newest of this
+        ledger: nothing may be signed with it any more.
+        """
+        for _ in range(MOST_CALLS):
+            if not self.take(port.exchange_checkpoints(self.request(now)), now):
+                break
+        return self.standing()
+
+    def request(self, now: datetime) -> wire.ExchangeCheckpointsRequest:
+        """What to send next: the newest checkpoint, signed now if there is none of this size yet, and proofs of it."""
+        with self.home.store.writing() as tx:
+            ledger, book = tx.ledger, WitnessBook(tx.connection, WITNESS)
+            note = ledger.checkpoint(self.home.identity.sign, now) if ledger.size else ""
+            size = ledger.size
+            proofs = tuple(
+                wire.ConsistencyProof(old_size=old, hashes=ledger.consistency_proof(old, size))
+                for old in self._wanted
+                if 0 < old <= size
+            )
+            logs = ((log, book.seen(log)) for log in book.logs())
+            seen = tuple(wire.SeenLog(log=log, size=known.size) for log, known in logs if known is not None)
+        cosigned = tuple(wire.CosignedLog(log=log, line=line) for log, line in self._cosigned.items())
+        since = int(self.since.timestamp())
+        return wire.ExchangeCheckpointsRequest(
+            checkpoint=note.encode(), proofs=proofs, seen=seen, cosigned=cosigned, since=since
+        )
+
+    def take(self, answer: wire.ExchangedCheckpoints, now: datetime) -> bool:
+        """Learn from an answer; whether there is something to send at once.
+
+        Raises RewrittenError if this state is not the newest of this ledger, ProtocolError for an answer that makes no
+        sense.
+        """
+        self._cosigned = {}
+        with self.home.store.writing() as tx:
+            ledger, book, pins = tx.ledger, WitnessBook(tx.connection, WITNESS), trusted_peers(tx.connection)
+            if answer.newest:
+                self._compare(ledger, book, answer, pins, now)
+            for shown in answer.shown:
+                self._witness(book, shown, pins, now)
+        new = tuple(size for size in answer.wanted if size not in self._wanted)
+        self._wanted = answer.wanted
+        return bool(new or self._cosigned)
+
+    def standing(self) -> Standing:
+        """How this ledger stands with its witnesses."""
+        with self.home.store.reading() as connection:
+            book, log = WitnessBook(connection, WITNESS), Ledger(connection, LEDGER).identity.origin
+            return Standing(book.since(log, self.since), len(book.contradictions()))
+
+    def _compare(
+        self, ledger: Ledger, book: WitnessBook, answer: wire.ExchangedCheckpoints, pins: Pins, now: datetime
+    ) -> None:
+        """What is held of this ledger, and who cosigned it."""
+        identity, note = ledger.identity, answer.newest.decode("utf-8", "replace")
+        try:
+            known = open_checkpoint(note, identity.origin, identity.public_key)
+        except VerificationError as error:
+            step = "Ask the coordinator; nothing of it is believed."
+            raise ProtocolError("own checkpoint", f"is not ours: {error.why}", step, sender="aggregator") from error
+        check_own(known, ledger.size, ledger.root_at)
+        keys = self._keys(answer, pins, now)
+        lines = {name: line for line in note.split("\n\n", 1)[1].splitlines() for name in [line.split(" ")[1]]}
+        for cosignature in cosignatures(note, {name: key for name, (key, _) in keys.items()}):
+            book.cosigned(identity.origin, known.size, lines[cosignature.witness], cosignature)
+            book.put_key(cosignature.witness, keys[cosignature.witness][1])
+
+    def _keys(self, answer: wire.ExchangedCheckpoints, pins: Pins, now: datetime) -> dict[str, tuple[bytes, bytes]]:
+        """Key and certificate of each witness that this silo believes, by name."""
+        found = {}
+        for shown in answer.witnesses:
+            try:
+                party, key = self._believed(shown.identity_pem, pins, now)
+            except CloisterError as error:
+                LOG.info("a witness is not believed", witness=shown.witness, why=error.why)
+                continue
+            name = witness_name(party.federation, party.role, party.name)
+            if party != self.home.identity.party:
+                found[name] = (key, shown.identity_pem)
+        return found
+
+    def _witness(self, book: WitnessBook, shown: wire.ShownLog, pins: Pins, now: datetime) -> None:
+        """Cosign another log's checkpoint, if its owner is pinned here and it continues what was seen of it."""
+        note = shown.checkpoint.decode("utf-8", "replace")
+        try:
+            party, key = self._believed(shown.identity_pem, pins, now)
+            log = log_origin(party.federation, party.name)
+            new = open_checkpoint(note, log, key)
+        except CloisterError as error:
+            LOG.info("a log is not witnessed", why=f"{error.what}: {error.why}")
+            return
+        proofs = [Proof(proof.old_size, proof.hashes) for proof in shown.proofs]
+        try:
+            if not check_continues(book.seen(log), new, proofs):
+                return
+        except RewrittenError as error:
+            book.contradict(log, note, now)
+            LOG.exception("a log was rewritten", log=log, why=error.why)
+            return
+        book.saw(log, note)
+        own = self.home.identity
+        witness = witness_name(own.party.federation, own.party.role, own.party.name)
+        self._cosigned[log] = cosign(note, witness, own.public_key, own.sign, now)
+
+    def _believed(self, identity_pem: bytes, pins: Pins, now: datetime) -> tuple[PartyId, bytes]:
+        """Whose certificate it is, and the key; of silos and aggregators as this silo's steward pinned them.
+
+        Raises ProtocolError for another CA's, an expired one or one that is not pinned.
+        """
+        party, key = check_identity_certificate(identity_pem, self.home.wallet.ca_pem, now)
+        pinned = pins.get((party.role, party.name))
+        own = party == self.home.identity.party
+        if party.role not in WITNESSES or not (own or party.role is Role.AUDITOR or pinned == fingerprint(key)):
+            step = "A steward pins it: `cloister silo peers trust`."
+            raise ProtocolError(f"identity of {party.uri}", "is not pinned here", step, sender=party.name)
+        return party, key
+
+
+def take_handed(home: Home, handed: HandedCosignature, now: datetime) -> str:
+    """Keep an auditor's cosignature of one of this ledger's checkpoints; returns the witness' name.
+
+    Raises ProtocolError for another CA's certificate, Refused for one who is no auditor, VerificationError for a
+    signature that does not hold or a checkpoint that was never signed here.
+    """
+    party, key = check_identity_certificate(handed.certificate.encode(), home.wallet.ca_pem, now)
+    if party.role is not Role.AUDITOR:
+        raise Refused(f"cosignature by {party.uri}", "is no auditor's", "Others cosign by themselves.")
+    name = witness_name(party.federation, party.role, party.name)
+    with home.store.writing() as tx:
+        ledger, book = tx.ledger, WitnessBook(tx.connection, WITNESS)
+        note = next((n for n in ledger.notes() if parse_note(n).checkpoint.size == handed.size), None)
+        if note is None or handed.log != ledger.identity.origin:
+            why = f"this ledger, {ledger.identity.origin}, signed no checkpoint of {handed.size} entries"
+            raise VerificationError(f"cosignature of {handed.log}", why, "Give the auditor a fresh export.")
+        found = cosignatures(with_lines(note, [handed.line]), {name: key})
+        if not found:
+            raise VerificationError(f"cosignature by {name}", "is another witness'", "Ask the auditor for it again.")
+        book.cosigned(handed.log, handed.size, handed.line, found[0])
+        book.put_key(name, handed.certificate.encode())
+    return name
+
+
+def facts(home: Home) -> dict[str, Any]:
+    """Who cosigned this ledger up to where and when, which logs are witnessed here, and what contradicted itself."""
+    with home.store.reading() as connection:
+        ledger, book = Ledger(connection, LEDGER), WitnessBook(connection, WITNESS)
+        log = ledger.identity.origin
+        newest = {witness: book.when(log, witness) for witness in sorted(book.signers(log))}
+        seen = {other: known.size for other in book.logs() if (known := book.seen(other)) is not None}
+        return {
+            "log": log,
+            "entries": ledger.size,
+            "quorum": home.settings.witnesses.quorum,
+            "witnesses": [
+                {"witness": witness, "entries": size, "utc": utc_text(when)}
+                for witness, (size, when) in ((w, found) for w, found in newest.items() if found is not None)
+            ],
+            "witnessed": [{"log": other, "entries": size} for other, size in seen.items()],
+            "contradictions": [vars(found) for found in book.contradictions()],
+        }

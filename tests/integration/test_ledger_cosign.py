@@ -1,0 +1,105 @@
+"""An auditor as a witness, by hand: from bundle to bundle, and back into the institution's ledger."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from certs.names import Role
+from federation.ledger_cli import app
+from runtime.console import run
+from silo_agent import cli, command, witnesses_cli
+from silo_agent.entries import key_entry
+from tests.lone_silo import NOW, STEWARD, LoneSilo
+from tests.pki import make_wallet
+
+NAME = "cloister/test/auditor/ms-audit"
+
+
+@pytest.fixture
+def silo(tmp_path, monkeypatch):
+    for module in (command, cli, witnesses_cli):
+        monkeypatch.setattr(module, "now", lambda: NOW)
+    monkeypatch.chdir(tmp_path)
+    silo = LoneSilo(tmp_path / "silo", charged=True, approved=False)
+    make_wallet(silo.ca, tmp_path, Role.AUDITOR, "ms-audit", NOW)
+    return silo
+
+
+def export(silo, name, more=0):
+    with silo.home.store.writing() as tx:
+        for number in range(more):
+            tx.record(key_entry(STEWARD, "pinned", "cloister://test/silo/other", "0c" * 32, f"pin {number}"))
+        tx.ledger.checkpoint(silo.home.identity.sign, NOW)
+    assert run(app, ["export", "--state", str(silo.folder), "--out", name]) == 0
+    return name
+
+
+def cosign(bundle, out="cosigned.json"):
+    return run(app, ["cosign", bundle, "--wallet", "auditor-ms-audit", "--seen", "seen.json", "--out", out])
+
+
+def test_an_auditor_cosigns_and_the_next_export_says_so(silo, capsys):
+    assert cosign(export(silo, "first.zip")) == 0
+    capsys.readouterr()
+    assert run(cli.app, ["witnesses", "add", "cosigned.json", "--state", str(silo.folder), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"witness": NAME, "entries": 1}
+    assert run(cli.app, ["witnesses", "list", "--state", str(silo.folder)]) == 0
+    said = capsys.readouterr().out
+    assert f"{NAME} cosigned 1 entries" in said
+    assert cosign(export(silo, "second.zip", more=2), "again.json") == 0
+    capsys.readouterr()
+    assert run(app, ["verify", "second.zip", "--ca", "auditor-ms-audit/ca.pem", "--quorum", "1", "--json"]) == 0
+    (witness,) = json.loads(capsys.readouterr().out)["witnesses"]
+    assert (witness["witness"], witness["entries"], witness["checkpoints"]) == (NAME, 1, 1)
+    seen = json.loads(Path("seen.json").read_text())["logs"]["cloister/test/east"]
+    assert seen["size"] == 3
+
+
+def test_a_log_that_was_cut_back_or_rewritten_since_is_refused(silo, tmp_path, capsys):
+    export(silo, "first.zip", more=3)
+    assert cosign("first.zip") == 0
+    other = LoneSilo(tmp_path / "other", charged=True, approved=False)
+    capsys.readouterr()
+    seen = json.loads(Path("seen.json").read_text())
+    seen["logs"]["cloister/test/east"]["size"] = 40
+    Path("seen.json").write_text(json.dumps(seen, separators=(",", ":"), sort_keys=True))
+    assert cosign("first.zip", "second.json") == 6
+    assert "has 4 entries, and had 40 at your last visit: it was cut back" in capsys.readouterr().err
+    seen["logs"]["cloister/test/east"] = {"size": 2, "root": "00" * 32}
+    Path("seen.json").write_text(json.dumps(seen, separators=(",", ":"), sort_keys=True))
+    assert cosign("first.zip", "second.json") == 6
+    assert "its first 2 entries are not those of your last visit: it was rewritten" in capsys.readouterr().err
+    assert not Path("second.json").exists()
+    assert other.kinds == ["policy"]
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"size": 7}, "signed no checkpoint of 7 entries"),
+        ({"log": "cloister/test/other"}, "signed no checkpoint of 1 entries"),
+        ({"line": "— cloister/test/auditor/ms-audit AAAA"}, "is another witness'"),
+        ({"certificate": "-----BEGIN CERTIFICATE-----\n"}, "certificate"),
+        ({"type": "cloister/v1/other"}, "type"),
+    ],
+)
+def test_a_cosignature_that_proves_nothing_is_refused(silo, capsys, change, complaint):
+    assert cosign(export(silo, "first.zip")) == 0
+    value = json.loads(Path("cosigned.json").read_text()) | change
+    Path("cosigned.json").write_bytes(
+        json.dumps(value, separators=(",", ":"), sort_keys=True, ensure_ascii=False).encode()
+    )
+    capsys.readouterr()
+    assert run(cli.app, ["witnesses", "add", "cosigned.json", "--state", str(silo.folder)]) in (4, 6)
+    assert complaint in capsys.readouterr().err
+
+
+def test_only_auditors_hand_cosignatures_in(silo, tmp_path, capsys):
+    make_wallet(silo.ca, tmp_path, Role.COORDINATOR, "boss", NOW)
+    export(silo, "first.zip")
+    words = ["cosign", "first.zip", "--wallet", "coordinator-boss", "--seen", "s.json", "--out", "c.json"]
+    assert run(app, words) == 0
+    capsys.readouterr()
+    assert run(cli.app, ["witnesses", "add", "c.json", "--state", str(silo.folder)]) == 5
+    assert "is no auditor's" in capsys.readouterr().err

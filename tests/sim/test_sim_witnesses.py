@@ -1,0 +1,159 @@
+"""Witnesses among real silos and a real aggregator: who cosigns what, and which states are found to be old."""
+
+from datetime import timedelta
+
+import pytest
+from cloister import wire
+
+from aggregator.tables import LEDGER as AGGREGATORS_LEDGER
+from aggregator.tables import WITNESS as AGGREGATORS
+from certs.names import Role
+from privacy.errors import ProtocolError
+from privacy.ledger.checkpoint import Checkpoint, sign_checkpoint
+from privacy.ledger.cosignature import cosignatures
+from privacy.ledger.entry import KeyEntry
+from privacy.ledger.witness import RewrittenError
+from runtime.ledger_store import Ledger
+from runtime.witness_store import WitnessBook
+from silo_agent.peers import trust_peer
+from silo_agent.tables import WITNESS
+from tests.sim.witnesses import Silo, all_exchange
+from tests.sim.world import World
+
+NAMES = ("east", "north", "west")
+ALL = frozenset(
+    {
+        "cloister/sim/silo/east",
+        "cloister/sim/silo/north",
+        "cloister/sim/silo/west",
+        "cloister/sim/aggregator/aggregator",
+    }
+)
+
+
+@pytest.fixture
+def world(tmp_path):
+    return World(tmp_path, *NAMES)
+
+
+@pytest.fixture
+def silos(world):
+    found = {name: Silo(world, name) for name in NAMES}
+    for silo in found.values():
+        silo.append()
+    yield found
+    for silo in found.values():
+        silo.home.store.close()
+
+
+def test_everybody_cosigns_everybody(world, silos):
+    all_exchange(silos)
+    for name, silo in silos.items():
+        assert silo.exchange().cosigned == ALL - {f"cloister/sim/silo/{name}"}
+    for silo in silos.values():
+        silo.append()
+        silo.append()
+    all_exchange(silos, 3)
+    east = silos["east"]
+    with east.home.store.writing() as tx:
+        note = WitnessBook(tx.connection, WITNESS).with_cosignatures(tx.ledger.notes()[-1])
+    keys = {witness: world_key(world, witness) for witness in ALL}
+    assert {each.witness for each in cosignatures(note, keys)} == ALL - {"cloister/sim/silo/east"}
+    assert note.split("\n")[1] == str(east.size)
+    assert all(silo.exchange().contradictions == 0 for silo in silos.values())
+
+
+def world_key(world, witness):
+    role, name = witness.split("/")[2:]
+    return world.identity_key("aggregator" if role == "aggregator" else name)
+
+
+def test_a_log_is_witnessed_only_by_those_who_pinned_it(world, silos):
+    with silos["west"].home.store.writing() as tx:
+        trust_peer(tx.connection, Role.SILO, "east", " ".join(["abcd"] * 16), world.now)
+    all_exchange(silos, 3)
+    assert silos["east"].exchange().cosigned == ALL - {"cloister/sim/silo/east", "cloister/sim/silo/west"}
+
+
+def test_a_restored_backup_is_found_before_anything_is_signed(world, silos, tmp_path):
+    all_exchange(silos)
+    backup = silos["east"].copy(tmp_path / "backup")
+    east = Silo(world, "east")
+    east.append("after the backup")
+    east.exchange()
+    restored = Silo(world, "east", backup)
+    with pytest.raises(RewrittenError, match="was rolled back") as found:
+        restored.exchange()
+    assert "go on with that one" in found.value.next_step
+    east.append()
+    assert east.exchange().contradictions == 0, "the newest state goes on"
+
+
+def test_of_two_clones_the_second_is_found(world, silos, tmp_path):
+    all_exchange(silos)
+    clone = silos["east"].copy(tmp_path / "clone")
+    first, second = Silo(world, "east"), Silo(world, "east", clone)
+    first.append("here")
+    first.exchange()
+    second.append("there")
+    with pytest.raises(RewrittenError, match="forked or cloned"):
+        second.exchange()
+    second.append("and one more")
+    with pytest.raises(RewrittenError, match="forked or cloned"):
+        second.exchange()
+    with world.store.reading() as tx:
+        (kept, *_) = WitnessBook(tx.connection, AGGREGATORS).contradictions()
+    assert kept.log == "cloister/sim/east"
+    assert kept.first != kept.second
+    assert first.exchange().contradictions == 0
+
+
+def test_an_aggregator_that_forgets_is_made_up_for_by_the_quorum_of_the_others(world, silos, tmp_path):
+    """It shows a rolled-back silo an old checkpoint: no honest witness cosigns that one again."""
+    all_exchange(silos, 3)
+    old = silos["east"].copy(tmp_path / "backup")
+    with world.store.transaction() as tx:
+        before = WitnessBook(tx.connection, AGGREGATORS).note("cloister/sim/east")
+    east = Silo(world, "east")
+    east.append("spent")
+    east.exchange()
+    all_exchange({name: silos[name] for name in ("north", "west")}, 2)
+    with world.store.transaction() as tx:
+        WitnessBook(tx.connection, AGGREGATORS).saw("cloister/sim/east", before)
+    world.now += timedelta(minutes=5)
+    restored = Silo(world, "east", old)
+    restored.exchange()
+    all_exchange({name: silos[name] for name in ("north", "west")}, 2)
+    standing = restored.exchange()
+    assert standing.cosigned == {"cloister/sim/aggregator/aggregator"}, "nobody but the liar, after the agent's start"
+
+
+def test_a_witness_finds_the_aggregators_log_rewritten(world, silos):
+    with world.store.transaction() as tx:
+        desk = Ledger(tx.connection, AGGREGATORS_LEDGER)
+        by = {"institution": "aggregator", "actor": "aggregator", "role": "aggregator", "utc": "2026-06-01T12:00:00Z"}
+        for reason in ("one", "two"):
+            fields = {"action": "own", "party": "cloister://sim/aggregator/aggregator", "fingerprint": "0c" * 32}
+            desk.append(KeyEntry(**by, **fields, reason=reason))
+    all_exchange(silos, 2)
+    east = silos["east"]
+    seen = east.read(lambda book: book.seen("cloister/sim/aggregator"))
+    assert seen is not None
+    with world.store.transaction() as tx:
+        own = world.runner.identity
+        forged = sign_checkpoint(Checkpoint("cloister/sim/aggregator", seen.size, bytes(32)), own.public_key, own.sign)
+    answer = wire.ExchangedCheckpoints(
+        newest=b"", wanted=(), witnesses=(),
+        shown=(wire.ShownLog(checkpoint=forged.encode(), identity_pem=own.certificate_pem, proofs=()),),
+    )  # fmt: skip
+    assert not east.witnessing.take(answer, world.now), "nothing is cosigned"
+    (found,) = east.read(WitnessBook.contradictions)
+    assert (found.log, found.second) == ("cloister/sim/aggregator", forged)
+    assert east.exchange().contradictions == 1
+
+
+@pytest.mark.parametrize("newest", [b"x", b"cloister/sim/east\n1\n" + b"A" * 43 + b"=\n\n"])
+def test_what_is_no_checkpoint_of_ours_is_not_believed(world, silos, newest):
+    answer = wire.ExchangedCheckpoints(newest=newest, wanted=(), shown=(), witnesses=())
+    with pytest.raises(ProtocolError, match="own checkpoint: is not ours"):
+        silos["east"].witnessing.take(answer, world.now)

@@ -1,0 +1,55 @@
+"""Silos of a simulated federation as their agents' witness threads see them."""
+
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from runtime.ledger_store import Ledger
+from runtime.witness_store import WitnessBook
+from silo_agent.client import GrpcAggregator
+from silo_agent.entries import Author, key_entry
+from silo_agent.home import Home
+from silo_agent.tables import LEDGER, WITNESS
+from silo_agent.witnessing import Standing, Witnessing
+from tests.sim.memory import MemoryChannel
+from tests.sim.world import World
+
+
+class Silo:
+    """A silo's state folder, opened, as its agent's witness thread sees it."""
+
+    def __init__(self, world: World, name: str, folder: Path | None = None) -> None:
+        self.world, self.name = world, name
+        self.home = Home.open(folder or world.silos[name].state, {})
+        channel: Any = MemoryChannel(world.serve, world.silos[name].party, world.faults)
+        self.port = GrpcAggregator(lambda: channel)
+        self.witnessing = Witnessing(self.home, world.now)
+
+    def append(self, reason: str = "pinned again") -> None:
+        with self.home.store.writing() as tx:
+            by = Author(self.name, "steward", "steward", self.world.now)
+            tx.record(key_entry(by, "pinned", "cloister://sim/silo/other", "0c" * 32, reason))
+
+    def exchange(self) -> Standing:
+        return self.witnessing.exchange(self.port, self.world.now)
+
+    @property
+    def size(self) -> int:
+        with self.home.store.reading() as connection:
+            return Ledger(connection, LEDGER).size
+
+    def read(self, what: Callable[[WitnessBook], Any]) -> Any:
+        with self.home.store.reading() as connection:
+            return what(WitnessBook(connection, WITNESS))
+
+    def copy(self, to: Path) -> Path:
+        self.home.store.close()
+        shutil.copytree(self.home.folder, to)
+        return to
+
+
+def all_exchange(silos: Mapping[str, Silo], times: int = 2) -> None:
+    for _ in range(times):
+        for silo in silos.values():
+            silo.exchange()

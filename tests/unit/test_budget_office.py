@@ -1,0 +1,348 @@
+"""The budget office as its people use it: keys of their own, proposals that two sign, sub-caps, what-if, reviews."""
+
+import json
+import sqlite3
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from certs.names import Role
+from federation.cli import build
+from privacy.budget import RoundKey, commit, reserve
+from privacy.errors import ExitCode, Refused
+from privacy.ledger.checkpoint import open_checkpoint
+from privacy.mechanism import DpSgd
+from privacy.review import Review, SignedReview
+from runtime.console import run
+from silo_agent import budget_cli, cli, command, reviews_cli
+from silo_agent.accounts import change_budget, require_budget
+from silo_agent.approval import approve
+from silo_agent.budget_view import budget_rows
+from silo_agent.display import budgets_text
+from silo_agent.entries import commit_entry, reserve_entry
+from silo_agent.jobs import OPEN, JobState, set_job_state
+from silo_agent.made_up import MadeUp, utility
+from silo_agent.office import follow_ups
+from silo_agent.register import RegisteredDataset, add_dataset
+from silo_agent.status import StatusBoard
+from silo_agent.store import Store
+from tests.lone_silo import NOW, STEWARD, LoneSilo
+from tests.pki import make_wallet
+
+PHRASES = {"dr-weber": "a long passphrase", "ms-okoro": "another passphrase", "mr-diaz": "a third passphrase"}
+
+
+@pytest.fixture
+def silo(tmp_path, monkeypatch):
+    for module in (command, cli, budget_cli, reviews_cli):
+        monkeypatch.setattr(module, "now", lambda: NOW)
+    monkeypatch.chdir(tmp_path)
+    silo = LoneSilo(tmp_path / "silo", charged=True, approved=False)
+    silo.home.store.close()
+    return silo
+
+
+def ask(silo, capsys, *words):
+    code = run(cli.app, [*map(str, words), "--json", "--state", str(silo.folder)])
+    assert code == 0, capsys.readouterr()
+    return json.loads(capsys.readouterr().out)
+
+
+def complain(silo, capsys, *words):
+    code = run(cli.app, [*map(str, words), "--state", str(silo.folder)])
+    return code, capsys.readouterr().err
+
+
+def key_of(person, capsys, monkeypatch):
+    monkeypatch.setenv("CLOISTER_ADMIN_PASSPHRASE", PHRASES[person])
+    assert run(cli.app, ["admins", "key", "--out", f"{person}.pem", "--json"]) == 0
+    return json.loads(capsys.readouterr().out)["public_key"]
+
+
+def sign(file, person, monkeypatch, key=None):
+    monkeypatch.setenv("CLOISTER_ADMIN_PASSPHRASE", PHRASES[key or person])
+    return run(cli.app, ["admins", "sign", file, "--as", person, "--key", f"{key or person}.pem", "--yes"])
+
+
+@pytest.fixture
+def office(silo, capsys, monkeypatch):
+    """A silo with two administrators."""
+    for person in ("dr-weber", "ms-okoro"):
+        public_key = key_of(person, capsys, monkeypatch)
+        ask(silo, capsys, "admins", "add", person, "--public-key", public_key, "--out", f"{person}.json")
+        assert sign(f"{person}.json", person, monkeypatch) == 0
+        capsys.readouterr()
+        ask(silo, capsys, "admins", "record", f"{person}.json")
+    return silo
+
+
+def change(silo, capsys, epsilon, name="change.json"):
+    words = ("budget", "change", "patients", "--epsilon", epsilon, "--reason", "a second study", "--out", name)
+    return ask(silo, capsys, *words)
+
+
+def test_two_people_change_a_budget(office, capsys, monkeypatch):
+    said = change(office, capsys, 9.0)
+    assert said["statement"]["change"]["epsilon_before"] == office.budget.policy.epsilon
+    for person in ("dr-weber", "ms-okoro"):
+        assert sign("change.json", person, monkeypatch) == 0
+    capsys.readouterr()
+    ask(office, capsys, "admins", "record", "change.json")
+    assert office.budget.policy.epsilon == 9.0
+    entry = office.entries[-1]
+    assert (entry.kind, entry.epsilon, [a.person for a in entry.approvals]) == (
+        "budget-change", 9.0, ["dr-weber", "ms-okoro"],
+    )  # fmt: skip
+    office.verify()
+    office.home.store.check()
+    code, text = complain(office, capsys, "admins", "record", "change.json")
+    assert code == ExitCode.REFUSED
+    assert "Something else was changed meanwhile" in text
+
+
+def test_one_person_does_not_change_a_budget(office, capsys, monkeypatch):
+    change(office, capsys, 9.0)
+    assert sign("change.json", "dr-weber", monkeypatch) == 0
+    assert sign("change.json", "dr-weber", monkeypatch) == ExitCode.REFUSED
+    capsys.readouterr()
+    before = len(office.entries)
+    code, text = complain(office, capsys, "admins", "record", "change.json")
+    assert (code, len(office.entries)) == (ExitCode.REFUSED, before)
+    assert "1 of the 2 administrators that it takes have signed it" in text
+    assert sign("change.json", "ms-okoro", monkeypatch, key="dr-weber") == 0
+    capsys.readouterr()
+    code, text = complain(office, capsys, "admins", "record", "change.json")
+    assert "ms-okoro's signature is not of this change" in text
+    assert office.budget.policy.epsilon != 9.0
+
+
+def test_a_proposal_is_read_before_it_is_signed(office, capsys, monkeypatch):
+    change(office, capsys, 9.0)
+    monkeypatch.setenv("CLOISTER_ADMIN_PASSPHRASE", PHRASES["dr-weber"])
+    words = ["silo", "admins", "sign", "change.json", "--as", "dr-weber", "--key", "dr-weber.pem"]
+    asked = CliRunner().invoke(build("silo"), words, input="n\n")
+    assert asked.exit_code != 0
+    assert "lifetime epsilon from" in asked.stderr
+    assert "because a second study" in asked.stderr
+    assert b"signature" not in Path("change.json").read_bytes()
+
+
+def test_a_budget_is_not_lowered_below_what_is_spent(tmp_path, capsys, monkeypatch):
+    silo = LoneSilo(tmp_path / "silo", charged=True)
+    with silo.home.store.writing() as tx:
+        vector = silo.charged.charge(silo.budget.policy).rdp
+        change_budget(tx.connection, "patients", lambda b: reserve(b, RoundKey(silo.job.hex(), 1), vector))
+    code, text = complain(
+        silo, capsys, "budget", "change", "patients", "--epsilon", "0.01", "--reason", "less", "--out", tmp_path / "x"
+    )
+    assert code == ExitCode.REFUSED
+    assert "does not cover what is spent and reserved already" in text
+    assert "the least this population can be set to is" in text
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_third_person_takes_the_first_two(office, capsys, monkeypatch):
+    public_key = key_of("mr-diaz", capsys, monkeypatch)
+    ask(office, capsys, "admins", "add", "mr-diaz", "--public-key", public_key, "--out", "diaz.json")
+    assert sign("diaz.json", "mr-diaz", monkeypatch) == 0
+    capsys.readouterr()
+    code, text = complain(office, capsys, "admins", "record", "diaz.json")
+    assert code == ExitCode.REFUSED
+    assert "0 of the 2 administrators" in text
+    for person in ("dr-weber", "ms-okoro"):
+        assert sign("diaz.json", person, monkeypatch) == 0
+    capsys.readouterr()
+    ask(office, capsys, "admins", "record", "diaz.json")
+    listed = ask(office, capsys, "admins", "list")
+    assert [row["person"] for row in listed["administrators"]] == ["dr-weber", "mr-diaz", "ms-okoro"]
+    assert listed["changes"] == 4
+    code, text = complain(office, capsys, "admins", "remove", "nobody", "--reason", "left", "--out", "gone.json")
+    assert (code, "is none" in text) == (ExitCode.REFUSED, True)
+
+
+def test_sub_caps_are_tightened_by_a_steward_and_widened_by_two(office, capsys, monkeypatch):
+    purpose = office.plan.purpose
+    said = ask(office, capsys, "budget", "cap", "patients", "--purpose", purpose, "--epsilon", 1.0, "--reason", "board")
+    assert (said["epsilon_before"], said["epsilon"]) == (None, 1.0)
+    ask(office, capsys, "budget", "cap", "patients", "--epsilon", 0.8, "--reason", "board")
+    code, text = complain(office, capsys, "budget", "cap", "patients", "--epsilon", "2.0", "--reason", "more")
+    assert (code, "is a wider cap, which takes two administrators" in text) == (ExitCode.CONFIG, True)
+    words = ("budget", "cap", "patients", "--reason", "no limit", "--out", "cap.json")
+    ask(office, capsys, *words)
+    for person in ("dr-weber", "ms-okoro"):
+        assert sign("cap.json", person, monkeypatch) == 0
+    capsys.readouterr()
+    ask(office, capsys, "admins", "record", "cap.json")
+    assert (office.budget.sub_caps.per_job, office.budget.sub_caps.of(purpose)) == (None, 1.0)
+    office.verify()
+    office.home.store.check()
+    row = budget_rows(office.home)[0]
+    assert row["purposes"] == [{"purpose": purpose, "spent": 0.0, "cap": 1.0}]
+    assert f"for {purpose!r}: epsilon 0 of at most 1" in budgets_text([row])
+
+
+def test_a_job_beyond_a_sub_cap_is_refused_on_record(office, capsys):
+    ask(office, capsys, "budget", "cap", "patients", "--epsilon", 0.001, "--reason", "nothing big")
+    with office.home.store.writing() as tx:
+        dataset = RegisteredDataset("visits", "patients", office.folder, "{}")
+        add_dataset(tx.connection, dataset, {}, NOW)
+        set_job_state(tx.connection, office.job, JobState.SEEN, NOW, expected=OPEN)
+    with pytest.raises(Refused, match=r"one job may spend epsilon 0\.001 of it"):
+        approve(office.home, office.plan, "visits", STEWARD)
+    entry = office.entries[-1]
+    assert (entry.kind, entry.reason, entry.asked.purpose) == ("refuse", "over-sub-cap", office.plan.purpose)
+    office.verify()
+    assert not office.budget.grants
+
+
+def test_the_bar_is_full_only_when_all_is_spent():
+    facts = {"population": "p", "unit": "record", "delta": 1e-3, "epsilon_cap": 2.0, "rounds_charged": 1, "left": 0.01}
+    more = {"job_cap": None, "purposes": [], "reserved": 0.0}
+    assert "[" + "#" * 29 + ".]" in budgets_text([facts | more | {"spent": 1.99}])
+    assert "[" + "#" * 30 + "]" in budgets_text([facts | more | {"spent": 2.0}])
+
+
+# -- reviews ---------------------------------------------------------------------------------------------------------
+
+
+def review_facts(silo, **changes):
+    with silo.home.store.writing() as tx:
+        identity, note = tx.ledger.identity, tx.ledger.checkpoint(silo.home.identity.sign, NOW)
+    last = open_checkpoint(note, identity.origin, identity.public_key)
+    facts = {
+        "log": last.origin, "log_size": last.size, "log_root": last.root.hex(), "first_sequence": 0,
+        "last_sequence": last.size - 1, "subject": "the first quarter", "finding": "observation",
+        "remark": "One budget.", "follow_up": "write a DPIA", "due": "2026-04-01", "closes": None,
+    }  # fmt: skip
+    return facts | changes
+
+
+def signed_review(silo, wallet, **changes):
+    identity = wallet.identity()
+    own = {"party": identity.party.uri, "public_key": identity.public_key.hex()}
+    facts = review_facts(silo, **(own | changes))
+    return SignedReview.make(Review.model_validate(facts), identity.certificate_pem.decode(), identity.sign)
+
+
+def test_a_review_is_put_on_record_and_shows_until_it_is_closed(silo, tmp_path, capsys, monkeypatch):
+    auditor = make_wallet(silo.ca, tmp_path, Role.AUDITOR, "ms-audit", NOW)
+    Path("review.json").write_bytes(signed_review(silo, auditor).encode())
+    assert ask(silo, capsys, "reviews", "add", "review.json")["due"] == "2026-04-01"
+    entry = silo.entries[-1]
+    assert (entry.role, entry.actor) == ("auditor", "cloister://test/auditor/ms-audit")
+    silo.verify()
+    code, text = complain(silo, capsys, "reviews", "add", "review.json")
+    assert (code, "is on record already" in text) == (ExitCode.REFUSED, True)
+    (row,) = ask(silo, capsys, "reviews", "list")["reviews"]
+    assert (row["open"], row["overdue"]) == (True, False)
+    monkeypatch.setattr(reviews_cli, "now", lambda: NOW + timedelta(days=60))
+    assert run(cli.app, ["reviews", "list", "--state", str(silo.folder)]) == 0
+    assert "OVERDUE since 2026-04-01: write a DPIA" in capsys.readouterr().out
+    closing = signed_review(silo, auditor, finding="in-order", follow_up=None, due=None, closes=entry.sequence)
+    Path("closing.json").write_bytes(closing.encode())
+    ask(silo, capsys, "reviews", "add", "closing.json")
+    with silo.home.store.reading() as connection:
+        assert follow_ups(connection) == ()
+    silo.verify()
+
+
+@pytest.mark.parametrize(
+    ("role", "changes", "complaint"),
+    [
+        (Role.COORDINATOR, {}, "is no auditor"),
+        (Role.AUDITOR, {"log_root": "00" * 32}, "signed no checkpoint of"),
+        (Role.AUDITOR, {"log": "cloister/test/other"}, "it is of cloister/test/other"),
+        (Role.AUDITOR, {"closes": 0}, "is no review with an open follow-up"),
+        (Role.AUDITOR, {"party": "cloister://test/auditor/somebody"}, "or for another key"),
+    ],
+)
+def test_a_review_that_proves_nothing_is_refused(silo, tmp_path, capsys, role, changes, complaint):
+    wallet = make_wallet(silo.ca, tmp_path, role, "ms-audit", NOW)
+    before = len(silo.entries)
+    Path("review.json").write_bytes(signed_review(silo, wallet, **changes).encode())
+    code, text = complain(silo, capsys, "reviews", "add", "review.json")
+    assert code in (ExitCode.VERIFICATION, ExitCode.REFUSED)
+    assert complaint in text
+    assert len(silo.entries) == before
+
+
+def test_status_shows_what_is_due(silo, tmp_path, capsys):
+    StatusBoard(silo.folder, silo.home.name, lambda: NOW).show(connected=True)
+    auditor = make_wallet(silo.ca, tmp_path, Role.AUDITOR, "ms-audit", NOW)
+    due = (NOW - timedelta(days=1)).date().isoformat()
+    Path("review.json").write_bytes(signed_review(silo, auditor, due=due).encode())
+    ask(silo, capsys, "reviews", "add", "review.json")
+    (row,) = ask(silo, capsys, "status")["reviews_due"]
+    assert (row["overdue"], row["follow_up"]) == (True, "write a DPIA")
+    assert run(cli.app, ["status", "--state", str(silo.folder)]) == 0
+    assert f"OVERDUE since {due}: write a DPIA" in capsys.readouterr().out
+
+
+# -- what if ---------------------------------------------------------------------------------------------------------
+
+HEART = Path(__file__).parents[2] / "federation/heart/job.toml"
+
+
+def test_what_a_job_file_would_cost_and_its_noise_on_made_up_data(silo, capsys):
+    said = ask(silo, capsys, "budget", "what-if", HEART)
+    (row,) = said["budgets"]
+    assert row["fits"]
+    assert row["after"] == pytest.approx(2.0, abs=1e-3), "the job file's own target"
+    assert row["share_of_left"] == row["rounds_asked"] / row["rounds_that_fit"]
+    run_ = said["synthetic"]
+    assert run_["with_noise"] < run_["without_noise"]
+    assert silo.kinds == ["policy"], "nothing is recorded"
+    assert run(cli.app, ["budget", "what-if", str(HEART), "--no-synthetic", "--state", str(silo.folder)]) == 0
+    text = capsys.readouterr().out
+    assert f"{row['share_of_left']:.0%} of what is left" in text
+    assert "made-up" not in text
+
+
+def test_what_if_names_a_sub_cap_and_a_wrong_file(silo, capsys, tmp_path):
+    ask(silo, capsys, "budget", "cap", "patients", "--epsilon", 0.5, "--reason", "board")
+    (row,) = ask(silo, capsys, "budget", "what-if", HEART, "--no-synthetic")["budgets"]
+    assert (row["fits"], "one job may spend epsilon 0.5 of it" in row["why_not"]) == (False, True)
+    (tmp_path / "job.toml").write_text("name = 3\n")
+    code, text = complain(silo, capsys, "budget", "what-if", tmp_path / "job.toml")
+    assert (code, "name" in text) == (ExitCode.CONFIG, True)
+
+
+@pytest.mark.parametrize("noise", ["local", "shared"])
+def test_more_noise_costs_more_on_made_up_data(noise):
+    task = MadeUp(silos=3, records=100, classes=2, rounds=5, learning_rate=1.0)
+    dp = DpSgd(
+        clip_l2=1.0, noise_multiplier=0.5, sampling_rate=0.5, steps_per_round=1, expected_batch_size=50.0,
+        unit="record", delta=1e-3, noise=noise, noise_shares=1 if noise == "local" else 3,
+    )  # fmt: skip
+    found = [utility(task, dp.model_copy(update={"noise_multiplier": sigma})) for sigma in (0.5, 50.0)]
+    assert found[0].without_noise == found[1].without_noise
+    assert found[0].with_noise > found[1].with_noise
+    assert found == [utility(task, dp.model_copy(update={"noise_multiplier": sigma})) for sigma in (0.5, 50.0)]
+
+
+# -- silo.db of the version before ------------------------------------------------------------------------------------
+
+
+def test_an_older_database_gets_the_accounts_of_its_ledger(tmp_path):
+    """As it was before accounts were kept: the migration fills them in, and the start-up check agrees."""
+    silo = LoneSilo(tmp_path, charged=True)
+    key, vector = RoundKey(silo.job.hex(), 1), silo.charged.charge(silo.budget.policy).rdp
+    with silo.home.store.writing() as tx:
+        after = change_budget(tx.connection, "patients", lambda b: reserve(b, key, vector))
+        tx.record(reserve_entry(STEWARD, silo.charged, silo.ctx, after))
+        after = change_budget(tx.connection, "patients", lambda b: commit(b, key, vector))
+        tx.record(commit_entry(STEWARD, silo.charged, silo.ctx, after, None))
+    expected = silo.budget
+    silo.home.store.close()
+    with sqlite3.connect(silo.folder / "silo.db") as database:
+        database.execute("DROP TABLE job_accounts")
+        database.execute("DROP TABLE sub_caps")
+        database.execute("UPDATE alembic_version SET version_num = 'silo_0002'")
+    database.close()
+    store = Store.open(silo.folder, silo.home.identity)
+    store.check()
+    with store.reading() as connection:
+        assert require_budget(connection, "patients") == expected
+    store.close()

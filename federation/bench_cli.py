@@ -1,4 +1,4 @@
-"""`cloister bench aggregation|heart|training|audit`."""
+"""`cloister bench aggregation|heart|training|audit|ledger`."""
 
 import sys
 import tempfile
@@ -97,3 +97,22 @@ def audit(
 
     found = bench_audit(runs, confidence, _note)
     emit(found, as_json=as_json, text=audit_table(found))
+
+
+@app.command()
+def ledger(
+    entries: Annotated[int, typer.Option(min=8, help="Entries of the log.")] = 1_000_000,
+    batch: Annotated[int, typer.Option(min=2, help="Entries of one transaction.")] = 1000,
+    folder: Annotated[Path | None, typer.Option(help="Keep the database here; by default it is removed.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Append, prove, check, export and verify a long ledger of made-up entries."""
+    from federation.bench_ledger import bench_ledger
+    from federation.bench_view import ledger_table
+    from runtime.console import emit
+
+    with tempfile.TemporaryDirectory(prefix="cloister-bench-") as scratch:
+        kept = folder or Path(scratch)
+        kept.mkdir(parents=True, exist_ok=True)
+        found = bench_ledger(entries, batch, kept, _note)
+    emit(found, as_json=as_json, text=ledger_table(found))

@@ -90,3 +90,27 @@ def audit_table(found: Mapping[str, Any]) -> "RenderableType":
         f" canary show, each at {found['confidence']:.0%} confidence"
     )
     return table(("engine", "what it means", "claimed", "at least", ""), rows, title=title)
+
+
+def ledger_table(found: Mapping[str, Any]) -> "RenderableType":
+    """The figures of `bench ledger`, each with its unit."""
+    rows = [
+        (f"append, {found['batch']} to a transaction", f"{found['append_per_second']:.0f} entries a second"),
+        ("append, each in its own transaction", f"{found['append_alone_per_second']:.0f} entries a second"),
+        *(
+            (
+                f"{kind} proof, median (99 of 100)",
+                f"{found[f'{kind}_proof_ms']:.2f} ({found[f'{kind}_proof_99_of_100_ms']:.2f}) ms",
+            )
+            for kind in ("inclusion", "consistency")
+        ),
+        ("check of all at start-up", f"{found['check_seconds']:.1f} s"),
+        ("bundle", f"{found['bundle_bytes_per_entry']:.0f} bytes an entry"),
+        ("see that the bundle is whole", f"{found['open_bundle_seconds']:.1f} s"),
+        ("verify, one core", f"{found['verify_per_second']:.0f} entries a second"),
+        (
+            f"of that, {found['checkpoints']} checkpoints' signatures",
+            f"{found['of_that_signatures_seconds']:.1f} of {found['verify_seconds']:.1f} s",
+        ),
+    ]
+    return table(("what", "figure"), rows, title=f"Ledger of {found['entries']} entries")

@@ -12,6 +12,8 @@ dp_accounting (with scipy, about a second) is imported by the functions that com
 """
 
 import math
+import operator
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Annotated, Any, Final, Literal, TypeVar
 
@@ -57,7 +59,14 @@ MAX_COUNT = 1_000_000
 Vector = tuple[float, ...]
 """Renyi divergences at ORDERS, each a multiple of GRID in [0, UNBOUNDED]."""
 
-ZERO: Final[Vector] = (0.0,) * len(ORDERS)
+
+class _Checked(tuple[float, ...]):
+    """A vector that was found to be one, or is made of such: it need not be looked at again."""
+
+    __slots__ = ()
+
+
+ZERO: Final[Vector] = _Checked((0.0,) * len(ORDERS))
 
 
 class Gaussian(Strict):
@@ -238,7 +247,8 @@ def rdp_vector(event: Event) -> Vector:
     accountant = RdpAccountant(orders=list(ORDERS))
     accountant.compose(as_dp_event(event))
     vector = tuple(_up(float(value)) for value in accountant._rdp)  # noqa: SLF001 - dp_accounting has no getter
-    return tuple(vector[_NEXT_WHOLE[i]] for i in range(len(ORDERS))) if is_shared(event) else vector
+    shared = is_shared(event)
+    return check_vector(tuple(vector[_NEXT_WHOLE[i]] for i in range(len(ORDERS))) if shared else vector)
 
 
 def is_shared(event: Event) -> bool:
@@ -280,28 +290,46 @@ def conversion(order: float, delta: float) -> float:
     return math.log1p(-1 / order) - math.log(delta * order) / (order - 1)
 
 
+@lru_cache(maxsize=64)
+def _conversions(delta: float) -> tuple[float, ...]:
+    return tuple(conversion(order, delta) for order in ORDERS)
+
+
 def rdp_epsilon(vector: Vector, delta: float) -> float:
     """Epsilon at delta of a Renyi vector: the best over ORDERS, 0 for nothing spent, at most about UNBOUNDED."""
     if not any(check_vector(vector)):
         return 0.0
-    return max(0.0, min(rdp + conversion(order, delta) for order, rdp in zip(ORDERS, vector, strict=True)))
+    best: float = min(map(operator.add, vector, _conversions(delta)))
+    return max(0.0, best)
 
 
 def add(first: Vector, second: Vector) -> Vector:
     """Composition: the exact sum, order by order, at most UNBOUNDED."""
+    if isinstance(first, _Checked) and isinstance(second, _Checked):
+        return _bounded(map(operator.add, first, second))
     return tuple(min(a + b, UNBOUNDED) for a, b in zip(first, second, strict=True))
 
 
 def times(vector: Vector, count: int) -> Vector:
     """`count` compositions of the same mechanism, exactly what as many `add`s give."""
+    if isinstance(vector, _Checked) and count >= 0:
+        return _bounded(map(float(count).__mul__, vector))
     return tuple(min(value * count, UNBOUNDED) for value in vector)
 
 
+def _bounded(sums: Iterable[float]) -> _Checked:
+    """Sums of checked figures. They are exact, and so multiples of GRID, up to UNBOUNDED, where they are cut off."""
+    found = _Checked(sums)
+    return found if max(found) <= UNBOUNDED else _Checked(min(each, UNBOUNDED) for each in found)
+
+
 def check_vector(vector: Vector) -> Vector:
-    """The vector itself. Raises InternalError unless it has one multiple of GRID in [0, UNBOUNDED] per order."""
+    """The vector. Raises InternalError unless it has one multiple of GRID in [0, UNBOUNDED] per order."""
+    if isinstance(vector, _Checked):
+        return vector
     if len(vector) != len(ORDERS) or not all(0 <= v <= UNBOUNDED and (v / GRID).is_integer() for v in vector):
         raise InternalError("Renyi vector", "not one rounded figure per order", "Report this; nothing was spent.")
-    return vector
+    return _Checked(vector)
 
 
 def noise_multiplier_for(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, and_, false, func, insert, or_, select, update
 
 from certs.times import utc_text
 from privacy.canonical import DIGEST_BYTES
@@ -20,7 +20,7 @@ from privacy.ledger.checkpoint import Checkpoint, log_origin, open_checkpoint, s
 from privacy.ledger.clock import check_order
 from privacy.ledger.codec import decode_entry, encode_entry
 from privacy.ledger.entry import Entry
-from privacy.ledger.merkle import Frontier, Growth, leaf_hash
+from privacy.ledger.merkle import Frontier, Growth, Node, leaf_hash
 from privacy.ledger.replay import Budgets, budgets_of
 from runtime.ledger_tables import LedgerTables
 
@@ -154,7 +154,7 @@ class Ledger:
         Raises InternalError if there is no such entry or no such tree.
         """
         self._require_size(size)
-        return merkle.inclusion_proof(self._node, size, index)
+        return merkle.inclusion_proof(self._read_nodes, size, index)
 
     def consistency_proof(self, old_size: int, size: int) -> tuple[bytes, ...]:
         """That the tree of `size` entries begins with that of `old_size`; for `merkle.verify_consistency`. O(log size).
@@ -162,7 +162,7 @@ class Ledger:
         Raises InternalError unless 0 < old_size <= size <= the log's.
         """
         self._require_size(size)
-        return merkle.consistency_proof(self._node, old_size, size)
+        return merkle.consistency_proof(self._read_nodes, old_size, size)
 
     def root_at(self, size: int) -> bytes:
         """The root of the tree of the first `size` entries. O(log size).
@@ -170,7 +170,7 @@ class Ledger:
         Raises InternalError if there is no such tree.
         """
         self._require_size(size)
-        return merkle.root_at(self._node, size)
+        return merkle.root_at(self._read_nodes, size)
 
     def notes(self) -> tuple[str, ...]:
         """The signed checkpoints, oldest first."""
@@ -244,16 +244,19 @@ class Ledger:
         if size > self.size:
             raise InternalError("ledger proof", f"there is no tree of {size} entries", "Report this.")
 
-    def _node(self, level: int, index: int) -> bytes:
-        """A node of the tree, by its key."""
+    def _read_nodes(self, wanted: Sequence[Node]) -> list[bytes]:
+        """Nodes of the tree, by their keys."""
         entries, nodes = self._tables.entries.c, self._tables.nodes.c
-        query = select(entries.leaf_hash).where(entries.sequence == index)
-        if level:
-            query = select(nodes.hash).where(nodes.level == level, nodes.position == index)
-        node = self._connection.execute(query).scalar_one_or_none()
-        if node is None:
-            raise VerificationError("ledger", f"its stored tree has no node {index} of level {level}", _RESTORE)
-        return bytes(node)
+        places = [index for level, index in wanted if level == 0]
+        leaves = select(entries.sequence, entries.leaf_hash).where(entries.sequence.in_(places))
+        keys = [and_(nodes.level == level, nodes.position == index) for level, index in wanted if level]
+        above = select(nodes.level, nodes.position, nodes.hash).where(or_(false(), *keys))
+        found = {(0, place): leaf for place, leaf in self._connection.execute(leaves)}
+        found |= {(level, index): node for level, index, node in self._connection.execute(above)}
+        for level, index in wanted:
+            if (level, index) not in found:
+                raise VerificationError("ledger", f"its stored tree has no node {index} of level {level}", _RESTORE)
+        return [found[node] for node in wanted]
 
     def _nodes(self, level: int, size: int) -> Iterator[bytes]:
         """The stored nodes of a level, of the tree over so many entries."""

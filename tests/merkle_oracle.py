@@ -36,12 +36,12 @@ def slow_consistency(leaves: Sequence[bytes], m: int, *, whole: bool = True) -> 
 def nodes_of(leaves: Sequence[bytes]) -> NodeReader:
     """A reader that works every node out; it has none that reaches beyond the leaves."""
 
-    def read(level: int, index: int) -> bytes:
+    def node(level: int, index: int) -> bytes:
         covered = leaves[index << level : (index + 1) << level]
         assert len(covered) == 1 << level, "no such node"
         return slow_root(covered)
 
-    return read
+    return lambda wanted: [node(*each) for each in wanted]
 
 
 def _split(n: int) -> int:

@@ -1,6 +1,7 @@
 """When entries say they were written: in the order in which they stand, but for a clock that is set right."""
 
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Final
 
 from privacy.errors import VerificationError
@@ -8,17 +9,27 @@ from privacy.errors import VerificationError
 CLOCK_TOLERANCE: Final = timedelta(hours=1)
 """An entry may say that it is this much older than the one before it, no more."""
 
+_FORM = "Entries are written in UTC, to the second."
+
 
 def check_order(before_utc: str, utc: str) -> None:
-    """An entry of `utc` may follow one of `before_utc`. Raises VerificationError; both are entries' own strings."""
-    if instant(utc) < instant(before_utc) - CLOCK_TOLERANCE:
+    """An entry of `utc` may follow one of `before_utc`. Raises VerificationError; both are entries' own strings.
+
+    Entries' strings are of one length and one form, so that later ones sort later.
+    """
+    stated = instant(utc)
+    if utc < before_utc and stated < instant(before_utc) - CLOCK_TOLERANCE:
         why = f"{utc} is stated, but the entry before it is of {before_utc}"
         raise VerificationError("utc", why, "Compare both with the signed checkpoints that others hold.")
 
 
+@lru_cache(256)
 def instant(utc: str) -> datetime:
     """The moment that an entry states. Raises VerificationError for what is none."""
     try:
-        return datetime.strptime(utc, "%Y-%m-%dT%H:%M:%S%z")
+        moment = datetime.fromisoformat(utc)
     except ValueError as error:
-        raise VerificationError("utc", f"{utc} is no time", "Entries are written in UTC, to the second.") from error
+        raise VerificationError("utc", f"{utc} is no time", _FORM) from error
+    if moment.isoformat() != utc.replace("Z", "+00:00"):  # ISO 8601 has other forms, and 24:00:00
+        raise VerificationError("utc", f"{utc} is no time", _FORM)
+    return moment

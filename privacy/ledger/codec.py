@@ -1,13 +1,20 @@
 """Entries as bytes: one encoding each, canonical JSON (RFC 8785); decoding is strict, so that equal entries have equal
 bytes.
+
+`encode_any` and `decode_any` say what the encoding is. `encode_entry` and `decode_entry` do the same, many times
+quicker, since entries say the same things again and again.
 """
 
+from functools import lru_cache
+from typing import Any
+
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import to_jsonable_python
 
 from privacy.canonical import canonical_json, parse_canonical
 from privacy.errors import ProtocolError
-from privacy.fields import first_complaint
-from privacy.ledger.entry import MAX_ENTRY_BYTES, AnyEntry, Entry
+from privacy.fields import Strict, first_complaint
+from privacy.ledger.entry import MAX_ENTRY_BYTES, AnyEntry, Charge, Entry, LocalNoise, SharedNoise
 from privacy.ledger.forms import read_plain
 
 _ENTRY: TypeAdapter[AnyEntry] = TypeAdapter(AnyEntry)
@@ -16,7 +23,7 @@ _WHAT, _NEXT = "ledger entry", "See docs/reference/ledger-format.md."
 
 def encode_entry(entry: Entry) -> bytes:
     """The entry's canonical bytes, which are what the Merkle tree hashes."""
-    return canonical_json(entry.model_dump(mode="json", by_alias=True))
+    return b"{" + b",".join([before + _text(getattr(entry, name)) for before, name in _members(type(entry))]) + b"}"
 
 
 def decode_entry(data: bytes) -> AnyEntry:
@@ -27,16 +34,38 @@ def decode_entry(data: bytes) -> AnyEntry:
     return decode_any(data) if entry is None else entry
 
 
-def decode_any(data: bytes) -> AnyEntry:
-    """The same, slowly, of an entry in any text: this defines what decodes, `privacy.ledger.forms` is quicker.
+def encode_any(entry: Entry) -> bytes:
+    """As `encode_entry`, by the definition."""
+    return canonical_json(entry.model_dump(mode="json", by_alias=True))
 
-    Raises ProtocolError as `decode_entry`.
-    """
+
+def decode_any(data: bytes) -> AnyEntry:
+    """As `decode_entry`, by the definition: the entry of which these bytes, of whatever number, are the encoding."""
     value = parse_canonical(data, _WHAT)
     try:
         entry = _ENTRY.validate_python(value)
     except ValidationError as error:
         raise ProtocolError(_WHAT, first_complaint(error), _NEXT) from error
-    if encode_entry(entry) != data:
+    if encode_any(entry) != data:
         raise ProtocolError(_WHAT, "a field is missing or in another form", _NEXT)
     return entry
+
+
+@lru_cache
+def _members(model: type[Entry]) -> list[tuple[bytes, str]]:
+    """The model's fields in canonical order, each behind the text that stands before its value."""
+    aliases = sorted((field.alias or name, name) for name, field in model.model_fields.items())
+    return [(f'"{alias}":'.encode(), name) for alias, name in aliases]
+
+
+def _text(value: Any) -> bytes:  # noqa: ANN401 - what a field holds
+    return _repeated(value) if isinstance(value, Charge | LocalNoise | SharedNoise) else _canonical(value)
+
+
+@lru_cache(1024)
+def _repeated(value: Strict) -> bytes:
+    return _canonical(value)
+
+
+def _canonical(value: Any) -> bytes:  # noqa: ANN401
+    return canonical_json(to_jsonable_python(value, by_alias=True))

@@ -71,15 +71,31 @@ def check_figures(entry: AnyEntry) -> None:
             if entry.orders != ORDERS:
                 raise VerificationError("orders", "not the orders this accountant composes at", _NEXT)
         case ReserveEntry() | CommitEntry():
-            check_charge(entry.charge)
-            if entry.charge.event != _event_of(entry.mechanism):
-                raise VerificationError("event", "not what q, noise multiplier and steps say", _NEXT)
+            _check_run(entry.charge, entry.mechanism)
         case RefuseEntry(asked=asked) if asked is not None:
             check_charge(asked.charge)
         case JobApprovalEntry(charge=charge) if charge is not None:
             check_charge(charge)
         case _:
             pass
+
+
+def _check_run(charge: Charge, mechanism: Mechanism) -> None:
+    """The charge is right, and that of this mechanism. Remembered by identity: equal ones are decoded as one object."""
+    pair = id(charge), id(mechanism)
+    if pair in _RIGHT:
+        return
+    check_charge(charge)
+    if charge.event != _event_of(mechanism):
+        raise VerificationError("event", "not what q, noise multiplier and steps say", _NEXT)
+    if len(_RIGHT) >= _REMEMBERED:
+        _RIGHT.clear()
+    _RIGHT[pair] = charge, mechanism
+
+
+_REMEMBERED = 1024
+_RIGHT: dict[tuple[int, int], tuple[Charge, Mechanism]] = {}
+"""Charges with mechanisms that were found right; while they are kept here, nothing else gets their identities."""
 
 
 def check_charge(charge: Charge) -> None:

@@ -1,42 +1,30 @@
 """Entries read quickly: the canonical text of each kind as regular expressions, made from its model.
 
 A canonical object has its members in one order, all of them, without space, and a kind has one set of members. So its
-text is a fixed one with holes: scalars, which an expression matches (privacy.ledger.scalars), and members with an
-inside (a charge, a mechanism), between which the expressions stand. Most insides repeat from entry to entry: one is
-decoded the general way once and remembered by its text, and equal texts mean equal values.
+text is a fixed one with holes: scalars, which an expression matches (privacy.ledger.scalars), and runs of members that
+repeat from entry to entry, such as a charge, between which the expressions stand. A run is decoded the general way once
+and remembered by its text; equal texts mean equal values (privacy.ledger.runs).
 
 Whatever is read here the general way reads alike: a text is matched from its first character to its last, by
-expressions for canonical texts and by insides that were found canonical. The rest is left to the general way, which
-also says what is wrong with it. `tests/properties/test_ledger_codec.py` holds the two against each other.
+expressions for canonical texts and by runs that were found canonical. The rest is left to the general way, which also
+says what is wrong with it. `tests/properties/test_ledger_codec.py` holds the two against each other.
 """
 
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
-from functools import lru_cache
+from collections.abc import Callable
+from functools import cache, lru_cache
 from typing import Any, Generic, TypeVar, get_args
 
-from pydantic import Field, ValidationError, create_model
-from pydantic.fields import FieldInfo
-from pydantic_core import from_json, to_json
+from pydantic import ValidationError
+from pydantic_core import to_json
 
-from privacy.canonical import canonical_json, parse_canonical
-from privacy.errors import ProtocolError
 from privacy.fields import Strict
 from privacy.ledger.entry import AnyEntry
-from privacy.ledger.scalars import Scalar, scalar_of
+from privacy.ledger.members import Member, grouped, members_of, ruled_by_field
+from privacy.ledger.runs import NotPlain, Run
+from privacy.ledger.scalars import Scalar
 
-REMEMBERED = 1024
-"""So many insides of each type are remembered, of at most LONGEST_INSIDE characters each."""
-
-LONGEST_INSIDE = 8192
-
-Reader = Callable[[str], Any]
 _Model = TypeVar("_Model", bound=Strict)
-
-
-class NotPlain(Exception):  # noqa: N818 - no failure: the general way reads it, or says what is wrong
-    """This text cannot be read here."""
 
 
 def read_plain(data: bytes) -> AnyEntry | None:
@@ -46,7 +34,7 @@ def read_plain(data: bytes) -> AnyEntry | None:
     except UnicodeDecodeError:
         return None
     head = _HEAD.match(text)
-    for form in _FORMS.get(head[1], ()) if head else ():
+    for form in _forms().get(head[1], ()) if head else ():
         try:
             return form.read(text)
         except NotPlain:
@@ -54,97 +42,81 @@ def read_plain(data: bytes) -> AnyEntry | None:
     return None
 
 
-@dataclass(frozen=True)
-class _Inside:
-    """A member that is no scalar: what follows its text, and how that is read."""
-
-    before: str
-    read: Reader
-
-
 class Form(Generic[_Model]):
-    """The canonical texts of one model."""
+    """The canonical texts of one model.
+
+    The expressions' groups together are a list of what the text says. In it, what is no string is converted, then each
+    object of scalars becomes one value; the other fields come from the runs.
+    """
 
     def __init__(self, model: type[_Model]) -> None:
-        self._model = model
-        self._names: list[str] = []
-        self._convert: dict[str, Reader] = {}
-        self._reals: list[str] = []
-        self._stretches = list(self._compiled())
-        self._all_fields = set(self._names)
-        self._by_field = _ruled_by_field(model)
+        self._make = _maker(model)
+        self._blank: dict[str, Any] = dict.fromkeys(member.name for member in members_of(model))
+        self._stretches: list[tuple[re.Pattern[str], str, Run | None]] = []
+        self._names: list[str] = []  # of the fields that are in no run
+        self._convert: list[tuple[int, Callable[[Any], Any]]] = []
+        self._objects: list[tuple[int, int, list[str], Callable[[dict[str, Any]], Strict]]] = []  # the last one first
+        self._groups = 0
+        self._compile(model)
 
     def read(self, text: str) -> _Model:
         """What the text means. Raises NotPlain."""
         said: list[Any] = []
+        values = self._blank.copy()
         at = 0
-        for stretch, inside in self._stretches:
+        for stretch, before, run in self._stretches:
             match = stretch.match(text, at)
             if match is None:
                 raise NotPlain
             said += match.groups()
-            if inside is not None:
-                start, at = match.end(), text.find(inside.before, match.end())
-                if at < 0:
-                    raise NotPlain
-                said.append(inside.read(text[start:at]))
-        values = dict(zip(self._names, said, strict=True))
-        for name, convert in self._convert.items():
-            values[name] = convert(values[name])
-        if self._reals:
-            self._convert_reals(values)
-        return self._made(values) if self._by_field else self._validated(values)
+            if run is not None:
+                at, known = run.read(text, match.end(), before)
+                values |= known
+        for place, convert in self._convert:
+            said[place] = convert(said[place])
+        for begin, end, names, make in self._objects:
+            said[begin:end] = [make(dict(zip(names, said[begin:end], strict=True)))]
+        values.update(zip(self._names, said, strict=True))
+        return self._make(values)
 
-    def _compiled(self) -> Iterator[tuple[re.Pattern[str], _Inside | None]]:
-        """The expressions, each with the member that stands between it and the next."""
-        members = sorted((field.alias or name, name) for name, field in self._model.model_fields.items())
-        following = [f',"{alias}":' for alias, _ in members[1:]] + ["}"]
-        source, opening = "", "{"
-        for (alias, name), before in zip(members, following, strict=True):
-            field = self._model.model_fields[name]
-            source += re.escape(f'{opening}"{alias}":')
-            scalar = scalar_of(field.annotation, field.metadata)
-            if scalar is None:
-                yield re.compile(source, re.ASCII), _Inside(before, _reader(field))
-                source = ""
+    def _compile(self, model: type[Strict]) -> None:
+        """The expressions; but for the last, each with what should follow the run after it, and with the run."""
+        groups = list(grouped(members_of(model)))
+        following = [*(group[0].opening + group[0].key for group in groups[1:]), "}"]
+        source = ""
+        for group, before in zip(groups, following, strict=True):
+            pattern = self._pattern(group[0]) if len(group) == 1 else None
+            if pattern is not None:
+                source += pattern
             else:
-                source += scalar.pattern
-                self._note(name, scalar)
-            self._names.append(name)
-            opening = ","
-        yield re.compile(source + r"\}\Z", re.ASCII), None
+                self._stretches.append((_expression(source + re.escape(group[0].opening)), before, _run(group)))
+                source = ""
+        self._stretches.append((_expression(source + r"\}\Z"), "", None))
 
-    def _note(self, name: str, scalar: Scalar) -> None:
-        if scalar.kind is float:
-            self._reals.append(name)
-        elif scalar.kind is not str:
-            self._convert[name] = _truth if scalar.kind is bool else _whole
+    def _pattern(self, member: Member) -> str | None:
+        """The expression of a scalar or of an object of scalars, else None; what its groups say is noted."""
+        begin, scalar, inner = self._groups, member.scalar, member.flat
+        if scalar is not None:
+            pattern = self._group(scalar)
+        elif inner is not None:
+            members = members_of(inner)
+            pattern = "".join(each.before + self._group(each.scalar) for each in members if each.scalar) + r"\}"
+            self._objects.insert(0, (begin, self._groups, [each.name for each in members], _maker(inner)))
+        else:
+            return None
+        self._names.append(member.name)
+        return member.before + pattern
 
-    def _convert_reals(self, values: dict[str, Any]) -> None:
-        """As doubles, if each is the shortest text of one; without exponents all printers agree on that."""
-        texts = "[" + ",".join([values[name] or "null" for name in self._reals]) + "]"
-        numbers = from_json(texts)
-        if to_json(numbers).decode() != texts:
-            raise NotPlain
-        for name, number in zip(self._reals, numbers, strict=True):
-            values[name] = None if number is None else float(number)
+    def _group(self, scalar: Scalar) -> str:
+        if scalar.kind is not str:
+            convert = int if scalar.kind is int and not scalar.nullable else _CONVERT[scalar.kind]
+            self._convert.append((self._groups, convert))
+        self._groups += 1
+        return scalar.pattern
 
-    def _made(self, values: dict[str, Any]) -> _Model:
-        """The value, as `model_construct` makes it, without its look at every field."""
-        made = object.__new__(self._model)
-        object.__setattr__(made, "__dict__", values)
-        object.__setattr__(made, "__pydantic_fields_set__", self._all_fields)
-        object.__setattr__(made, "__pydantic_extra__", None)
-        object.__setattr__(made, "__pydantic_private__", None)
-        return made
 
-    def _validated(self, values: dict[str, Any]) -> _Model:
-        """The value, if the rules that are about several fields admit it."""
-        by_alias = {field.alias or name: values[name] for name, field in self._model.model_fields.items()}
-        try:
-            return self._model.model_validate(by_alias)
-        except ValidationError as error:
-            raise NotPlain from error
+def _expression(source: str) -> re.Pattern[str]:
+    return re.compile(source, re.ASCII)
 
 
 def _whole(text: str | None) -> int | None:
@@ -155,61 +127,62 @@ def _truth(text: str | None) -> bool | None:
     return None if text is None else text == "true"
 
 
-def _ruled_by_field(model: type[Strict]) -> bool:
-    """Whether the model's fields say all that there is to check."""
-    decorators = model.__pydantic_decorators__
-    ruled = any(getattr(decorators, each.name) for each in fields(decorators))
-    return not ruled and model.__pydantic_post_init__ is None
+@lru_cache(4096)
+def _real(text: str | None) -> float | None:
+    """The double of which this is the shortest text; without an exponent all printers agree on that one."""
+    if text is None:
+        return None
+    value = float(text)
+    if not text.isdigit() and to_json(value).decode() != text:
+        raise NotPlain
+    return value
 
 
-def _reader(field: FieldInfo) -> Reader:
-    """How the text of a member with an inside is read; fields of one type remember together."""
-    model = field.annotation
-    if isinstance(model, type) and issubclass(model, Strict) and not field.metadata and _flat(model):
-        return Form(model).read
-    kept_as = repr((model, field.metadata, field.discriminator))
-    if kept_as not in _READERS:
-        _READERS[kept_as] = _remembering(field)
-    return _READERS[kept_as]
+_CONVERT: dict[type, Callable[[str | None], Any]] = {int: _whole, bool: _truth, float: _real}
 
 
-def _flat(model: type[Strict]) -> bool:
-    """Whether it has scalars alone, and no rule is about several of them."""
-    scalars = [scalar_of(field.annotation, field.metadata) for field in model.model_fields.values()]
-    return None not in scalars and _ruled_by_field(model)
+def _maker(model: type[_Model]) -> Callable[[dict[str, Any]], _Model]:
+    """Makes a value from its fields; raises NotPlain where a rule about several of them does not hold."""
+    aliases = {member.name: member.field.alias or member.name for member in members_of(model)}
+    all_fields, new, put = set(aliases), object.__new__, object.__setattr__
 
+    def make(values: dict[str, Any]) -> _Model:
+        """As `model_construct`, without its look at every field."""
+        made = new(model)
+        put(made, "__dict__", values)
+        put(made, "__pydantic_fields_set__", all_fields)
+        put(made, "__pydantic_extra__", None)
+        put(made, "__pydantic_private__", None)
+        return made
 
-def _remembering(field: FieldInfo) -> Reader:
-    """A reader that decodes the general way, and remembers."""
-    member = Field(discriminator=field.discriminator) if field.discriminator else Field()
-    holder = create_model("Member", __base__=Strict, inside=(field.rebuild_annotation(), member))
-
-    @lru_cache(REMEMBERED)
-    def read(text: str) -> Any:  # noqa: ANN401
-        if len(text) > LONGEST_INSIDE:
-            raise NotPlain
+    def validate(values: dict[str, Any]) -> _Model:
         try:
-            found = holder.model_validate({"inside": parse_canonical(text.encode(), "member")})
-        except (ProtocolError, ValidationError) as error:
+            return model.model_validate({aliases[name]: value for name, value in values.items()})
+        except ValidationError as error:
             raise NotPlain from error
-        if canonical_json(found.model_dump(mode="json")["inside"]) != text.encode():
-            raise NotPlain
-        return getattr(found, "inside")  # noqa: B009 - a field that mypy cannot know
 
-    return read
+    return make if ruled_by_field(model) else validate
 
 
-_READERS: dict[str, Reader] = {}
-_HEAD = re.compile(r'\{"[a-z_0-9]+":(?:"[^"\\]*"|[0-9a-z.]+),"([a-z_0-9]+)":')
+_RUNS: dict[str, Run] = {}
 
 
+def _run(group: list[Member]) -> Run:
+    """The run of these members; equal ones of two kinds remember together."""
+    members = [(member.name, member.field) for member in group]
+    kept_as = repr(members)
+    if kept_as not in _RUNS:
+        _RUNS[kept_as] = Run(members)
+    return _RUNS[kept_as]
+
+
+_HEAD = re.compile(r'\{"[a-z_0-9]+":(?:"[^"\\]*"|[0-9a-z.]+),("[a-z_0-9]+":)')
+
+
+@cache
 def _forms() -> dict[str, list[Form[AnyEntry]]]:
     """All kinds' forms, by the second member, which tells most of them apart; the first is the actor in most."""
     found: dict[str, list[Form[AnyEntry]]] = {}
     for model in get_args(get_args(AnyEntry)[0]):
-        second = sorted(field.alias or name for name, field in model.model_fields.items())[1]
-        found.setdefault(second, []).append(Form(model))
+        found.setdefault(members_of(model)[1].key, []).append(Form(model))
     return found
-
-
-_FORMS = _forms()

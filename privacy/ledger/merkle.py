@@ -88,30 +88,33 @@ def root(leaves: Iterable[bytes]) -> bytes:
     return growth.root()
 
 
-NodeReader = Callable[[int, int], bytes]
-"""The node of a level and an index, of those that the tree has."""
+Node = tuple[int, int]
+"""The level and the index of a node."""
+
+NodeReader = Callable[[Sequence[Node]], Sequence[bytes]]
+"""The hashes of nodes that the tree has, in the order asked."""
 
 
 def root_at(read: NodeReader, size: int) -> bytes:
     """The root over the first `size` leaves, from at most log n nodes."""
-    return _range_root(read, 0, size) if size else EMPTY_ROOT
+    return _roots(read, [(0, size)])[0] if size else EMPTY_ROOT
 
 
 def inclusion_proof(read: NodeReader, size: int, index: int) -> tuple[bytes, ...]:
     """PATH(index, D[size]) of RFC 6962, 2.1.1, from at most 2 log n nodes. Raises InternalError without such a leaf."""
     if not 0 <= index < size:
         raise InternalError("inclusion proof", f"there is no leaf {index} of {size}", "Report this.")
-    proof: list[bytes] = []
+    ranges: list[tuple[int, int]] = []
     begin, end = 0, size
     while end - begin > 1:
         middle = begin + _split(end - begin)
         if index < middle:
-            proof.append(_range_root(read, middle, end))
+            ranges.append((middle, end))
             end = middle
         else:
-            proof.append(_range_root(read, begin, middle))
+            ranges.append((begin, middle))
             begin = middle
-    return tuple(reversed(proof))
+    return _roots(read, ranges[::-1])
 
 
 def consistency_proof(read: NodeReader, old_size: int, size: int) -> tuple[bytes, ...]:
@@ -121,19 +124,19 @@ def consistency_proof(read: NodeReader, old_size: int, size: int) -> tuple[bytes
     """
     if not 0 < old_size <= size:
         raise InternalError("consistency proof", f"from size {old_size} to {size}", "Report this.")
-    proof: list[bytes] = []
+    ranges: list[tuple[int, int]] = []
     begin, end = 0, size
     while old_size != end:
         middle = begin + _split(end - begin)
         if old_size <= middle:
-            proof.append(_range_root(read, middle, end))
+            ranges.append((middle, end))
             end = middle
         else:
-            proof.append(_range_root(read, begin, middle))
+            ranges.append((begin, middle))
             begin = middle
     if begin:  # else it is the old root itself, which the verifier has
-        proof.append(_range_root(read, begin, end))
-    return tuple(reversed(proof))
+        ranges.append((begin, end))
+    return _roots(read, ranges[::-1])
 
 
 def verify_inclusion(leaf: bytes, index: int, size: int, proof: Sequence[bytes], expected_root: bytes) -> None:
@@ -196,14 +199,21 @@ def _split(size: int) -> int:
     return 1 << ((size - 1).bit_length() - 1)
 
 
-def _range_root(read: NodeReader, begin: int, end: int) -> bytes:
-    """The root over the leaves from `begin` to before `end`; `begin` is a multiple of a power of two >= end - begin."""
+def _roots(read: NodeReader, ranges: Sequence[tuple[int, int]]) -> tuple[bytes, ...]:
+    """The root over the leaves of each range, from its first to before its last; all nodes are read at once."""
+    covers = [_cover(begin, end) for begin, end in ranges]
+    hashes = iter(read([node for cover in covers for node in cover]))
+    return tuple(_joined([next(hashes) for _ in cover]) for cover in covers)
+
+
+def _cover(begin: int, end: int) -> list[Node]:
+    """The nodes that a range is made of; it begins at a multiple of a power of two that is not less than its length."""
     nodes = []
     while begin < end:
         level = (end - begin).bit_length() - 1
-        nodes.append(read(level, begin >> level))
+        nodes.append((level, begin >> level))
         begin += 1 << level
-    return _joined(nodes)
+    return nodes
 
 
 def _joined(nodes: Sequence[bytes]) -> bytes:

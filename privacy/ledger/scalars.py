@@ -26,11 +26,12 @@ _SAFE_DIGITS = 15  # every integer of so many is exact in a double
 class Scalar:
     """A field of one string, number or truth value; the one group of `pattern` is its text without quotes.
 
-    A number that is `real` must besides be printed again and compare equal.
+    A float's text must besides be the one that its value is printed as.
     """
 
     pattern: str
     kind: type[str | int | float | bool]
+    nullable: bool = False  # the group matches nothing where the text is null
 
 
 def scalar_of(annotation: Any, metadata: Sequence[Any]) -> Scalar | None:  # noqa: ANN401 - any type there is
@@ -81,7 +82,7 @@ def _nullable(options: Sequence[Any], constraints: Sequence[Any]) -> Scalar | No
     if len(some) != 1 or len(options) != 2 or constraints:
         return None
     found = scalar_of(some[0], ())
-    return None if found is None else Scalar(f"(?:{found.pattern}|null)", found.kind)
+    return None if found is None else Scalar(f"(?:{found.pattern}|null)", found.kind, nullable=True)
 
 
 def _literal(values: Sequence[Any]) -> Scalar | None:

@@ -4,6 +4,7 @@ Nothing here needs torch, TenSEAL, gRPC or a network. `verify_log` raises Ledger
 wrong and what is wrong with it, or returns what the log adds up to.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ from privacy.ledger.entry import AnyEntry, ReviewEntry
 from privacy.ledger.evidence import Evidence, EvidenceBook, EvidenceReport
 from privacy.ledger.figures import PopulationReport, check_figures, report_populations
 from privacy.ledger.governance import GovernanceBook
-from privacy.ledger.merkle import Frontier, leaf_hash
+from privacy.ledger.merkle import EMPTY_ROOT, Growth, leaf_hash
 from privacy.ledger.replay import Budgets, after
 from privacy.ledger.rounds import RoundBook
 from privacy.ledger.witnessed import WitnessedBook, WitnessReport
@@ -111,13 +112,15 @@ class _Walk:
         self._evidence = evidence
         self._origin = origin
         self._checkpoints = {checkpoint.size: checkpoint for checkpoint in checkpoints}
-        self._signed_before = 0
-        self._frontier = Frontier()
+        self._institution = origin.rpartition("/")[2]
+        self._size = self._signed_before = 0
+        self._tree = Growth()  # of the entries, unless they are compared with leaves that lead to the signed roots
         self._budgets: Budgets = {}
         self._rounds = RoundBook()
         self._governance = GovernanceBook(origin, {size: each.root for size, each in self._checkpoints.items()})
-        self._kinds: dict[str, int] = {}
-        self._utc: list[str] = []
+        self._kinds: Counter[str] = Counter()
+        self._first_utc: str | None = None
+        self._last_utc: str | None = None
 
     def hear_witnesses(self, notes: Sequence[str]) -> None:
         """Check the cosignatures under the notes. Raises LedgerFault."""
@@ -137,13 +140,7 @@ class _Walk:
         try:
             entry = decode_entry(data)
             self._place(sequence, entry)
-            if self._utc:
-                check_order(self._utc[-1], entry.utc)
-            if self._trust.valid_until is not None and entry.utc > self._trust.valid_until:
-                why = f"{entry.utc} is stated, and the key's certificate was good until {self._trust.valid_until}"
-                raise VerificationError("utc", why, NEXT)
-            if self.witnessed is not None:
-                self.witnessed.check_time(sequence + 1, entry.utc)
+            self._check_time(sequence, entry.utc)
             check_figures(entry)
             self._rounds.read(entry, self._budgets)
             self._governance.read(entry, self._budgets)
@@ -155,28 +152,32 @@ class _Walk:
             raise
         except CloisterError as error:
             raise LedgerFault(sequence, f"entry {sequence}", f"{error.what}: {error.why}") from error
-        self._kinds[entry.kind] = self._kinds.get(entry.kind, 0) + 1
-        self._utc = [*self._utc[:1], entry.utc]
-        self._frontier = self._frontier.append(hashed)
-        self._check_root(sequence)
+        self._kinds[entry.kind] += 1
+        self._first_utc, self._last_utc = self._first_utc or entry.utc, entry.utc
+        self._size += 1
+        if self.leaves is None:
+            self._tree.append(hashed)
+        checkpoint = self._checkpoints.get(self._size)
+        if checkpoint is not None:
+            self._pass_checkpoint(checkpoint)
 
     def finish(self) -> Report:
         """What it adds up to. Raises LedgerFault if entries are missing or none signed for the last ones."""
-        missing = [size for size in self._checkpoints if size > self._frontier.size]
+        missing = [size for size in self._checkpoints if size > self._size]
         if missing:
             why = f"a checkpoint over {missing[0]} entries is signed, but the log ends before this one"
-            raise LedgerFault(self._frontier.size, f"entry {self._frontier.size}", why)
-        if self._signed_before != self._frontier.size or not self._checkpoints:
+            raise LedgerFault(self._size, f"entry {self._size}", why)
+        if self._signed_before != self._size or not self._checkpoints:
             raise LedgerFault(
                 self._signed_before, f"entry {self._signed_before}", "no signed checkpoint covers it and those after it"
             )
         return Report(
             origin=self._origin,
-            entries=self._frontier.size,
+            entries=self._size,
             checkpoints=len(self._checkpoints),
-            root=self._frontier.root(),
-            first_utc=self._utc[0] if self._utc else None,
-            last_utc=self._utc[-1] if self._utc else None,
+            root=self._checkpoints[self._size].root,
+            first_utc=self._first_utc,
+            last_utc=self._last_utc,
             kinds=dict(sorted(self._kinds.items())),
             populations=report_populations(self._budgets, self._rounds.executed),
             witnesses=None if self.witnessed is None else self.witnessed.report(),
@@ -196,8 +197,17 @@ class _Walk:
         if entry.sequence != sequence:
             why = f"it carries number {entry.sequence}: an entry before it was dropped, doubled or moved"
             raise LedgerFault(sequence, f"entry {sequence}", why)
-        if not self._origin.endswith(f"/{entry.institution}"):
+        if entry.institution != self._institution:
             raise LedgerFault(sequence, f"entry {sequence}", f"it is of {entry.institution}, not of {self._origin}")
+
+    def _check_time(self, sequence: int, utc: str) -> None:
+        if self._last_utc is not None:
+            check_order(self._last_utc, utc)
+        if self._trust.valid_until is not None and utc > self._trust.valid_until:
+            why = f"{utc} is stated, and the key's certificate was good until {self._trust.valid_until}"
+            raise VerificationError("utc", why, NEXT)
+        if self.witnessed is not None:
+            self.witnessed.check_time(sequence + 1, utc)
 
     def _explain_foreign(self, sequence: int, data: bytes) -> None:
         """An entry whose hash is not the signed one: say what also is wrong with it, if anything. Raises."""
@@ -210,15 +220,12 @@ class _Walk:
             raise LedgerFault(sequence, f"entry {sequence}", why) from error
         raise LedgerFault(sequence, f"entry {sequence}", "it is not the entry that was signed for: its hash differs")
 
-    def _check_root(self, sequence: int) -> None:
-        checkpoint = self._checkpoints.get(sequence + 1)
-        if checkpoint is None:
-            return
-        if checkpoint.root != self._frontier.root():
-            first = self._signed_before
-            span = f"entry {first}" if first == sequence else f"one of the entries {first} to {sequence}"
-            raise LedgerFault(first, span, f"not what the checkpoint over {sequence + 1} entries was signed for")
-        self._signed_before = sequence + 1
+    def _pass_checkpoint(self, checkpoint: Checkpoint) -> None:
+        if self.leaves is None and checkpoint.root != self._tree.root():
+            first, last = self._signed_before, self._size - 1
+            span = f"entry {first}" if first == last else f"one of the entries {first} to {last}"
+            raise LedgerFault(first, span, f"not what the checkpoint over {self._size} entries was signed for")
+        self._signed_before = self._size
 
 
 def _evidence_book(evidence: Evidence, origin: str, public_key: bytes) -> EvidenceBook:
@@ -238,6 +245,8 @@ def _open_all(notes: Sequence[str], origin: str, public_key: bytes) -> list[Chec
             raise LedgerFault(None, f"checkpoint {number}", f"{error.what}: {error.why}") from error
         if checkpoints and checkpoint.size <= checkpoints[-1].size:
             raise LedgerFault(None, f"checkpoint {number}", "its size does not rise above the one before it")
+        if checkpoint.size == 0 and checkpoint.root != EMPTY_ROOT:
+            raise LedgerFault(None, f"checkpoint {number}", "it is over no entries, and has the root of some")
         checkpoints.append(checkpoint)
     return checkpoints
 
@@ -246,11 +255,9 @@ def _signed(leaves: Sequence[bytes], checkpoints: Sequence[Checkpoint]) -> bool:
     """Whether a list of leaf hashes leads to every signed root, with nothing beyond."""
     if not checkpoints or checkpoints[-1].size != len(leaves):
         return False
-    frontier, expected = Frontier(), {checkpoint.size: checkpoint.root for checkpoint in checkpoints}
-    if expected.get(0, frontier.root()) != frontier.root():
-        return False
+    tree, signed = Growth(), {checkpoint.size: checkpoint.root for checkpoint in checkpoints}
     for leaf in leaves:
-        frontier = frontier.append(leaf)
-        if expected.get(frontier.size, frontier.root()) != frontier.root():
+        tree.append(leaf)
+        if tree.size in signed and signed[tree.size] != tree.root():
             return False
     return True

@@ -12,7 +12,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from privacy.budget import BudgetPolicy, RoundKey, commit, first_budget, grant, reserve, withdraw
 from privacy.canonical import canonical_json
+from privacy.ledger.checkpoint import Checkpoint, sign_checkpoint
 from privacy.ledger.entry import Asked, Balance, RefuseEntry, ReserveEntry, mechanism_of
+from privacy.ledger.merkle import EMPTY_ROOT
 from privacy.ledger.verify import LedgerFault, verify_log
 from tests.ledger_logs import (
     DP,
@@ -138,6 +140,18 @@ def test_a_log_signed_by_another_key_is_refused_whole() -> None:
 def test_checkpoints_out_of_order_or_twice_are_refused() -> None:
     for notes in ([SOUND.notes[1], SOUND.notes[0]], [SOUND.notes[0], SOUND.notes[0]]):
         assert "its size does not rise" in str(fault(Log(SOUND.key, SOUND.entries, notes)))
+
+
+def test_a_checkpoint_over_nothing_has_the_root_of_nothing() -> None:
+    for root, complaint in ((EMPTY_ROOT, None), (bytes(32), "it is over no entries, and has the root of some")):
+        note = sign_checkpoint(Checkpoint(ORIGIN, 0, root), SOUND.public_key, SOUND.key.sign)
+        log = Log(SOUND.key, SOUND.entries, [note, *SOUND.notes])
+        if complaint is None:
+            assert log.verify(log.leaves).entries == len(SOUND.entries)
+        else:
+            assert complaint in str(fault(log))
+    empty = Log(SOUND.key, [], [sign_checkpoint(Checkpoint(ORIGIN, 0, EMPTY_ROOT), SOUND.public_key, SOUND.key.sign)])
+    assert (empty.verify().root, empty.verify([]).entries) == (EMPTY_ROOT, 0)
 
 
 def test_two_histories_under_one_key_do_not_both_verify() -> None:

@@ -2,9 +2,12 @@
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
+from alembic import command
+from alembic.config import Config
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import Engine, MetaData, delete, insert, inspect, select, update
 
@@ -16,7 +19,6 @@ from runtime.ledger_store import Ledger, LogIdentity
 from runtime.ledger_tables import ledger_tables
 from tests.ledger_logs import key_entry, policy_entry, sample_log
 from tests.merkle_oracle import slow_consistency, slow_inclusion
-from tests.older_databases import made_older
 
 METADATA = MetaData()
 TABLES = ledger_tables(METADATA)
@@ -60,20 +62,40 @@ def test_both_programs_migrations_make_the_tables_that_the_code_expects(program:
 @pytest.mark.parametrize("program", ["silo_agent.migrations", "aggregator.migrations"])
 @pytest.mark.parametrize("size", [0, 17, 2500])
 def test_a_database_from_before_the_tree_was_kept_gets_its_nodes(program: str, size: int, tmp_path: Path) -> None:
-    engine = open_database(tmp_path / "program.db", program)
-    with write(engine) as connection:
+    now = open_database(tmp_path / "now.db", program)
+    with write(now) as connection:
         Ledger.begin(connection, TABLES, IDENTITY).append_all([key_entry()] * size)
-        kept = connection.execute(select(TABLES.nodes)).all()
-        made_older(connection, program.split(".")[0].removesuffix("_agent"), 1)
-    engine.dispose()
+        log = connection.execute(select(TABLES.log)).mappings().one()
+        entries = [dict(row) for row in connection.execute(select(TABLES.entries)).mappings()]
+        nodes = connection.execute(select(TABLES.nodes)).all()
+    now.dispose()
+    before = at_first_revision(tmp_path / "program.db", program)
+    with write(before) as connection:
+        known = {column["name"] for column in inspect(connection).get_columns("ledger_log")}
+        connection.execute(insert(TABLES.log).values({name: value for name, value in log.items() if name in known}))
+        if entries:
+            connection.execute(insert(TABLES.entries), entries)
+    before.dispose()
     again = open_database(tmp_path / "program.db", program)
     with write(again) as connection:
-        assert connection.execute(select(TABLES.nodes)).all() == kept
+        assert connection.execute(select(TABLES.nodes)).all() == nodes
         ledger = Ledger(connection, TABLES)
         ledger.check()
         assert ledger.append(key_entry()) == size
         ledger.check()
     again.dispose()
+
+
+def at_first_revision(path: Path, program: str) -> Engine:
+    """A database as the program's first version made it."""
+    engine, config = open_database(path), Config()
+    config.set_main_option("script_location", str(files("runtime.schema")))
+    config.set_main_option("version_locations", str(files(program) / "versions"))
+    config.set_main_option("path_separator", "newline")
+    with write(engine) as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, f"{program.split('_')[0].split('.')[0]}_0001")
+    return engine
 
 
 def test_entries_are_numbered_hashed_and_added_up(filled: Engine) -> None:
@@ -221,7 +243,7 @@ def test_what_was_altered_in_the_database_is_named_at_start_up(filled: Engine) -
         (update(entries).where(entries.c.sequence == 5).values(body=body), "ledger entry 5"),
         (delete(entries).where(entries.c.sequence == 6), "ledger entry 6"),
         (delete(entries).where(entries.c.sequence == len(sample_log().entries) - 1), "missing at its end"),
-        (update(log).values(peaks=b"\x00" * 32 * len(sample_log().entries).bit_count()), "missing at its end"),
+        (update(log).values(peaks=bytes(32 * len(sample_log().entries).bit_count())), "missing at its end"),
         (update(notes).where(notes.c.size == 8).values(note="12"), "checkpoint: it is not a signed note"),
         (update(entries).where(entries.c.sequence == 5).values(kind="key"), "ledger entry 5"),
         (update(entries).where(entries.c.sequence == 5).values(body=b"[]"), "ledger entry 5"),

@@ -14,10 +14,11 @@ from privacy.accounting import round_event
 from privacy.budget import BudgetPolicy, first_budget
 from privacy.errors import ProtocolError
 from privacy.fields import NAME, Name, Positive, PositiveReal, Strict, Text
-from privacy.ledger import forms
-from privacy.ledger.codec import decode_any, decode_entry, encode_entry
+from privacy.ledger import runs
+from privacy.ledger.codec import decode_any, decode_entry, encode_any, encode_entry
 from privacy.ledger.entry import AnyEntry, Charge, NonNegative, mechanism_of
-from privacy.ledger.forms import Form, NotPlain, read_plain
+from privacy.ledger.forms import Form, read_plain
+from privacy.ledger.runs import NotPlain
 from privacy.ledger.scalars import scalar_of
 from privacy.mechanism import Metrics
 from tests.ledger_logs import DP, commit_entry, reserve_entry, sample_log
@@ -59,7 +60,7 @@ def same(data: bytes) -> None:
     assert quick == slow
     assert exactly(quick) == exactly(slow)
     assert (hash(quick), quick.model_fields_set) == (hash(slow), slow.model_fields_set)
-    assert encode_entry(quick) == data
+    assert encode_entry(quick) == encode_any(quick) == data
 
 
 def exactly(value: Any) -> Any:
@@ -207,7 +208,7 @@ def text_of(value: object, inner: object, members: list[tuple[str, object]]) -> 
 
 
 def test_a_member_whose_text_names_the_next_one_is_read_the_general_way() -> None:
-    """An inside is taken to end where the next member's name stands first."""
+    """A run is taken to end where the next member's name stands first."""
     body = KINDS["round"]
     start, end = body.index(b'"members":') + 10, body.index(b',"outcome"')
     for members in (b'["a","outcome":"b"]', b'[",\\"outcome\\":"]', b'["a"],"outcome":["b"]', b""):
@@ -223,20 +224,20 @@ def test_a_rule_about_several_fields_is_kept() -> None:
         same(other.replace(b'"over-cap"', b'"declined"'))
 
 
-def test_long_insides_are_not_remembered() -> None:
+def test_long_runs_are_not_remembered() -> None:
     body = KINDS["round"]
     start, end = body.index(b'"members":') + 10, body.index(b',"outcome"')
     names = rfc8785.dumps([f"hospital-{number:050}" for number in range(200)])
-    assert len(names) > forms.LONGEST_INSIDE
+    assert len(names) > runs.LONGEST
     long = body[:start] + names + body[end:]
     same(long)
     assert read_plain(long) is None
 
 
 def test_what_repeats_is_one_object() -> None:
-    reserve, commit = read_plain(KINDS["reserve"]), read_plain(KINDS["commit"])
-    assert reserve.mechanism is read_plain(KINDS["reserve"]).mechanism
-    assert commit.charge is next(read_plain(body) for body in SAMPLES if b'"kind":"reserve"' in body).charge
+    reserve, commit = (next(body for body in SAMPLES if b'"kind":"' + kind in body) for kind in (b"reserve", b"commit"))
+    assert read_plain(reserve).mechanism is read_plain(reserve).mechanism
+    assert read_plain(reserve).charge is read_plain(commit).charge
 
 
 class Pair(Strict):

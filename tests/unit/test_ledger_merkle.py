@@ -1,5 +1,7 @@
 """RFC 6962 against the vectors that the Certificate Transparency projects publish, and against itself."""
 
+from collections.abc import Sequence
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -8,6 +10,7 @@ from privacy.errors import InternalError, VerificationError
 from privacy.ledger.merkle import (
     Frontier,
     Growth,
+    Node,
     consistency_proof,
     inclusion_proof,
     leaf_hash,
@@ -113,7 +116,7 @@ def test_growing_in_place_gives_the_same_trees_and_every_node_once() -> None:
     growth, frontier, read, nodes = Growth(), Frontier(), nodes_of(HASHES), {}
     for place, leaf in enumerate(HASHES):
         for level, hashed in enumerate(growth.append(leaf), 1):
-            assert nodes.setdefault((level, place >> level), hashed) == read(level, place >> level)
+            assert nodes.setdefault((level, place >> level), hashed) == read([(level, place >> level)])[0]
         frontier = frontier.append(leaf)
         assert (growth.frontier(), growth.root(), growth.size) == (frontier, frontier.root(), place + 1)
     assert len(nodes) == len(HASHES) - len(HASHES).bit_count()
@@ -121,20 +124,18 @@ def test_growing_in_place_gives_the_same_trees_and_every_node_once() -> None:
 
 
 def test_proofs_read_few_nodes() -> None:
-    counted: list[tuple[int, int]] = []
+    counted: list[int] = []
 
-    def read(level: int, index: int) -> bytes:
-        counted.append((level, index))
-        return b"\x00" * 32
+    def read(nodes: Sequence[Node]) -> list[bytes]:
+        counted.append(len(nodes))
+        return [b"\x00" * 32] * len(nodes)
 
     size = 1_000_003
     for index in (0, 1, 524_287, 524_288, 999_999, 1_000_002):
-        counted.clear()
         assert len(inclusion_proof(read, size, index)) <= 20
-        assert len(counted) <= 40
-        counted.clear()
         assert len(consistency_proof(read, index + 1, size)) <= 21
-        assert len(counted) <= 40
+        assert counted.pop() <= 40
+        assert counted.pop() <= 40
 
 
 def test_a_log_that_shrinks_is_named() -> None:

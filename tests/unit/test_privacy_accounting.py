@@ -129,6 +129,33 @@ def test_composition_is_exact_in_any_order(first: SelfComposed, second: SelfComp
     assert add(add(total, b), a) == add(b, add(a, total))
 
 
+VECTORS = st.lists(st.integers(0, 2**52), min_size=len(ORDERS), max_size=len(ORDERS)).map(
+    lambda steps: tuple(step * GRID for step in steps)
+)
+
+
+@given(VECTORS, VECTORS, st.integers(0, 2**20))
+@settings(max_examples=200, deadline=None)
+def test_vectors_made_of_checked_ones_are_what_any_others_are(a, b, count):
+    """Order by order the plain sum, cut off; and they are on the grid, although nobody looks again."""
+    one, other = check_vector(a), check_vector(b)
+    total, many = add(one, other), times(one, count)
+    assert total == add(a, b) == tuple(min(x + y, UNBOUNDED) for x, y in zip(a, b, strict=True))
+    assert many == times(a, count) == tuple(min(x * count, UNBOUNDED) for x in a)
+    for vector in (total, many):
+        assert check_vector(tuple(vector)) == vector == check_vector(vector)
+        assert rdp_epsilon(tuple(vector), 1e-5) == rdp_epsilon(vector, 1e-5)
+
+
+def test_vectors_that_nobody_checked_stay_so() -> None:
+    one = check_vector((GRID,) * len(ORDERS))
+    for odd in (add(one, (0.1,) * len(ORDERS)), times((0.1,) * len(ORDERS), 3), times(one, -1)):
+        with pytest.raises(InternalError, match="Renyi vector"):
+            check_vector(odd)
+    with pytest.raises(ValueError, match="zip"):
+        add(one, one[1:])
+
+
 @pytest.mark.parametrize(
     ("value", "complaint"),
     [

@@ -5,6 +5,7 @@ from sqlalchemy import Connection
 from aggregator.record import round_record
 from aggregator.store import Transaction
 from privacy.budget import RoundKey
+from privacy.ledger.openings import Opening
 from privacy.plan import JobPlan
 
 
@@ -17,6 +18,10 @@ class Archive:
     def plans(self) -> dict[str, bytes]:
         """Every job's plan, by its digest in hex."""
         return {row.job.hex(): row.plan for row in self._tx.jobs()}
+
+    def openings(self) -> dict[str, Opening]:
+        """None: nobody at an aggregator writes entries by hand."""
+        return {}
 
     def transcript(self, key: RoundKey) -> bytes | None:
         """The round's record, put together from its statements; None of a job that is not here.

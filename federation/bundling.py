@@ -1,6 +1,7 @@
 """The evidence of a ledger's entries, gathered from the state of the program that wrote them."""
 
 import hashlib
+from collections.abc import Collection
 from pathlib import Path
 from typing import Protocol
 
@@ -19,6 +20,7 @@ from privacy.ledger.entry import (
     SelfTestEntry,
 )
 from privacy.ledger.evidence import Evidence, Scope
+from privacy.ledger.openings import Opening, Openings, commitments
 from privacy.plan import JobPlan
 from runtime.bundle import Witnessed
 from runtime.ledger_store import Ledger
@@ -34,6 +36,10 @@ class Archive(Protocol):
 
     def plans(self) -> dict[str, bytes]:
         """Every job's plan, by its digest in hex."""
+        ...
+
+    def openings(self) -> Openings:
+        """The texts that entries commit to, by commitment."""
         ...
 
     def transcript(self, key: RoundKey) -> bytes | None:
@@ -72,15 +78,18 @@ def witnessed(connection: Connection, ledger: Ledger) -> Witnessed:
     return Witnessed(book.with_cosignatures, {"-".join(name.split("/")[2:]): pem for name, pem in kept.items()})
 
 
-def gather(ledger: Ledger, archive: Archive, scope: Scope) -> Evidence:
-    """All that stands behind the entries in scope which a signed checkpoint covers.
+def gather(ledger: Ledger, archive: Archive, scope: Scope, redacted: Collection[str] = ()) -> Evidence:
+    """All that stands behind the entries in scope which a signed checkpoint covers; and the texts that any of them
+    commits to, but the fields that are `redacted`.
 
     Raises ConfigError naming the first that is not kept: the export would not verify.
     """
     known, plans = archive.plans(), dict[str, bytes]()
     transcripts, reports = dict[RoundKey, bytes](), dict[str, bytes]()
+    openings, open_ = archive.openings(), list[Opening]()
     for body in ledger.entries(until=ledger.covered):
         entry = decode_entry(body)
+        open_ += [openings[of] for name, of in commitments(entry).items() if name not in redacted and of in openings]
         job = _planned(entry)
         if job is None or not scope.holds(entry):
             continue
@@ -91,7 +100,7 @@ def gather(ledger: Ledger, archive: Archive, scope: Scope) -> Evidence:
             report = archive.report(job)
             if report is not None and hashlib.sha256(report).hexdigest() == entry.report_sha256:
                 reports[entry.report_sha256] = report
-    return Evidence(plans, transcripts, reports, scope)
+    return Evidence(plans, transcripts, reports, scope, tuple(open_))
 
 
 def _planned(entry: AnyEntry) -> str | None:

@@ -56,13 +56,16 @@ def show(
     """List the entries of the ledger in a state folder."""
     import json as json_module
 
+    from federation.bundling import archive_of
     from privacy.ledger.codec import decode_entry
+    from privacy.ledger.openings import readable
 
-    with _opened(state, database) as (_, ledger):
+    with _opened(state, database) as (connection, ledger):
         size, origin = ledger.size, ledger.identity.origin
         bodies = list(ledger.entries(since=max(0, size - last) if last else 0))
+        openings = archive_of(connection, state).openings()
     value = {"origin": origin, "size": size, "entries": [json_module.loads(body) for body in bodies]}
-    lines = [f"{origin}: {size} entries", *(_line(decode_entry(body)) for body in bodies)]
+    lines = [f"{origin}: {size} entries", *(_line(readable(decode_entry(body), openings)) for body in bodies)]
     emit(value, as_json=json, text="\n".join(lines))
 
 
@@ -79,14 +82,23 @@ def export(
         datetime | None,
         typer.Option("--since", formats=[DAY, SECOND], help="Those of entries from this time (UTC) on alone."),
     ] = None,
+    redact: Annotated[
+        list[str] | None, typer.Option("--redact", metavar="FIELD", help="Leave out a text that entries commit to.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Write one file for an auditor: entries, checkpoints, certificate, and the plans and rounds behind them.
 
-    The entries are always all there: a budget cannot be replayed from the middle.
+    The entries are always all there: a budget cannot be replayed from the middle. FIELD is actor, reason, legal_basis
+    or dpia, as far as silo.toml's ledger.committed named it when the entry was written: that has a commitment then.
     """
     if out.exists():
         raise ConfigError(f"file {out}", "is there already", "Name a new file.")
+    from privacy.ledger.openings import FIELDS
+
+    redacted = tuple(sorted(set(redact or ())))
+    if unknown := set(redacted) - set(FIELDS):
+        raise ConfigError("--redact", f"{min(unknown)!r} is none of {', '.join(FIELDS)}", "Name one of these.")
     from federation.bundling import archive_of, gather, job_named, witnessed
     from privacy.ledger.evidence import Scope
     from runtime.bundle import export_bundle
@@ -95,7 +107,8 @@ def export(
         archive = archive_of(connection, state)
         digest = None if job is None else job_named(archive, job)
         scope = Scope(digest, None if since is None else since.strftime(SECOND))
-        written = export_bundle(ledger, out, gather(ledger, archive, scope), witnessed(connection, ledger))
+        evidence = gather(ledger, archive, scope, redacted)
+        written = export_bundle(ledger, out, evidence, witnessed(connection, ledger), redacted)
     later = f"; {written.left_out} newer ones have no signed checkpoint yet" if written.left_out else ""
     emit(
         {"bundle": str(out), **asdict(written)},
@@ -139,6 +152,7 @@ def verify(
     value["reviews"] = [{"entry": entry.sequence, **entry.review.model_dump()} for entry in report.reviews]
     value["reviewers_certified"] = ca is not None
     asked = {"job": scope.job, "since": scope.since}
+    value["redacted"] = scope.redacted
     emit(
         value | {"scope": asked},
         as_json=json,
@@ -329,6 +343,9 @@ def _compared(report: "Report", asked: dict[str, str | None]) -> Iterator[str]:
         f"  compared with {found.plans} plans, {found.transcripts} rounds' transcripts and "
         f"{found.reports} self-tests' reports{absent}"
     )
+    if found.texts_left_out:
+        fields = ", ".join(f"{name} of {count} entries" for name, count in found.texts_left_out.items())
+        yield f"  left out of this export, as the institution chose: {fields}"
     if any(asked.values()):
         only = ", ".join(f"{name} {value}" for name, value in asked.items() if value)
         yield f"  the export was of {only}: {found.rounds_out_of_scope} published rounds were not compared"

@@ -18,6 +18,7 @@ from privacy.errors import ConfigError, VerificationError
 from privacy.ledger.checkpoint import log_origin
 from privacy.ledger.codec import decode_entry
 from privacy.ledger.cosignature import witness_name
+from privacy.ledger.openings import readable
 from privacy.ledger.verify import LedgerFault, Report, Trust, verify_log
 from privacy.plan import JobPlan
 from runtime.bundle import IDENTITY, Bundle, opened_bundle
@@ -95,11 +96,12 @@ def read_through(bundle: Bundle, trusted: Trusted) -> "VerifiedBundle":
     from federation.ledger_report.page import VerifiedBundle
 
     read: list[AnyEntry] = []
+    openings = {opening.sha256: opening for opening in bundle.openings()}
 
     def entries() -> Iterator[bytes]:
         for body in bundle.entries():
             yield body
-            read.append(decode_entry(body))  # asked for the next: the verifier let it pass
+            read.append(readable(decode_entry(body), openings))  # asked for the next: the verifier let it pass
 
     found = verified(bundle, trusted, entries())
     evidence = bundle.evidence()

@@ -6,6 +6,7 @@ A ZIP archive that stores and never compresses, so that any tool lists it and no
     entries.jsonl               one canonical entry per line, those that the last checkpoint covers
     leaves.txt                  their leaf hashes, in hex, one per line
     checkpoints.txt             the signed notes, an empty line between two
+    openings.jsonl              texts that entries commit to, one per line in the entries' order, but those left out
     identity.pem                the institution's identity certificate, if the ledger has one
     witnesses/ROLE-NAME.pem     the identity certificate of each witness that cosigned one of the notes
     plans/JOB.json              each job's plan
@@ -34,14 +35,16 @@ from privacy.fields import Hex32, Strict, Text, first_complaint
 from privacy.ledger.checkpoint import join_notes, split_notes
 from privacy.ledger.entry import MAX_ENTRY_BYTES
 from privacy.ledger.evidence import Evidence, Scope
+from privacy.ledger.openings import Opening
 from runtime.files import sync_folder, write_error
 from runtime.ledger_store import Ledger
 
-HEAD, ENTRIES, LEAVES, CHECKPOINTS, IDENTITY = (
+HEAD, ENTRIES, LEAVES, CHECKPOINTS, OPENINGS, IDENTITY = (
     "bundle.json",
     "entries.jsonl",
     "leaves.txt",
     "checkpoints.txt",
+    "openings.jsonl",
     "identity.pem",
 )
 WITNESS = "witnesses/{}.pem"
@@ -54,6 +57,7 @@ MOST_MEMBERS = 200_000
 MOST_BYTES = 1 << 36  # of the whole file
 MEMBER_BYTES = 1 << 24  # of a plan, a report, a transcript, the certificate
 LIST_BYTES = 1 << 28  # of leaves and checkpoints
+_LIMITS = {ENTRIES: MOST_BYTES, LEAVES: LIST_BYTES, CHECKPOINTS: LIST_BYTES, OPENINGS: LIST_BYTES}
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _READABLE = 0o644
 _PIECE = 1 << 20
@@ -67,7 +71,8 @@ class Head(Strict):
     version: Literal["cloister/v1/bundle"] = "cloister/v1/bundle"
     log: Text
     entries: Annotated[int, Field(ge=1)]
-    members: Annotated[int, Field(ge=4)]  # how many, this one counted
+    redacted: Annotated[tuple[Literal["actor", "dpia", "legal_basis", "reason"], ...], Field(strict=False)]
+    members: Annotated[int, Field(ge=5)]  # how many, this one counted
     job: Hex32 | None
     since: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")] | None
 
@@ -91,8 +96,16 @@ class Exported:
     reports: int
 
 
-def export_bundle(ledger: Ledger, path: Path, evidence: Evidence, witnesses: Witnessed = Witnessed()) -> Exported:
+def export_bundle(
+    ledger: Ledger,
+    path: Path,
+    evidence: Evidence,
+    witnesses: Witnessed = Witnessed(),
+    redacted: tuple[str, ...] = (),
+) -> Exported:
     """Write the entries that a signed checkpoint covers, and their evidence, into a new file; whole or not at all.
+
+    `redacted` is what the evidence's openings leave out, as the file says of itself.
 
     A file of that name is replaced. Raises ConfigError if it cannot be written, or nothing was signed yet.
     """
@@ -103,9 +116,10 @@ def export_bundle(ledger: Ledger, path: Path, evidence: Evidence, witnesses: Wit
     draft = path.with_name(f".{path.name}.draft")
     scope = evidence.scope
     certificate = ledger.identity.certificate_pem
-    members = 4 + (certificate is not None) + len(evidence.plans) + len(evidence.transcripts)
+    members = 5 + (certificate is not None) + len(evidence.plans) + len(evidence.transcripts)
     members += len(evidence.reports) + len(witnesses.certificates)
-    head = Head(log=ledger.identity.origin, entries=covered, members=members, job=scope.job, since=scope.since_utc)
+    said = {"job": scope.job, "since": scope.since_utc, "redacted": redacted}
+    head = Head.model_validate({"log": ledger.identity.origin, "entries": covered, "members": members, **said})
     try:
         with draft.open("w+b") as file:
             write_members(file, _contents(ledger, covered, notes, head, evidence, witnesses))
@@ -133,6 +147,7 @@ def _contents(
     yield ENTRIES, (entry + b"\n" for entry in ledger.entries(until=covered))
     yield LEAVES, (f"{leaf.hex()}\n".encode() for leaf in ledger.leaf_hashes(covered))
     yield CHECKPOINTS, (join_notes(notes).encode(),)
+    yield OPENINGS, (canonical_json(opening.model_dump()) + b"\n" for opening in evidence.openings)
     if (certificate := ledger.identity.certificate_pem) is not None:
         yield IDENTITY, (certificate,)
     for witness, pem in sorted(witnesses.certificates.items()):
@@ -207,7 +222,20 @@ class Bundle:
             transcripts=Members(self._archive, self._names.transcripts),
             reports=Members(self._archive, self._names.reports),
             scope=Scope(self.head.job, self.head.since),
+            openings=self.openings(),
         )
+
+    def openings(self) -> tuple[Opening, ...]:
+        """The texts that are open. Raises VerificationError if they are not a list of openings."""
+        lines = self._archive.read(OPENINGS).split(b"\n")
+        if lines.pop():
+            raise VerificationError(OPENINGS, "it is not a list of openings", _NEXT)
+        try:
+            return tuple(Opening.model_validate(parse_canonical(line, OPENINGS)) for line in lines)
+        except ValidationError as error:
+            raise VerificationError(OPENINGS, first_complaint(error), _NEXT) from error
+        except ProtocolError as error:
+            raise VerificationError(error.what, error.why, _NEXT) from error
 
     def _text(self, name: str) -> str:
         try:
@@ -290,11 +318,11 @@ def _checked_names(members: list[zipfile.ZipInfo]) -> Names:
         seen.add(name)
         if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
             _refuse(name[:200], "is compressed, which a bundle never is")
-        limit = {ENTRIES: MOST_BYTES, LEAVES: LIST_BYTES, CHECKPOINTS: LIST_BYTES}.get(name, MEMBER_BYTES)
+        limit = _LIMITS.get(name, MEMBER_BYTES)
         if info.file_size > limit:
             _refuse(name[:200], f"has {info.file_size} bytes, more than {limit}")
         _file_under(found, name)
-    missing = {HEAD, ENTRIES, LEAVES, CHECKPOINTS} - seen
+    missing = {HEAD, ENTRIES, LEAVES, CHECKPOINTS, OPENINGS} - seen
     if missing:
         _refuse("bundle", f"it has no {min(missing)}")
     return found
@@ -309,7 +337,7 @@ def _file_under(found: Names, name: str) -> None:
         found.transcripts[RoundKey(match[1], int(match[2]))] = name
     elif _WITNESS.fullmatch(name):
         found.witnesses.append(name)
-    elif name not in (HEAD, ENTRIES, LEAVES, CHECKPOINTS, IDENTITY):
+    elif name not in (HEAD, ENTRIES, LEAVES, CHECKPOINTS, OPENINGS, IDENTITY):
         _refuse(repr(name[:200]), "is no name of a bundle's member; a later version may have written it")
 
 
@@ -339,7 +367,7 @@ def _pieces(archive: zipfile.ZipFile, name: str) -> Iterator[bytes]:
 
 
 def _order(name: str) -> tuple[int, str, int]:
-    fixed = (HEAD, ENTRIES, LEAVES, CHECKPOINTS, IDENTITY)
+    fixed = (HEAD, ENTRIES, LEAVES, CHECKPOINTS, OPENINGS, IDENTITY)
     if name in fixed:
         return fixed.index(name), "", 0
     if match := _TRANSCRIPT.fullmatch(name):

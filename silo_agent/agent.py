@@ -27,7 +27,7 @@ from silo_agent.jobs import all_jobs
 from silo_agent.leftovers import sweep
 from silo_agent.participation import Participation
 from silo_agent.status import StatusBoard
-from silo_agent.witnessing import Witnessing
+from silo_agent.witnessing import Showing, Witnessing
 
 LOG = structlog.get_logger("silo")
 DECISION_POLL_S = 0.7  # silo.db is looked at this often while a job waits for its steward, and only then
@@ -263,13 +263,23 @@ class Agent:
             if self._stopping.is_set() or not self._witnessed:
                 continue
             try:
-                self._witnessing.exchange(self._port, self._clock())
-            except RewrittenError as error:
-                self._give_up(error)
+                self._show_ledger()
+            except RewrittenError:
+                return
             except Unavailable as error:
                 LOG.info("checkpoints not exchanged", why=error.why)
             except Exception as error:  # it is tried again; meanwhile nobody else knows of the newest entries
                 LOG.warning("checkpoints not exchanged", exc_info=error)
+
+    def _show_ledger(self) -> None:
+        """Have the ledger's newest checkpoint witnessed now. Raises what the exchange raises, and ends the agent if
+        this state is not the newest.
+        """
+        try:
+            self._witnessing.exchange(self._port, self._clock())
+        except RewrittenError as error:
+            self._give_up(error)
+            raise
 
     def _give_up(self, error: RewrittenError) -> None:
         LOG.error("this state is not the newest", exc_info=error)
@@ -320,7 +330,7 @@ class Agent:
             self._board,
             clock=self._clock,
             interrupted=interrupted,
-            published=self._to_witness.set,
+            showing=Showing(self._show_ledger, self._to_witness.set),
         )
 
     def _renew_in_time(self) -> None:

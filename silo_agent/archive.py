@@ -5,8 +5,9 @@ from pathlib import Path
 from sqlalchemy import Connection, select
 
 from privacy.budget import RoundKey
+from privacy.ledger.openings import Opening
 from runtime.files import read_file
-from silo_agent.tables import jobs, rounds
+from silo_agent.tables import jobs, openings, rounds
 
 PREFLIGHT_FILE = "preflight.json"  # in a job's results: the report of its self-test
 
@@ -21,6 +22,11 @@ class Archive:
     def plans(self) -> dict[str, bytes]:
         """Every job's plan, by its digest in hex."""
         return {row.job.hex(): row.plan for row in self._connection.execute(select(jobs.c.job, jobs.c.plan))}
+
+    def openings(self) -> dict[str, Opening]:
+        """The texts that the ledger's entries commit to, by their commitment in hex."""
+        rows = self._connection.execute(select(openings))
+        return {row.sha256: Opening(sha256=row.sha256, salt=row.salt, value=row.value) for row in rows}
 
     def transcript(self, key: RoundKey) -> bytes | None:
         """The round's record, kept since its certificate."""

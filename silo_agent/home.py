@@ -68,7 +68,7 @@ class Home:
     @cached_property
     def store(self) -> Store:
         """silo.db."""
-        return Store.open(self.folder, self.identity)
+        return Store.open(self.folder, self.identity, self.settings.ledger.committed)
 
     @cached_property
     def vault(self) -> Vault:

@@ -63,6 +63,7 @@ from silo_agent.statements import mark_delivered, said, say, undelivered
 from silo_agent.status import StatusBoard
 from silo_agent.sums import Rejected
 from silo_agent.vault import Secret
+from silo_agent.witnessing import TO_NOBODY, Showing
 
 LOG = structlog.get_logger("silo.job")
 CLOSED = {
@@ -86,7 +87,7 @@ class Participation:
         interrupted: Callable[[int], str | None] = lambda _round: None,
         sources: Sources = source_for,
         durably: Durably = nothing_more,
-        published: Callable[[], None] = lambda: None,
+        showing: Showing = TO_NOBODY,
     ) -> None:
         self._home = home
         self._port = port
@@ -98,7 +99,7 @@ class Participation:
         self._clock = clock
         self._interrupted = interrupted
         self._durably = durably
-        self._published = published  # there is a new checkpoint of the ledger
+        self._showing = showing
         self._preparation = Preparation(home, port, sources)
         self._runner: RoundRunner | None = None
 
@@ -306,7 +307,7 @@ class Participation:
         runner = self._rounds(record, accepted)
         runner.advance(view)
         if runner.published_through is not None:
-            self._published()
+            self._showing.soon()
             runner.published_through = None
 
     def _rounds(self, record: JobRecord, accepted: AcceptedRoll) -> RoundRunner:
@@ -320,6 +321,7 @@ class Participation:
                 clock=self._clock,
                 interrupted=self._interrupted,
                 durably=self._durably,
+                show_ledger=self._showing.now,
             )
         return self._runner
 

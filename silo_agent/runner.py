@@ -59,9 +59,10 @@ class RoundRunner:
     """Runs the rounds of one job. `interrupted(round)` says why training should stop, or None.
 
     `durably` is called with a name after every durable write and every action; tests stop the process there.
+    `show_ledger` is called before an update leaves: others then know what it was charged. What it raises stops that.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a job, and what tests, give it
         self,
         home: Home,
         port: AggregatorPort,
@@ -72,6 +73,7 @@ class RoundRunner:
         clock: Callable[[], datetime],
         interrupted: Callable[[int], str | None],
         durably: Durably = nothing_more,
+        show_ledger: Callable[[], None],
     ) -> None:
         self._home = home
         self._port = port
@@ -79,6 +81,7 @@ class RoundRunner:
         self._board = board
         self._clock = clock
         self._durably = durably
+        self._show_ledger = show_ledger
         self._work = RoundWork(home, membership, source, board, interrupted)
         self._keyed = self._work.cipher.rounds if isinstance(self._work.cipher, KeyedCipher) else None
         self._log = RoundLog(home, membership, clock, self._keyed)
@@ -199,6 +202,7 @@ class RoundRunner:
             case Seal():
                 event = self._work.seal(context_of(state), self._timing(number))
             case SendUpdate():
+                self._show_ledger()  # what the update costs is known to others before it leaves
                 event = self._sender.send_update(number, self._timing(number))
             case SealRelease():
                 event = self._opening.seal_release(number, state)

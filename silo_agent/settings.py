@@ -50,6 +50,12 @@ class Witnesses(Strict):
     every_s: Annotated[float, Field(ge=1, le=3600, strict=False)] = 30.0  # between two exchanges of checkpoints
 
 
+class LedgerSettings(Strict):
+    """Of which texts that people write an entry has a commitment alone, so that exports can leave them out."""
+
+    committed: tuple[Literal["actor", "dpia", "legal_basis", "reason"], ...] = Field(default=("actor",), strict=False)
+
+
 class Activations(Strict):
     """Frozen layers' activations that do not fit into memory: how much of the disk they may take. 0: none."""
 
@@ -73,6 +79,7 @@ class SiloSettings(Strict):
     models_hub: ModelHub = ModelHub()
     policy: Policy = Policy()
     witnesses: Witnesses = Witnesses()
+    ledger: LedgerSettings = LedgerSettings()
     activations: Activations = Activations()
     training: TrainingSettings = TrainingSettings()
     metrics_port: Port = 0  # 0: no metrics; else Prometheus metrics on 127.0.0.1

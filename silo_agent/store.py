@@ -4,21 +4,23 @@ SQLite with WAL and synchronous=FULL: what a transaction wrote is on the disk wh
 write are in accounts.py, jobs.py, register.py and statements.py; they take the connection of a transaction.
 """
 
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, insert
 
 from certs.identity import Identity
 from privacy.errors import VerificationError
 from privacy.ledger.entry import Entry
+from privacy.ledger.openings import Opening, committable
 from runtime.database import open_database, read, write
 from runtime.ledger_store import Ledger, LogIdentity
 from silo_agent.accounts import all_budgets
-from silo_agent.tables import LEDGER
+from silo_agent.tables import LEDGER, openings
 
 DATABASE = "silo.db"
 
@@ -28,10 +30,16 @@ class Transaction:
     """One durable step: everything written through it stands, or nothing of it."""
 
     connection: Connection
+    committed: tuple[str, ...] = ()  # texts of which an entry gets a commitment alone
 
     def record(self, entry: Entry) -> None:
-        """Append an entry to the ledger."""
-        Ledger(self.connection, LEDGER).append(entry)
+        """Append an entry to the ledger; the texts it commits to are kept beside it."""
+        commitments = {}
+        for name, text in committable(entry, self.committed).items():
+            opening = Opening.of(text, secrets.token_bytes(32))
+            self.connection.execute(insert(openings).values(**opening.model_dump()))
+            commitments[name] = opening.text
+        Ledger(self.connection, LEDGER).append(entry.model_copy(update=commitments))
 
     @property
     def ledger(self) -> Ledger:
@@ -42,13 +50,17 @@ class Transaction:
 class Store:
     """The silo's database. Close it when done."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, committed: tuple[str, ...] = ()) -> None:
         self._engine = engine
+        self._committed = committed
 
     @classmethod
-    def open(cls, folder: Path, identity: Identity) -> Self:
-        """Open silo.db, creating or migrating it; the ledger in it must be `identity`'s. Raises ConfigError."""
-        store = cls(open_database(folder / DATABASE, "silo_agent.migrations"))
+    def open(cls, folder: Path, identity: Identity, committed: tuple[str, ...] = ()) -> Self:
+        """Open silo.db, creating or migrating it; the ledger in it must be `identity`'s. Raises ConfigError.
+
+        Of the `committed` texts that people write, entries get a commitment.
+        """
+        store = cls(open_database(folder / DATABASE, "silo_agent.migrations"), committed)
         party = identity.party
         log = LogIdentity(party.federation, party.name, identity.public_key, identity.certificate_pem)
         try:
@@ -63,7 +75,7 @@ class Store:
     def writing(self) -> Iterator[Transaction]:
         """A transaction that no other one, of any process, comes between."""
         with write(self._engine) as connection:
-            yield Transaction(connection)
+            yield Transaction(connection, self._committed)
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:

@@ -135,6 +135,14 @@ sub_caps = Table(  # limits within a budget; the empty purpose: of every single 
     Column("epsilon", Float, nullable=False),
 )
 
+openings = Table(  # of commitments in the ledger's entries: privacy/ledger/openings.py
+    "openings",
+    METADATA,
+    Column("sha256", String(64), primary_key=True),
+    Column("salt", String(64), nullable=False),
+    Column("value", Text, nullable=False),
+)
+
 reservations = Table(
     "reservations",
     METADATA,

@@ -5,6 +5,8 @@ others hold of it. What is compared is signed by this silo's own key, so nobody 
 are witnessed if this silo's steward pinned their owner's identity.
 """
 
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -41,6 +43,24 @@ class Standing:
     contradictions: int
 
 
+def _nothing() -> None:
+    """In tests that have no witnesses."""
+
+
+@dataclass(frozen=True)
+class Showing:
+    """How a job has this silo's ledger shown to its witnesses: `now`, before it goes on; or `soon`, by another thread.
+
+    `now` raises what `Witnessing.exchange` raises: then the job does not go on.
+    """
+
+    now: Callable[[], None] = _nothing
+    soon: Callable[[], None] = _nothing
+
+
+TO_NOBODY = Showing()
+
+
 @dataclass
 class Witnessing:
     """The exchanges of one agent; `since` is when it started, and what older cosignatures count for nothing."""
@@ -49,6 +69,7 @@ class Witnessing:
     since: datetime
     _wanted: tuple[int, ...] = ()
     _cosigned: dict[str, str] = field(default_factory=dict)  # lines to send, by log
+    _one_at_a_time: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def exchange(self, port: AggregatorPort, now: datetime) -> Standing:
         """Show, prove, cosign and compare, until nothing more is to be said.
@@ -56,10 +77,11 @@ class Witnessing:
         Raises Unavailable or another error of the port's; RewrittenError if this state is not the newest of this
         ledger: nothing may be signed with it any more.
         """
-        for _ in range(MOST_CALLS):
-            if not self.take(port.exchange_checkpoints(self.request(now)), now):
-                break
-        return self.standing()
+        with self._one_at_a_time:
+            for _ in range(MOST_CALLS):
+                if not self.take(port.exchange_checkpoints(self.request(now)), now):
+                    break
+            return self.standing()
 
     def request(self, now: datetime) -> wire.ExchangeCheckpointsRequest:
         """What to send next: the newest checkpoint, signed now if there is none of this size yet, and proofs of it."""

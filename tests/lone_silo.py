@@ -23,6 +23,7 @@ from privacy.errors import CloisterError, Unavailable
 from privacy.flatten import adapter_digest
 from privacy.ledger.checkpoint import log_origin
 from privacy.ledger.codec import decode_entry
+from privacy.ledger.openings import readable
 from privacy.ledger.verify import Report, verify_log
 from privacy.plan import JobPlan, RoundContext
 from privacy.roll import KeyDeal, MailDigest, check_roll, dealer_of
@@ -30,6 +31,7 @@ from privacy.statement import Signed, read
 from privacy.transcript import CommitMember, RoundCommit, RoundJoin, commit_digest, transcript_digest
 from runtime.ledger_store import Ledger
 from silo_agent.accounts import change_budget, open_budget, require_budget
+from silo_agent.archive import Archive
 from silo_agent.entries import Author, Charged, approval_entry, policy_entry, refund_entry, reserve_entry
 from silo_agent.home import Home
 from silo_agent.jobs import OPEN, JobState, accept_roll, accepted_roll, add_job, require_job_record, set_job_state
@@ -281,6 +283,7 @@ class LoneSilo:
             self.approve(self.plan)
         self.port = PlayedAggregator(self)
         self.interruption: str | None = None
+        self.show_ledger: Callable[[], None] = lambda: None
         self.start()
 
     def _wallet(self, folder: Path) -> Wallet:
@@ -372,6 +375,7 @@ class LoneSilo:
         self.runner = RoundRunner(
             self.home, self.port, membership, self.source, board,
             clock=lambda: NOW, interrupted=lambda _: self.interruption, durably=durably,
+            show_ledger=lambda: self.show_ledger(),
         )  # fmt: skip
         if self.plan.dp:
             shelf = self.runner._work.shelf
@@ -442,8 +446,10 @@ class LoneSilo:
 
     @property
     def entries(self) -> list[Any]:
+        """As somebody reads them who has all openings."""
         with self.home.store.reading() as connection:
-            return [decode_entry(body) for body in Ledger(connection, LEDGER).entries()]
+            openings = Archive(connection, None).openings()
+            return [readable(decode_entry(body), openings) for body in Ledger(connection, LEDGER).entries()]
 
     @property
     def kinds(self) -> list[str]:

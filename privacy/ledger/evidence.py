@@ -21,6 +21,7 @@ from privacy.ledger.entry import (
     SelfTestEntry,
     mechanism_of,
 )
+from privacy.ledger.openings import Opening, OpeningsBook
 from privacy.plan import JobPlan
 from privacy.record import RecordVerdict, RoundRecord, check_record
 from privacy.tasks import ModelTask
@@ -44,12 +45,13 @@ class Scope:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Encoded plans by job, transcripts by round, self-tests' reports by their SHA-256 in hex."""
+    """Encoded plans by job, transcripts by round, self-tests' reports by their SHA-256 in hex; texts of commitments."""
 
     plans: Mapping[str, bytes] = field(default_factory=dict)
     transcripts: Mapping[RoundKey, bytes] = field(default_factory=dict)
     reports: Mapping[str, bytes] = field(default_factory=dict)
     scope: Scope = Scope()
+    openings: tuple[Opening, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,8 @@ class EvidenceReport:
     transcripts: int
     reports: int
     rounds_out_of_scope: int  # published, and outside of what the export was asked for
+    texts_opened: int  # of those that entries commit to
+    texts_left_out: Mapping[str, int]  # by field
     reports_absent: int  # of self-tests in scope; a report that a later one replaced is not kept
 
 
@@ -75,9 +79,11 @@ class EvidenceBook:
         self._seen: set[RoundKey] = set()
         self._reports: set[str] = set()
         self._out_of_scope = self._absent = 0
+        self._openings = OpeningsBook(evidence.openings)
 
     def read(self, entry: AnyEntry) -> None:
         """Check an entry. Raises VerificationError, or ProtocolError, naming what differs."""
+        self._openings.read(entry)
         match entry:
             case JobApprovalEntry():
                 self._check_approval(entry)
@@ -101,7 +107,16 @@ class EvidenceBook:
             raise VerificationError(f"plan {job[:12]}", "no entry is about this job", _NEXT)
         for digest in self._evidence.reports.keys() - self._reports:
             raise VerificationError(f"self-test report {digest[:12]}", "no entry names it", _NEXT)
-        return EvidenceReport(len(self._plans), len(self._seen), len(self._reports), self._out_of_scope, self._absent)
+        self._openings.finish()
+        return EvidenceReport(
+            plans=len(self._plans),
+            transcripts=len(self._seen),
+            reports=len(self._reports),
+            rounds_out_of_scope=self._out_of_scope,
+            texts_opened=self._openings.opened,
+            texts_left_out=dict(sorted(self._openings.left_out.items())),
+            reports_absent=self._absent,
+        )
 
     def _plan(self, entry: AnyEntry, job: str) -> JobPlan | None:
         """The job's plan; None if it is out of scope and not there."""

@@ -83,7 +83,7 @@ def verify_log(
     Raises LedgerFault.
     """
     checkpoints = _open_all(notes, origin, public_key)
-    book = None if evidence is None else EvidenceBook(evidence, origin.rpartition("/")[2], public_key)
+    book = None if evidence is None else _evidence_book(evidence, origin, public_key)
     believed = leaves if leaves is not None and _signed(leaves, checkpoints) else None
     walk = _Walk(origin, checkpoints, believed, book, trust)
     walk.hear_witnesses(notes)
@@ -226,6 +226,13 @@ class _Walk:
             span = f"entry {first}" if first == last else f"one of the entries {first} to {last}"
             raise LedgerFault(first, span, f"not what the checkpoint over {self._size} entries was signed for")
         self._signed_before = self._size
+
+
+def _evidence_book(evidence: Evidence, origin: str, public_key: bytes) -> EvidenceBook:
+    try:
+        return EvidenceBook(evidence, origin.rpartition("/")[2], public_key)
+    except VerificationError as error:
+        raise LedgerFault(None, error.what, error.why) from error
 
 
 def _open_all(notes: Sequence[str], origin: str, public_key: bytes) -> list[Checkpoint]:

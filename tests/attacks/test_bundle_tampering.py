@@ -99,7 +99,8 @@ def test_what_was_not_touched_verifies(federation, tmp_path, capsys):
     assert run(app, ["verify", str(federation.silo), "--key", federation.key, "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
     assert said["evidence"] == {
-        "plans": 1, "transcripts": 2, "reports": 1, "rounds_out_of_scope": 0, "reports_absent": 0
+        "plans": 1, "transcripts": 2, "reports": 1, "rounds_out_of_scope": 0, "reports_absent": 0,
+        "texts_opened": 1, "texts_left_out": {},
     }  # fmt: skip
     key = federation.world.identity_key("aggregator").hex()
     assert run(app, ["verify", str(federation.aggregator), "--key", key, "--json"]) == 0

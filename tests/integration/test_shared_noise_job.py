@@ -10,7 +10,7 @@ from privacy.ledger.checkpoint import log_origin
 from privacy.ledger.verify import verify_log
 from runtime.console import run
 from runtime.ledger_store import Ledger
-from silo_agent import cli
+from silo_agent import cli, command
 from silo_agent.accounts import require_budget
 from silo_agent.jobs import JobState
 from silo_agent.tables import LEDGER
@@ -46,7 +46,7 @@ def test_three_silos_share_the_noise_once_the_third_accepts_it(world, monkeypatc
     west = world.silos["west"]
     assert world.record("west").state is JobState.SEEN
     assert "policy.shared_noise is off, and its noise is shared: epsilon" in world.record("west").why
-    monkeypatch.setattr(cli, "_now", lambda: world.now)
+    monkeypatch.setattr(command, "now", lambda: world.now)
     words = ["approve", "tiny", "--dataset", "visits", "--state", str(west.state)]
     capsys.readouterr()
     assert run(cli.app, words) == 5

@@ -17,7 +17,7 @@ from privacy.ledger.codec import decode_entry
 from privacy.ledger.verify import verify_log
 from runtime.console import run
 from runtime.ledger_store import Ledger
-from silo_agent import cli, client
+from silo_agent import cli, client, command
 from silo_agent.accounts import open_budget, require_budget
 from silo_agent.dataset_spec import DatasetSpec
 from silo_agent.entries import Author, policy_entry
@@ -173,7 +173,7 @@ def test_a_steward_approves_with_rounds_for_failures_and_what_it_rests_on(tmp_pa
     world.start()
     world.turn()
     assert world.record("west").state is JobState.SEEN
-    monkeypatch.setattr(cli, "_now", lambda: world.now)
+    monkeypatch.setattr(command, "now", lambda: world.now)
     capsys.readouterr()
     words = ["approve", "tiny", "--dataset", "visits", "--extra-rounds", "1", "--legal-basis", "Art. 9(2)(j)"]
     assert run(cli.app, [*words, "--state", str(west.state), "--json"]) == 0

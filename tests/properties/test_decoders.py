@@ -14,9 +14,13 @@ from privacy.canonical import canonical_json
 from privacy.errors import ConfigError, ProtocolError, VerificationError
 from privacy.ledger.checkpoint import join_notes, open_checkpoint, split_notes
 from privacy.ledger.codec import decode_entry, encode_entry
+from privacy.ledger.handed import HandedCosignature, SeenLogs, SeenState
+from privacy.ledger.openings import Opening
 from privacy.plan import JobPlan
 from privacy.record import RoundRecord, check_record
-from runtime.bundle import CHECKPOINTS, ENTRIES, HEAD, LEAVES, Head, opened_bundle, write_members
+from privacy.review import SignedReview
+from privacy.two_person import BudgetChange, ChangeStatement, Proposal
+from runtime.bundle import CHECKPOINTS, ENTRIES, HEAD, LEAVES, OPENINGS, Head, opened_bundle, write_members
 from tests.ledger_logs import ORIGIN, sample_log
 from tests.unit.test_federation_round_report import recorded
 
@@ -33,12 +37,13 @@ def records(tmp_path_factory) -> list[bytes]:
 
 @pytest.fixture(scope="module")
 def bundle() -> bytes:
-    head = Head(log=ORIGIN, entries=len(LOG.entries), members=4, job=None, since=None)
+    head = Head(log=ORIGIN, entries=len(LOG.entries), members=5, job=None, since=None, redacted=())
     contents = {
         HEAD: canonical_json(head.model_dump(mode="json")),
         ENTRIES: b"".join(entry + b"\n" for entry in LOG.entries),
         LEAVES: "".join(f"{leaf.hex()}\n" for leaf in LOG.leaves).encode(),
         CHECKPOINTS: join_notes(tuple(LOG.notes)).encode(),
+        OPENINGS: canonical_json(Opening.of("dr-weber", bytes(32)).model_dump()) + b"\n",
     }
     file = io.BytesIO()
     write_members(file, ((name, (content,)) for name, content in contents.items()))
@@ -146,6 +151,37 @@ def test_bundles(bundle, tmp_path_factory, data):
             opened.notes()
             opened.leaves()
             dict(opened.evidence().transcripts)
+            opened.witnesses()
     except FAULTS:
         return
     assert content == bundle
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_files_that_people_hand_over_parse_or_are_refused(place):
+    """Proposals, reviews, cosignatures, what an auditor has seen: a parse to the same bytes, or a ProtocolError."""
+    decode, sound = handed()[place]
+    assert decode(sound).encode() == sound
+
+    @BOUNDED
+    @given(content=changed(sound))
+    def mutated(content):
+        try:
+            made = decode(content)
+        except ProtocolError:
+            return
+        assert made.encode() == content
+
+    mutated()
+
+
+def handed():
+    reviews = [decode_entry(body) for body in LOG.entries if b'"kind":"review"' in body]
+    review = SignedReview(review=reviews[0].review, signature=reviews[0].signature, certificate="none")
+    change = BudgetChange(population="cardiology", epsilon_before=2.0, epsilon=3.0)
+    statement = ChangeStatement(log=ORIGIN, number=3, change=change, reason="a second study")
+    proposal = Proposal(statement=statement).signed("dr-weber", lambda _: bytes(64))
+    cosigned = HandedCosignature(log=ORIGIN, size=3, line="— cloister/heart/auditor/a AAAA", certificate="none")
+    seen = SeenLogs(logs={ORIGIN: SeenState(size=3, root="00" * 32)})
+    decoders = (SignedReview.decode, Proposal.decode, HandedCosignature.decode, SeenLogs.decode)
+    return list(zip(decoders, (each.encode() for each in (review, proposal, cosigned, seen)), strict=True))

@@ -1,7 +1,6 @@
 """The budget office as its people use it: keys of their own, proposals that two sign, sub-caps, what-if, reviews."""
 
 import json
-import sqlite3
 from datetime import timedelta
 from pathlib import Path
 
@@ -29,6 +28,7 @@ from silo_agent.register import RegisteredDataset, add_dataset
 from silo_agent.status import StatusBoard
 from silo_agent.store import Store
 from tests.lone_silo import NOW, STEWARD, LoneSilo
+from tests.older_databases import made_older
 from tests.pki import make_wallet
 
 PHRASES = {"dr-weber": "a long passphrase", "ms-okoro": "another passphrase", "mr-diaz": "a third passphrase"}
@@ -335,12 +335,9 @@ def test_an_older_database_gets_the_accounts_of_its_ledger(tmp_path):
         after = change_budget(tx.connection, "patients", lambda b: commit(b, key, vector))
         tx.record(commit_entry(STEWARD, silo.charged, silo.ctx, after, None))
     expected = silo.budget
+    with silo.home.store.writing() as tx:
+        made_older(tx.connection, "silo", 2)
     silo.home.store.close()
-    with sqlite3.connect(silo.folder / "silo.db") as database:
-        database.execute("DROP TABLE job_accounts")
-        database.execute("DROP TABLE sub_caps")
-        database.execute("UPDATE alembic_version SET version_num = 'silo_0002'")
-    database.close()
     store = Store.open(silo.folder, silo.home.identity)
     store.check()
     with store.reading() as connection:

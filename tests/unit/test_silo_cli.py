@@ -325,7 +325,9 @@ def test_the_documented_sample_configuration_is_valid(tmp_path):
     assert settings.name == OWN
     table = page.split("## The state folder")[0]
     documented = {line.split("|")[1].strip(" `") for line in table.splitlines() if line.startswith("| `")}
-    keys = set(SiloSettings.model_fields) - {"models", "models_hub", "policy", "activations", "training"}
+    tables = {"models", "models_hub", "policy", "activations", "training", "witnesses", "ledger"}
+    keys = set(SiloSettings.model_fields) - tables
     keys |= {"models_hub.allow", "activations.disk_gib", "training.device", "training.frozen"}
+    keys |= {"witnesses.quorum", "witnesses.every_s", "ledger.committed"}
     keys |= {f"policy.{name}" for name in type(settings.policy).model_fields} | {"models.SOURCE.folder"}
     assert documented == keys

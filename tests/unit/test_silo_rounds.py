@@ -74,6 +74,24 @@ def test_what_a_round_costs_is_on_record_in_order(charged):
     assert not charged.budget.reserved
 
 
+def test_an_update_leaves_only_after_others_know_what_it_cost(charged):
+    """The ledger is shown to witnesses first: a backup from before cannot make the charge unknown."""
+    shown: list[int] = []
+
+    def nobody_there() -> None:
+        raise Unavailable("witnesses", "are away", "Wait.")
+
+    charged.show_ledger = nobody_there
+    with pytest.raises(Unavailable, match="are away"):
+        charged.to_submitted()
+    assert charged.kinds[-1] == "release"
+    assert not charged.port.updates
+    charged.show_ledger = lambda: shown.append(len(charged.entries))
+    charged.advance()
+    assert len(charged.port.updates) == 1
+    assert shown == [5], "policy, approval, reserve, commit, release"
+
+
 def denied(silo, number, reason):
     """A round that the budget does not allow: no gradient, no update, on record, and the ledger verifies."""
     runs, updates = silo.source.runs, len(silo.port.updates)

@@ -9,7 +9,7 @@ from sqlalchemy import delete
 from privacy.errors import ExitCode
 from privacy.roll import check_roll
 from runtime.console import run
-from silo_agent import cli
+from silo_agent import command
 from silo_agent.cli import app
 from silo_agent.jobs import JobState, accepted_roll, find_job
 from silo_agent.status import read_status
@@ -22,7 +22,7 @@ OTHERS = tuple(name for name in NAMES if name != OWN)
 @pytest.fixture(autouse=True)
 def clock(monkeypatch):
     """The steward's command is typed when the agent runs, in the tests' time."""
-    monkeypatch.setattr(cli, "_now", lambda: NOW)
+    monkeypatch.setattr(command, "now", lambda: NOW)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from sqlalchemy import Connection, MetaData, inspect
 
+from federation.cards import CardBook
 from privacy.budget import RoundKey
 from privacy.errors import ConfigError
 from privacy.ledger.codec import decode_entry
@@ -76,6 +77,18 @@ def witnessed(connection: Connection, ledger: Ledger) -> Witnessed:
     if lost:
         _kept(f"certificate of witness {min(lost)}", None)
     return Witnessed(book.with_cosignatures, {"-".join(name.split("/")[2:]): pem for name, pem in kept.items()})
+
+
+def cards_of(ledger: Ledger, evidence: Evidence) -> dict[str, bytes]:
+    """The model cards of the jobs in the evidence; none before a checkpoint was signed."""
+    notes, covered, book = ledger.notes(), ledger.covered, CardBook()
+    if not notes or not evidence.transcripts:
+        return {}
+    for body in ledger.entries_of(("commit", "round")):
+        entry = decode_entry(body)
+        if entry.sequence < covered:
+            book.read(entry)
+    return book.cards(evidence, ledger.identity.institution, notes[-1])
 
 
 def gather(ledger: Ledger, archive: Archive, scope: Scope, redacted: Collection[str] = ()) -> Evidence:

@@ -99,7 +99,7 @@ def export(
     redacted = tuple(sorted(set(redact or ())))
     if unknown := set(redacted) - set(FIELDS):
         raise ConfigError("--redact", f"{min(unknown)!r} is none of {', '.join(FIELDS)}", "Name one of these.")
-    from federation.bundling import archive_of, gather, job_named, witnessed
+    from federation.bundling import archive_of, cards_of, gather, job_named, witnessed
     from privacy.ledger.evidence import Scope
     from runtime.bundle import export_bundle
 
@@ -108,7 +108,8 @@ def export(
         digest = None if job is None else job_named(archive, job)
         scope = Scope(digest, None if since is None else since.strftime(SECOND))
         evidence = gather(ledger, archive, scope, redacted)
-        written = export_bundle(ledger, out, evidence, witnessed(connection, ledger), redacted)
+        cards = cards_of(ledger, evidence)
+        written = export_bundle(ledger, out, evidence, witnessed(connection, ledger), redacted, cards)
     later = f"; {written.left_out} newer ones have no signed checkpoint yet" if written.left_out else ""
     emit(
         {"bundle": str(out), **asdict(written)},

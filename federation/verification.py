@@ -14,6 +14,7 @@ from certs.auditors import check_reviewer
 from certs.names import PartyId, Role
 from certs.times import parse_utc, utc_text
 from certs.verify import CertificateFlaw, Kind, Leaf, load_ca, read_leaf
+from federation.cards import CardBook, check_cards
 from privacy.errors import ConfigError, VerificationError
 from privacy.ledger.checkpoint import log_origin
 from privacy.ledger.codec import decode_entry
@@ -71,15 +72,17 @@ def verified(bundle: Bundle, trusted: Trusted, entries: Iterator[bytes] | None =
     With a CA, witnesses and auditors are checked against it as well. Raises VerificationError, a LedgerFault where it
     is about the log.
     """
+    cards, evidence = CardBook(), bundle.evidence()
     read = bundle.entries() if entries is None else entries
+    if evidence.transcripts:
+        read = _noted(read, cards)
     trust = Trust(_witness_keys(bundle, trusted), trusted.valid_until)
-    report = verify_log(
-        read, bundle.notes(), trusted.origin, trusted.public_key, bundle.leaves(), bundle.evidence(), trust
-    )
+    report = verify_log(read, bundle.notes(), trusted.origin, trusted.public_key, bundle.leaves(), evidence, trust)
     if (bundle.head.log, bundle.head.entries) != (trusted.origin, report.entries):
         stated = f"says that it holds {bundle.head.entries} entries of {bundle.head.log}"
         why = f"{stated}, and holds {report.entries} of {trusted.origin}"
         raise VerificationError("bundle.json", why, _ASK)
+    check_cards(bundle.cards(), cards.cards(evidence, trusted.origin.rpartition("/")[2], bundle.notes()[-1]))
     if trusted.ca_pem is not None:
         _check_reviewers(report, trusted.ca_pem)
     return report
@@ -108,6 +111,14 @@ def read_through(bundle: Bundle, trusted: Trusted) -> "VerifiedBundle":
     plans = {job: JobPlan.decode(plan) for job, plan in evidence.plans.items()}
     by: Literal["key", "ca"] = "key" if trusted.ca_pem is None else "ca"
     return VerifiedBundle(found, trusted.public_key, by, evidence.scope, tuple(read), plans)
+
+
+def _noted(entries: Iterator[bytes], cards: CardBook) -> Iterator[bytes]:
+    """The entries, and what the model cards say of them."""
+    for body in entries:
+        yield body
+        if b'"kind":"commit"' in body or b'"kind":"round"' in body:
+            cards.read(decode_entry(body))  # asked for the next: the verifier let it pass
 
 
 def _witness_keys(bundle: Bundle, trusted: Trusted) -> dict[str, bytes] | None:

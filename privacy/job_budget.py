@@ -1,8 +1,9 @@
 """A job against a population's budget: whether it promises what the budget is counted in, and whether it all fits."""
 
-from privacy.accounting import rdp_vector, round_event
+from privacy.accounting import rdp_epsilon, rdp_vector, round_event, times
 from privacy.budget import BudgetPolicy, BudgetRefusal, BudgetState, Forecast, check_sub_caps, over_cap, what_if
 from privacy.mechanism import DpSgd
+from privacy.plan import JobPlan
 
 
 def check_terms(policy: BudgetPolicy, dp: DpSgd) -> None:
@@ -55,3 +56,14 @@ def noise_multiplier_that_fits(state: BudgetState, dp: DpSgd, rounds: int) -> fl
         middle = (low + high) // 2
         low, high = (low, middle) if fits(middle) else (middle + 1, high)
     return low / 100
+
+
+def job_epsilon(plan: JobPlan, delta: float, rounds: int) -> float:
+    """What so many rounds of the plan cost on their own: epsilon (RDP) at this delta; 0 for a rehearsal.
+
+    Raises ConfigError for a mechanism that cannot be priced.
+    """
+    if plan.dp is None:
+        return 0.0
+    vector = times(rdp_vector(round_event(plan.dp, plan.dp.steps_per_round)), rounds)
+    return rdp_epsilon(vector, delta)

@@ -12,6 +12,7 @@ A ZIP archive that stores and never compresses, so that any tool lists it and no
     plans/JOB.json              each job's plan
     reports/SHA256.json         self-tests' reports
     transcripts/JOB-ROUND.json  each published round's transcript
+    cards/JOB.md                the model card of each job that trains a model and published a round
 
 Equal content has equal bytes: names, order, times and attributes are fixed; a file that is anything else is refused.
 """
@@ -47,9 +48,10 @@ HEAD, ENTRIES, LEAVES, CHECKPOINTS, OPENINGS, IDENTITY = (
     "openings.jsonl",
     "identity.pem",
 )
-WITNESS = "witnesses/{}.pem"
+WITNESS, CARD = "witnesses/{}.pem", "cards/{}.md"
 PLAN, REPORT, TRANSCRIPT = "plans/{}.json", "reports/{}.json", "transcripts/{}-{}.json"
 _WITNESS = re.compile(r"witnesses/(silo|aggregator|auditor)-[a-z0-9][a-z0-9-]{0,62}\.pem")
+_CARD = re.compile(r"cards/([0-9a-f]{64})\.md")
 _PLAN = re.compile(r"plans/([0-9a-f]{64})\.json")
 _REPORT = re.compile(r"reports/([0-9a-f]{64})\.json")
 _TRANSCRIPT = re.compile(r"transcripts/([0-9a-f]{64})-([1-9][0-9]{0,9})\.json")
@@ -58,6 +60,7 @@ MOST_BYTES = 1 << 36  # of the whole file
 MEMBER_BYTES = 1 << 24  # of a plan, a report, a transcript, the certificate
 LIST_BYTES = 1 << 28  # of leaves and checkpoints
 _LIMITS = {ENTRIES: MOST_BYTES, LEAVES: LIST_BYTES, CHECKPOINTS: LIST_BYTES, OPENINGS: LIST_BYTES}
+_FOLDERS = ("witnesses", "plans", "reports", "transcripts", "cards")
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _READABLE = 0o644
 _PIECE = 1 << 20
@@ -102,10 +105,11 @@ def export_bundle(
     evidence: Evidence,
     witnesses: Witnessed = Witnessed(),
     redacted: tuple[str, ...] = (),
+    cards: Mapping[str, bytes] | None = None,
 ) -> Exported:
     """Write the entries that a signed checkpoint covers, and their evidence, into a new file; whole or not at all.
 
-    `redacted` is what the evidence's openings leave out, as the file says of itself.
+    `redacted` is what the evidence's openings leave out, as the file says of itself; `cards` are model cards by job.
 
     A file of that name is replaced. Raises ConfigError if it cannot be written, or nothing was signed yet.
     """
@@ -117,12 +121,13 @@ def export_bundle(
     scope = evidence.scope
     certificate = ledger.identity.certificate_pem
     members = 5 + (certificate is not None) + len(evidence.plans) + len(evidence.transcripts)
-    members += len(evidence.reports) + len(witnesses.certificates)
+    cards = cards or {}
+    members += len(evidence.reports) + len(witnesses.certificates) + len(cards)
     said = {"job": scope.job, "since": scope.since_utc, "redacted": redacted}
     head = Head.model_validate({"log": ledger.identity.origin, "entries": covered, "members": members, **said})
     try:
         with draft.open("w+b") as file:
-            write_members(file, _contents(ledger, covered, notes, head, evidence, witnesses))
+            write_members(file, _contents(ledger, covered, notes, head, evidence, witnesses, cards))
             file.flush()
             os.fchmod(file.fileno(), _READABLE)
             os.fsync(file.fileno())
@@ -141,7 +146,13 @@ def export_bundle(
 
 
 def _contents(
-    ledger: Ledger, covered: int, notes: tuple[str, ...], head: Head, evidence: Evidence, witnesses: Witnessed
+    ledger: Ledger,
+    covered: int,
+    notes: tuple[str, ...],
+    head: Head,
+    evidence: Evidence,
+    witnesses: Witnessed,
+    cards: Mapping[str, bytes],
 ) -> Iterator[tuple[str, Iterable[bytes]]]:
     yield HEAD, (canonical_json(head.model_dump(mode="json")),)
     yield ENTRIES, (entry + b"\n" for entry in ledger.entries(until=covered))
@@ -158,6 +169,8 @@ def _contents(
         yield REPORT.format(digest), (report,)
     for key, transcript in sorted(evidence.transcripts.items(), key=lambda item: _place(item[0])):
         yield TRANSCRIPT.format(key.job, key.round_number), (transcript,)
+    for job, card in sorted(cards.items()):
+        yield CARD.format(job), (card,)
 
 
 def _place(key: RoundKey) -> tuple[str, int]:
@@ -214,6 +227,10 @@ class Bundle:
     def witnesses(self) -> dict[str, bytes]:
         """The certificates of witnesses, by the names of their members."""
         return {name: self._archive.read(name) for name in self._names.witnesses}
+
+    def cards(self) -> dict[str, bytes]:
+        """The model cards, by job."""
+        return {job: self._archive.read(name) for job, name in self._names.cards.items()}
 
     def evidence(self) -> Evidence:
         """What stands behind the entries, read when it is asked for."""
@@ -272,6 +289,7 @@ class Names:
     transcripts: dict[RoundKey, str]
     reports: dict[str, str]
     witnesses: list[str]
+    cards: dict[str, str]
 
 
 @contextmanager
@@ -309,7 +327,7 @@ def _checked_names(members: list[zipfile.ZipInfo]) -> Names:
     """Raises VerificationError unless each member may be here and is of an honest size."""
     if len(members) > MOST_MEMBERS or sum(info.file_size for info in members) > MOST_BYTES:
         _refuse("bundle", "it is larger than any ledger")
-    found = Names({}, {}, {}, [])
+    found = Names({}, {}, {}, [], {})
     seen: set[str] = set()
     for info in members:
         name = info.filename
@@ -335,6 +353,8 @@ def _file_under(found: Names, name: str) -> None:
         found.reports[match[1]] = name
     elif match := _TRANSCRIPT.fullmatch(name):
         found.transcripts[RoundKey(match[1], int(match[2]))] = name
+    elif match := _CARD.fullmatch(name):
+        found.cards[match[1]] = name
     elif _WITNESS.fullmatch(name):
         found.witnesses.append(name)
     elif name not in (HEAD, ENTRIES, LEAVES, CHECKPOINTS, OPENINGS, IDENTITY):
@@ -371,8 +391,8 @@ def _order(name: str) -> tuple[int, str, int]:
     if name in fixed:
         return fixed.index(name), "", 0
     if match := _TRANSCRIPT.fullmatch(name):
-        return len(fixed) + 3, match[1], int(match[2])
-    return len(fixed) + ("witnesses/", "plans/", "reports/").index(name.partition("/")[0] + "/"), name, 0
+        return len(fixed) + _FOLDERS.index("transcripts"), match[1], int(match[2])
+    return len(fixed) + _FOLDERS.index(name.partition("/")[0]), name, 0
 
 
 def _same_bytes(first: IO[bytes], second: IO[bytes]) -> bool:

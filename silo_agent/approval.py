@@ -16,7 +16,7 @@ from privacy.errors import (
     Unavailable,
     VerificationError,
 )
-from privacy.job_budget import require_job
+from privacy.job_budget import job_epsilon, require_job
 from privacy.ledger.entry import NotBudget
 from privacy.plan import JobPlan
 from privacy.roll import JobRefusal
@@ -29,7 +29,7 @@ from silo_agent.entries import NOTHING_SAID, Author, Charged, References
 from silo_agent.home import Home
 from silo_agent.jobs import NOT_JOINED, TAKING_PART, WAITING, JobMoved, JobState, require_job_record, set_job_state
 from silo_agent.peers import trusted_peers
-from silo_agent.policy import assumption, job_epsilon
+from silo_agent.policy import assumption
 from silo_agent.register import RegisteredDataset, require_dataset
 from silo_agent.statements import say
 from silo_agent.store import Transaction

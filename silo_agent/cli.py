@@ -120,7 +120,7 @@ def jobs(state: State = DEFAULT_STATE, as_json: Json = False) -> None:
 def _price(plan: "JobPlan") -> float | None:
     """Epsilon of the planned rounds, alone and at the plan's delta; None for a mechanism that cannot be priced."""
     from privacy.errors import ConfigError
-    from silo_agent.policy import job_epsilon
+    from privacy.job_budget import job_epsilon
 
     try:
         return round(job_epsilon(plan, plan.dp.delta, plan.rounds), 4) if plan.dp is not None else 0.0

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from privacy.accounting import ZERO, add, rdp_epsilon
 from privacy.errors import ConfigError
@@ -13,6 +12,7 @@ from privacy.statement import read
 from privacy.tasks import ModelTask
 from privacy.transcript import RoundCommit
 from runtime.ledger_store import Ledger
+from runtime.model_card import Facts, Spent
 from silo_agent.accounts import find_budget
 from silo_agent.apply import AdapterShelf
 from silo_agent.home import Home
@@ -20,9 +20,6 @@ from silo_agent.jobs import JobRecord, named_job
 from silo_agent.register import require_dataset
 from silo_agent.statements import round_records
 from silo_agent.tables import LEDGER
-
-if TYPE_CHECKING:
-    from silo_agent.export import Spent
 
 
 def export_adapter(home: Home, job: str, out: Path) -> Path:
@@ -36,7 +33,7 @@ def export_adapter(home: Home, job: str, out: Path) -> Path:
         raise ConfigError(f"job {record.name!r}", "trains no model", "A rehearsal has nothing to export.")
     if record.adapter_round == 0:
         raise ConfigError(f"job {record.name!r}", "has no applied round yet", "`cloister silo status` shows how far.")
-    from silo_agent.export import Facts, write_adapter
+    from silo_agent.export import write_adapter
 
     shelf = AdapterShelf(home.artifacts(record.job), record.plan)
     vector = shelf.load(record.adapter_round, record.adapter_digest)
@@ -54,10 +51,8 @@ def export_adapter(home: Home, job: str, out: Path) -> Path:
     return write_adapter(out, record.plan, shelf.artifact_path.read_bytes(), vector, facts)
 
 
-def _own_spending(home: Home, record: JobRecord) -> "Spent | None":
+def _own_spending(home: Home, record: JobRecord) -> Spent | None:
     """What this job alone cost this silo, from its ledger's commit entries; None without a dataset."""
-    from silo_agent.export import Spent
-
     if record.dataset is None:
         return None
     with home.store.reading() as connection:

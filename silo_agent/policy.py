@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from privacy.accounting import rdp_epsilon, rdp_vector, round_event, times, unshared
 from privacy.budget import BudgetPolicy
+from privacy.job_budget import job_epsilon
 from privacy.plan import JobPlan
 from privacy.tasks import Rehearsal
 from silo_agent.settings import Policy
@@ -22,17 +23,6 @@ class Ask:
     """A steward decides; why the policy does not."""
 
     why: str
-
-
-def job_epsilon(plan: JobPlan, delta: float, rounds: int) -> float:
-    """What so many rounds of the plan cost on their own: epsilon (RDP) at this delta; 0 for a rehearsal.
-
-    Raises ConfigError for a mechanism that cannot be priced.
-    """
-    if plan.dp is None:
-        return 0.0
-    vector = times(rdp_vector(round_event(plan.dp, plan.dp.steps_per_round)), rounds)
-    return rdp_epsilon(vector, delta)
 
 
 def lone_epsilon(plan: JobPlan, delta: float, rounds: int) -> float | None:

@@ -5,11 +5,15 @@ import json
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+from federation.cards import CardBook
 from privacy.canonical import canonical_json
+from privacy.errors import CloisterError
 from privacy.ledger.checkpoint import Checkpoint, join_notes, sign_checkpoint
+from privacy.ledger.codec import decode_entry
 from privacy.ledger.merkle import leaf_hash, root
-from runtime.bundle import CHECKPOINTS, ENTRIES, HEAD, LEAVES, write_members
+from runtime.bundle import CHECKPOINTS, ENTRIES, HEAD, LEAVES, _order, opened_bundle, write_members
 
 Members = dict[str, bytes]
 
@@ -20,8 +24,8 @@ def members_of(path: Path) -> Members:
 
 
 def written(path: Path, members: Mapping[str, bytes] | Iterable[tuple[str, bytes]]) -> Path:
-    """A bundle of these members, in this order, in the form of an export."""
-    pairs = members.items() if isinstance(members, Mapping) else members
+    """A bundle of these members in the form of an export; pairs in their order, a mapping in that of an export."""
+    pairs = sorted(members.items(), key=lambda item: _order(item[0])) if isinstance(members, Mapping) else members
     file = io.BytesIO()
     write_members(file, ((name, (content,)) for name, content in pairs))
     path.write_bytes(file.getvalue())
@@ -39,8 +43,25 @@ def resigned(
     """With other entries, and one checkpoint over them by whoever has the key: what a log's owner can always do."""
     leaves = [leaf_hash(entry) for entry in entries]
     note = sign_checkpoint(Checkpoint(origin, len(entries), root(leaves)), public_key, sign)
-    return members | {
-        ENTRIES: b"".join(entry + b"\n" for entry in entries),
-        LEAVES: "".join(f"{leaf.hex()}\n" for leaf in leaves).encode(),
-        CHECKPOINTS: join_notes((note,)).encode(),
-    }
+    return recarded(
+        members
+        | {
+            ENTRIES: b"".join(entry + b"\n" for entry in entries),
+            LEAVES: "".join(f"{leaf.hex()}\n" for leaf in leaves).encode(),
+            CHECKPOINTS: join_notes((note,)).encode(),
+        }
+    )
+
+
+def recarded(members: Members) -> Members:
+    """With the model cards that an exporter would write: who lies in the entries lies in the cards as well."""
+    bare = recounted({name: content for name, content in members.items() if not name.startswith("cards/")})
+    with TemporaryDirectory() as folder, opened_bundle(written(Path(folder) / "bare.zip", bare)) as bundle:
+        book = CardBook()
+        try:
+            for body in bundle.entries():
+                book.read(decode_entry(body))
+            cards = book.cards(bundle.evidence(), "east", bundle.notes()[-1])
+        except CloisterError:  # what it is made of is broken: the verifier says so first
+            return members
+    return recounted(bare | {f"cards/{job}.md": card for job, card in cards.items()})

@@ -447,3 +447,16 @@ def test_an_entry_from_after_its_cosignatures_is_named(federation, fault):
     line = cosign(note, "cloister/sim/silo/north", north.public_key, north.sign, federation.world.now)
     found = fault(with_notes(later, [with_lines(note, [line])]), ca=True)
     assert "every witness had cosigned it by" in found or "certificate was good until" in found
+
+
+def test_no_model_card_can_say_something_else(federation, fault):
+    members = federation.members
+    (name,) = [name for name in members if name.startswith("cards/")]
+    card = members[name].decode()
+    assert "| east | record | 2 |" in card
+    assert "not told to the exporter |" in card, "of the others' ledgers"
+    cheaper = card.replace("charged in its ledger", "charged in its ledger ", 1)
+    assert "does not say what the plan, the rounds and the ledger say" in fault(members | {name: cheaper.encode()})
+    less = {member: content for member, content in members.items() if member != name}
+    assert "model card of job" in fault(recounted(less))
+    assert "is missing" in fault(recounted(less))

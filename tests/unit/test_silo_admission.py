@@ -9,12 +9,13 @@ from certs.names import Role
 from privacy.budget import BudgetPolicy, BudgetRefusal, first_budget
 from privacy.ckks.group import GroupKey
 from privacy.errors import ConfigError, ProtocolError, Refused
+from privacy.job_budget import job_epsilon
 from privacy.mail import seal_mail
 from privacy.plan import JobPlan
 from privacy.roll import KeyDeal, MailDigest, check_roll, dealer_of
 from silo_agent.admission import check_budget, check_pins, check_plan, check_price, check_rounds
 from silo_agent.deal import dealt_mails, prepare_deal, take_deal
-from silo_agent.policy import Approve, Ask, decide, job_epsilon
+from silo_agent.policy import Approve, Ask, decide
 from silo_agent.settings import Policy
 from silo_agent.vault import Secret, Vault
 from tests.lone_silo import NAMES, OWN, dp_fields

@@ -7,11 +7,12 @@ from peft import PeftModel
 from transformers import AutoModelForSequenceClassification
 
 from privacy.errors import ConfigError, VerificationError
-from privacy.flatten import unflatten
-from silo_agent.export import Facts, Spent, model_card, write_adapter
+from privacy.flatten import adapter_digest, unflatten
+from privacy.job_budget import job_epsilon
+from runtime.model_card import Facts, Spent, model_card
+from silo_agent.export import write_adapter
 from silo_agent.modeling import MeanPooledClassifier
 from silo_agent.models import Tokenizer, build_model, load_state
-from silo_agent.policy import job_epsilon
 from silo_agent.train import initial_vector
 from tests.tiny import BITFIT, HEAD_ALONE, NORM, PREFIX, PROMPT, tiny_folder, tiny_job, tiny_plan
 
@@ -91,10 +92,10 @@ def test_the_card_says_what_epsilon_rests_on_and_covers(folder):
     plan, artifact = tiny_plan(tiny_job(metrics={"noise_multiplier": 20.0}), folder)
     dp = plan.dp.model_copy(update={"noise": "shared", "noise_shares": 3})
     vector = trained(plan, artifact)
-    card = model_card(plan, plan.task, vector, FACTS)
+    card = model_card(plan, plan.task, adapter_digest(vector).hex(), FACTS)
     assert "with noise multiplier 20;\nepsilon counts that." in card
     assert "honestly" not in card
-    shared = model_card(plan.model_copy(update={"dp": dp}), plan.task, vector, FACTS)
+    shared = model_card(plan.model_copy(update={"dp": dp}), plan.task, adapter_digest(vector).hex(), FACTS)
     assert "epsilon holds while 3 of them\nadded their share honestly." in shared
 
 

@@ -13,11 +13,12 @@ from privacy.errors import ConfigError
 from privacy.flatten import unflatten
 from privacy.plan import JobPlan
 from privacy.tasks import LanguageModelling, TokenClassification
+from runtime.model_card import Facts
 from silo_agent import train as train_module
 from silo_agent.activations import Suffix, Trainable
 from silo_agent.adapters import trained_heads
 from silo_agent.encoding import Encoder, made_up
-from silo_agent.export import Facts, write_adapter
+from silo_agent.export import write_adapter
 from silo_agent.models import build_model, load_state
 from silo_agent.train import Training, initial_vector
 from tests.tiny import (

@@ -15,6 +15,7 @@ from privacy.ledger.codec import decode_entry
 from privacy.ledger.entry import AnyEntry, ReviewEntry
 from privacy.ledger.evidence import Evidence, EvidenceBook, EvidenceReport
 from privacy.ledger.figures import PopulationReport, check_figures, report_populations
+from privacy.ledger.garbage import collected_rarely
 from privacy.ledger.governance import GovernanceBook
 from privacy.ledger.merkle import EMPTY_ROOT, Growth, leaf_hash
 from privacy.ledger.replay import Budgets, after
@@ -87,8 +88,9 @@ def verify_log(
     believed = leaves if leaves is not None and _signed(leaves, checkpoints) else None
     walk = _Walk(origin, checkpoints, believed, book, trust)
     walk.hear_witnesses(notes)
-    for sequence, data in enumerate(entries):
-        walk.read(sequence, data)
+    with collected_rarely():
+        for sequence, data in enumerate(entries):
+            walk.read(sequence, data)
     report = walk.finish()
     if leaves is not None and walk.leaves is None:
         raise LedgerFault(None, "list of leaf hashes", "it does not lead to the signed roots; the entries do")

@@ -11,7 +11,15 @@ from rich.console import Console
 from aggregator.accumulate import read_chunks
 from federation.bench import job_text, protect_figures
 from federation.bench_alone import aggregate_alone
-from federation.bench_view import VARIANTS, aggregation_table, audit_table, heart_table, training_table
+from federation.bench_ledger import bench_ledger
+from federation.bench_view import (
+    VARIANTS,
+    aggregation_table,
+    audit_table,
+    heart_table,
+    ledger_table,
+    training_table,
+)
 from federation.jobs import Membership, RehearsalFile, rehearsal_plan
 from privacy.ckks.layouts import layout_of
 from privacy.plan import RosterMember
@@ -141,3 +149,16 @@ def test_the_aggregators_part_alone_adds_up_what_the_aggregator_would(suite, tmp
             layout.add(sums, index, layout.check(chunk, index))
     update, total = (each.reshape(-1, len(layout.moduli), layout.degree).astype(object) for each in whole)
     assert (4 * update % np.array(layout.moduli, object).reshape(-1, 1) == total).all()
+
+
+def test_a_ledger_is_measured_whole_and_every_figure_has_its_unit(tmp_path):
+    found = bench_ledger(300, 50, tmp_path, lambda _: None)
+    assert all(figure > 0 for figure in found.values())
+    assert (found["entries"], found["batch"], found["checkpoints"]) == (300, 50, 4)
+    made = dict.fromkeys(found, 0.1) | {"entries": 1_000_000, "batch": 50, "checkpoints": 1001}
+    made |= {"append_per_second": 12_345.6, "verify_per_second": 54_321.0, "inclusion_proof_ms": 1.234}
+    made |= {"verify_seconds": 18.4, "inclusion_proof_99_of_100_ms": 2.5}
+    text = text_of(ledger_table(made))
+    for figure in ("1000000 entries", "50 to a transaction", "12346 entries a second", "54321 entries a second",
+                   "1.23 (2.50) ms", "1001 checkpoints", "0.1 of 18.4 s"):  # fmt: skip
+        assert figure in text

@@ -101,7 +101,7 @@ def export(
         raise ConfigError("--redact", f"{min(unknown)!r} is none of {', '.join(FIELDS)}", "Name one of these.")
     from federation.bundling import archive_of, cards_of, gather, job_named, witnessed
     from privacy.ledger.evidence import Scope
-    from runtime.bundle import export_bundle
+    from runtime.bundle_export import export_bundle
 
     with _opened(state, database) as (connection, ledger):
         archive = archive_of(connection, state)

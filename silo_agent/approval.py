@@ -29,7 +29,7 @@ from silo_agent.entries import NOTHING_SAID, Author, Charged, References
 from silo_agent.home import Home
 from silo_agent.jobs import NOT_JOINED, TAKING_PART, WAITING, JobMoved, JobState, require_job_record, set_job_state
 from silo_agent.peers import trusted_peers
-from silo_agent.policy import assumption
+from silo_agent.policy import assumption, note_policy
 from silo_agent.register import RegisteredDataset, require_dataset
 from silo_agent.statements import say
 from silo_agent.store import Transaction
@@ -209,6 +209,8 @@ def _settle(
         if refusal is None and grants:
             if charged is not None:
                 _grant(tx, charged, rounds)
+            if by.role == "agent":
+                note_policy(tx, home.settings.policy, by)
             tx.record(entries.approval_entry(by, plan, rounds, of, terms.references))
             job, state = plan.digest(), JobState.APPROVED
             set_job_state(tx.connection, job, state, by.now, expected=WAITING, dataset=dataset, decided_by=by.actor)

@@ -1,13 +1,17 @@
-"""Which jobs a silo takes part in without asking its steward: pure, decided by [policy] of silo.toml alone."""
+"""Which jobs a silo takes part in without asking its steward: [policy] of silo.toml alone decides, and is on record."""
 
 from dataclasses import dataclass
 
 from privacy.accounting import rdp_epsilon, rdp_vector, round_event, times, unshared
 from privacy.budget import BudgetPolicy
 from privacy.job_budget import job_epsilon
+from privacy.ledger.codec import decode_entry
+from privacy.ledger.entry import AutoPolicyEntry
 from privacy.plan import JobPlan
 from privacy.tasks import Rehearsal
+from silo_agent.entries import Author
 from silo_agent.settings import Policy
+from silo_agent.store import Transaction
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,16 @@ def decide(plan: JobPlan, policy: Policy, budget: BudgetPolicy | None) -> Approv
     if plan.dp is not None and plan.dp.noise == "shared" and not policy.shared_noise:
         return Ask(f"policy.shared_noise is off, and {assumption(plan, plan.dp.delta, plan.rounds)}")
     return _within_budget(plan, policy.dataset, policy.max_epsilon_per_job, granted_rounds(plan, policy), budget)
+
+
+def note_policy(tx: Transaction, policy: Policy, by: Author) -> None:
+    """Put the policy on record, unless the newest one there is the same: what it approves is held against it."""
+    entry = AutoPolicyEntry(**by.fields(), **policy.model_dump())
+    newest = None
+    for body in tx.ledger.entries_of((entry.kind,)):
+        newest = decode_entry(body)
+    if newest is None or newest.model_dump(include=set(Policy.model_fields)) != policy.model_dump():
+        tx.record(entry)
 
 
 def _within_budget(

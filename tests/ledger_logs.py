@@ -14,6 +14,7 @@ from privacy.ledger.codec import encode_entry
 from privacy.ledger.entry import (
     AdminEntry,
     Asked,
+    AutoPolicyEntry,
     Balance,
     BudgetChangeEntry,
     Charge,
@@ -270,6 +271,19 @@ def budget_change_entry(
     return approved(entry, *people)
 
 
+def auto_policy_entry(**changes: object) -> AutoPolicyEntry:
+    policy: dict[str, object] = {
+        "rehearsals": False,
+        "auto_approve": True,
+        "dataset": "cleveland",
+        "max_epsilon_per_job": 1.0,
+        "extra_rounds": 1,
+        "purposes": (PURPOSE,),
+        "shared_noise": False,
+    }
+    return AutoPolicyEntry(**by(), **(policy | changes))
+
+
 def sample_log() -> Log:
     """Every kind of entry: three rounds charged (one presumed), one refunded, one refused; four checkpoints."""
     log, state = Log(), first_budget(None, BudgetPolicy("cardiology", 2.0, 1e-3, "patient"))
@@ -329,6 +343,6 @@ def sample_log() -> Log:
     log.sign()
     log.add(review_entry(log, follow_up="name the second administrator", due="2026-06-30"))
     log.add(admin_entry(1, "dr-weber"), admin_entry(2, "ms-okoro"), sub_cap_entry(3, PURPOSE, None, 1.5))
-    log.add(budget_change_entry(4, change_epsilon(state, 2.5), 2.0))
+    log.add(budget_change_entry(4, change_epsilon(state, 2.5), 2.0), auto_policy_entry())
     log.sign()
     return log

@@ -10,6 +10,7 @@ from federation.ledger_report.reviews import ReviewRow
 from privacy.ledger.entry import (
     AdminEntry,
     AnyEntry,
+    AutoPolicyEntry,
     BudgetChangeEntry,
     CommitEntry,
     JobApprovalEntry,
@@ -20,6 +21,7 @@ from privacy.ledger.entry import (
     SelfTestEntry,
     SubCapEntry,
 )
+from privacy.ledger.evidence import EvidenceReport
 from privacy.ledger.verify import Report
 
 DECISIONS = ("policy", "job-approval", "reserve", "commit", "refund", "refuse", "budget-change", "sub-cap")
@@ -149,6 +151,8 @@ def _rule(entry: AnyEntry) -> tuple[str, str, str, str, str] | None:
             whose = "any one job" if purpose is None else f"the purpose {purpose!r}"
             before, after = _cap(entry.epsilon_before), _cap(entry.epsilon)
             return f"sub-cap of {population} for {whose}", before, after, _signed(entry), entry.reason
+        case AutoPolicyEntry():
+            return "what the agent approves without asking", "as before", _automatic(entry), "nobody: silo.toml", ""
         case AdminEntry(action=action, person=person):
             before, after = ("no", "yes") if action == "add" else ("yes", "no")
             return (
@@ -160,6 +164,14 @@ def _rule(entry: AnyEntry) -> tuple[str, str, str, str, str] | None:
             )
         case _:
             return None
+
+
+def _automatic(entry: AutoPolicyEntry) -> str:
+    if not entry.auto_approve or entry.max_epsilon_per_job is None:
+        return "rehearsals alone" if entry.rehearsals else "nothing"
+    purposes = f"for {' or '.join(map(repr, entry.purposes))}" if entry.purposes else "for any purpose"
+    noise = ", also with shared noise" if entry.shared_noise else ""
+    return f"jobs on dataset {entry.dataset} of at most epsilon {entry.max_epsilon_per_job:g} each, {purposes}{noise}"
 
 
 def _signed(entry: BudgetChangeEntry | SubCapEntry | AdminEntry) -> str:
@@ -195,9 +207,17 @@ def checks_table(report: Report, entries: Sequence[AnyEntry], *, by_ca: bool) ->
                 "update in the sum is the one it had charged",
                 f"{words.count(found.transcripts, 'transcript')} compared{outside}",
             ),
+            ("Texts: those that entries commit to are the ones committed to", _texts(found)),
             ("Self-tests: the report is the one the entry names", f"{found.reports} compared{absent}"),
         ]
     return Table("What was checked for this page, and held", ("Check", "How much"), tuple(rows))
+
+
+def _texts(found: EvidenceReport) -> str:
+    left_out = "; ".join(
+        f"{name} of {words.count(n, 'entry', 'entries')} left out" for name, n in found.texts_left_out.items()
+    )
+    return f"{found.texts_opened} open" + (f"; {left_out}, as the institution chose" if left_out else "")
 
 
 def _witnesses(report: Report) -> tuple[str, str]:

@@ -359,6 +359,19 @@ class JobApprovalEntry(Entry):
     reason: Text
 
 
+class AutoPolicyEntry(Entry):
+    """Which jobs the agent approves without asking anybody, from here on: [policy] of silo.toml."""
+
+    kind: Literal["auto-policy"] = "auto-policy"
+    rehearsals: bool
+    auto_approve: bool
+    dataset: Name | None
+    max_epsilon_per_job: PositiveReal | None
+    extra_rounds: Count
+    purposes: tuple[Text, ...] = Field(strict=False, max_length=64)  # none: any
+    shared_noise: bool
+
+
 class SelfTestEntry(Entry):
     """A preflight of the model and the mechanism on made-up examples, before any budget was touched."""
 
@@ -386,6 +399,7 @@ AnyEntry = Annotated[
     | AdminEntry
     | KeyEntry
     | JobApprovalEntry
+    | AutoPolicyEntry
     | SelfTestEntry,
     Field(discriminator="kind"),
 ]

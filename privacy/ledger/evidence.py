@@ -62,9 +62,9 @@ class EvidenceReport:
     transcripts: int
     reports: int
     rounds_out_of_scope: int  # published, and outside of what the export was asked for
-    texts_opened: int  # of those that entries commit to
-    texts_left_out: Mapping[str, int]  # by field
     reports_absent: int  # of self-tests in scope; a report that a later one replaced is not kept
+    texts_opened: int = 0  # of those that entries commit to
+    texts_left_out: Mapping[str, int] = field(default_factory=dict)  # by field
 
 
 class EvidenceBook:

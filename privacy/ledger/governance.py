@@ -6,10 +6,13 @@ A book like RoundBook: it remembers what it needs of a log that is read once, in
 from collections.abc import Iterable, Mapping
 
 from privacy.errors import Refused, VerificationError
+from privacy.ledger.automatic import check_automatic
 from privacy.ledger.entry import (
     AdminEntry,
     AnyEntry,
+    AutoPolicyEntry,
     BudgetChangeEntry,
+    JobApprovalEntry,
     PolicyEntry,
     ReviewEntry,
     SubCapEntry,
@@ -51,6 +54,7 @@ class GovernanceBook:
     def __init__(self, log: str, signed_roots: Mapping[int, bytes]) -> None:
         self.governance = Governance()
         self.reviews: dict[int, ReviewEntry] = {}
+        self._auto: AutoPolicyEntry | None = None
         self._log = log
         self._signed_roots = signed_roots  # by size
 
@@ -65,6 +69,10 @@ class GovernanceBook:
                 _check_before(before, of_population(budgets, population).policy.epsilon)
             case SubCapEntry(population=population, purpose=purpose, epsilon_before=cap):
                 _check_before(cap, of_population(budgets, population).sub_caps.of(purpose))
+            case AutoPolicyEntry():
+                self._auto = entry
+            case JobApprovalEntry():
+                check_automatic(entry, self._auto)
             case ReviewEntry():
                 self._check_review(entry)
                 self.reviews[entry.sequence] = entry

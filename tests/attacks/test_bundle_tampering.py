@@ -30,7 +30,7 @@ from tests.tiny import tiny_folder
 
 ORIGIN = log_origin("sim", "east")
 FLIPS, CUTS = 160, 20
-KINDS = ["policy", "job-approval", "self-test", *(["reserve", "commit", "release", "round"] * 2)]
+KINDS = ["policy", "auto-policy", "job-approval", "self-test", *(["reserve", "commit", "release", "round"] * 2)]
 Entry = dict[str, object]
 
 
@@ -209,12 +209,12 @@ def weaker(entry: Entry) -> Entry:
 
 
 LIES: dict[str, tuple[Callable[[Members], list[bytes]], str]] = {
-    "others were in the sum": (lambda m: edited(m, 6, members=["north", "west"]), "members: "),
-    "the sum was another": (lambda m: edited(m, 6, sum_sha256="00" * 32), "sum_sha256: "),
-    "the round was another": (lambda m: edited(m, 6, transcript_sha256="00" * 32), "transcript_sha256: "),
-    "it began elsewhere": (lambda m: edited(m, 10, adapter_before_sha256="00" * 32), "adapter_before_sha256: "),
-    "the purpose was another": (lambda m: edited(m, 1, purpose="public health"), "purpose: "),
-    "the model was another": (lambda m: edited(m, 3, model_sha256="00" * 32), "model_sha256: "),
+    "others were in the sum": (lambda m: edited(m, 7, members=["north", "west"]), "members: "),
+    "the sum was another": (lambda m: edited(m, 7, sum_sha256="00" * 32), "sum_sha256: "),
+    "the round was another": (lambda m: edited(m, 7, transcript_sha256="00" * 32), "transcript_sha256: "),
+    "it began elsewhere": (lambda m: edited(m, 11, adapter_before_sha256="00" * 32), "adapter_before_sha256: "),
+    "the purpose was another": (lambda m: edited(m, 2, purpose="public health"), "purpose: "),
+    "the model was another": (lambda m: edited(m, 4, model_sha256="00" * 32), "model_sha256: "),
     "the clip was smaller": (
         lambda m: [
             canonical_json(entry | {"mechanism": weaker(entry)}) if entry["kind"] in ("reserve", "commit") else line
@@ -223,7 +223,7 @@ LIES: dict[str, tuple[Callable[[Members], list[bytes]], str]] = {
         "mechanism: is not the one that the plan promises",
     ),
     "nothing was released": (
-        lambda m: renumbered([line for i, line in enumerate(m[ENTRIES].splitlines()) if i != 5]),
+        lambda m: renumbered([line for i, line in enumerate(m[ENTRIES].splitlines()) if i != 6]),
         "release: an update of east is in the sum, and no entry before says that one was released",
     ),
     "nothing was charged": (
@@ -237,7 +237,7 @@ LIES: dict[str, tuple[Callable[[Members], list[bytes]], str]] = {
         "population: the plan trains, yet no population is charged",
     ),
     "the round was never published": (
-        lambda m: renumbered(m[ENTRIES].splitlines()[:10]),
+        lambda m: renumbered(m[ENTRIES].splitlines()[:11]),
         "no entry says that this round was published",
     ),
 }  # fmt: skip
@@ -329,7 +329,7 @@ def test_a_log_that_leaves_a_round_or_a_job_out_verifies_and_others_tell(federat
     """Alone it is sound; beside any other member's it is not. The entry at the end is later than the rounds."""
     lines = federation.members[ENTRIES].splitlines()
     last = canonical_json(json.loads(lines[0]) | {"population": "others", "utc": "2026-07-01T00:00:00Z"})
-    for kept, rounds in ((lines[:7], [2]), (lines[:1], [1, 2])):
+    for kept, rounds in ((lines[:8], [2]), (lines[:1], [1, 2])):
         forged = owner_signed(federation, tmp_path / "forged.zip", renumbered([*kept, last]))
         assert run(app, ["verify", str(forged), "--key", federation.key]) == 0
         capsys.readouterr()
@@ -351,7 +351,7 @@ def test_an_institution_that_shows_two_logs_is_found_out(federation, compared, t
     forged = owner_signed(federation, tmp_path / "forged.zip", other)
     code, words = compared(forged, federation.silo)
     assert code == 6
-    assert words == ["None: signed two logs: that of 11 entries is no beginning of that of 11"]
+    assert words == ["None: signed two logs: that of 12 entries is no beginning of that of 12"]
 
 
 def test_a_comparison_of_what_does_not_verify_names_the_bundle(federation, tmp_path, capsys):

@@ -17,6 +17,7 @@ from tests.ledger_logs import (
     admin_entry,
     approval_entry,
     approved,
+    auto_policy_entry,
     budget_change_entry,
     by,
     charge,
@@ -222,3 +223,41 @@ def test_a_review_is_closed_once() -> None:
     log.sign()
     assert "entry 4 is no review with an open follow-up" in str(fault(log))
     assert by()["role"] == "agent"
+
+
+# -- approvals that name no person -------------------------------------------------------------------------------------
+
+
+def automatic(*before: Entry, rounds: int = 4, **changes: object) -> Log:
+    """An approval by the agent after these entries."""
+    entry = approval_entry(FRESH, rounds).model_copy(update={"automatic": True, **changes})
+    return log_of(*before, entry)
+
+
+def test_an_automatic_approval_within_the_policy_verifies() -> None:
+    assert automatic(auto_policy_entry()).verify().kinds["job-approval"] == 1
+
+
+BEYOND: dict[str, tuple[str, Callable[[], Log]]] = {
+    "no policy": ("no policy is on record", lambda: automatic()),
+    "switched off": ("approves no jobs on data", lambda: automatic(auto_policy_entry(auto_approve=False))),
+    "the newest counts": (
+        "approves no jobs on data",
+        lambda: automatic(auto_policy_entry(), auto_policy_entry(auto_approve=False)),
+    ),
+    "another purpose": ("none of the policy's purposes", lambda: automatic(auto_policy_entry(purposes=("billing",)))),
+    "dearer": ("and the policy approves 0.1", lambda: automatic(auto_policy_entry(max_epsilon_per_job=0.1))),
+    "a rehearsal": (
+        "approves no rehearsals",
+        lambda: automatic(auto_policy_entry(), population=None, charge=None, epsilon_after=None),
+    ),
+}
+
+
+@pytest.mark.parametrize("lie", BEYOND)
+def test_an_automatic_approval_beyond_the_policy_is_named(lie: str) -> None:
+    complaint, log = BEYOND[lie]
+    made = log()
+    found = fault(made)
+    assert found.sequence == len(made.entries) - 1
+    assert complaint in str(found)

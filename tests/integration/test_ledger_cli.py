@@ -55,7 +55,7 @@ def exported(state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     """Of a log whose job nobody ever planned: there is no evidence to export."""
     bundle = tmp_path / "export.zip"
     assert call("export", "--state", state, "--out", bundle, "--since", "2100-01-01") == 0
-    assert "21 entries, 0 plans, 0 transcripts and 0 self-tests written to" in (said := capsys.readouterr().out)
+    assert "22 entries, 0 plans, 0 transcripts and 0 self-tests written to" in (said := capsys.readouterr().out)
     assert "1 newer ones have no signed checkpoint yet" in said
     return bundle
 
@@ -66,8 +66,8 @@ def test_show_has_a_line_for_every_entry_at_any_width(
     monkeypatch.setenv("COLUMNS", "40")
     assert call("show", "--state", state) == 0
     title, *lines = capsys.readouterr().out.splitlines()
-    assert title == "cloister/heart/hospital-a: 22 entries"
-    assert [int(line.split()[0]) for line in lines] == list(range(22))
+    assert title == "cloister/heart/hospital-a: 23 entries"
+    assert [int(line.split()[0]) for line in lines] == list(range(23))
     said = "\n".join(lines)
     for word in ("policy", "by dr-weber", "cardiology", "job-approval", "presumed", "round 3", "spent", "left"):
         assert word in said
@@ -77,13 +77,13 @@ def test_show_gives_the_entries_to_a_program(state: Path, capsys: pytest.Capture
     url = f"sqlite:///{state.rename(state.with_name('plain')) / 'silo.db'}"
     assert call("show", "--database", url, "--last", 2, "--json") == 0
     value = json.loads(capsys.readouterr().out)
-    assert (value["size"], [entry["sequence"] for entry in value["entries"]]) == (22, [20, 21])
+    assert (value["size"], [entry["sequence"] for entry in value["entries"]]) == (23, [21, 22])
 
 
 def test_an_export_verifies_with_the_pinned_key(exported: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("verify", exported, "--key", PUBLIC.hex()) == 0
     said = capsys.readouterr().out
-    assert "cloister/heart/hospital-a: verified, 21 entries, 1 signed checkpoints" in said
+    assert "cloister/heart/hospital-a: verified, 22 entries, 1 signed checkpoints" in said
     assert "cardiology: epsilon" in said
     assert "the export was of since 2100-01-01T00:00:00Z: 2 published rounds were not compared" in said
     assert call("verify", exported, "--key", PUBLIC.hex(), "--json") == 0
@@ -126,7 +126,7 @@ def test_an_export_is_of_one_moment_while_the_agent_writes(
     for name in ("first", "second"):
         assert call("export", "--state", state, "--out", tmp_path / name, "--since", "2100-01-01") == 0
     said = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in said] == ["21", "23"]
+    assert [line.split()[0] for line in said] == ["22", "24"]
 
 
 def certified(bundle: Path, role: Role, key: Ed25519PrivateKey = KEY) -> Path:

@@ -73,7 +73,7 @@ def verified(bundle: Path, key: str, capsys: pytest.CaptureFixture[str]) -> dict
 def test_a_silo_s_page_says_what_verify_says(exports, tmp_path, capsys):
     page = tmp_path / "page.html"
     assert call(exports.silo, "--key", exports.key, "--out", page) == 0
-    assert "Verified; 11 entries on the page" in capsys.readouterr().out
+    assert "Verified; 12 entries on the page" in capsys.readouterr().out
     found = verified(exports.silo, exports.key, capsys)
     shown = read_page(page.read_text(encoding="utf-8"))
     plan = exports.world.data_plan
@@ -116,7 +116,7 @@ def test_the_registry_file_has_a_record_a_job(exports, tmp_path, capsys):
     words = (exports.silo, "--key", exports.key, "--out", page, "--registry", registry, "--json")
     assert call(*words) == 0
     assert json.loads(capsys.readouterr().out) == {
-        "verified": True, "page": str(page), "entries": 11, "registry": str(registry), "records": 1,
+        "verified": True, "page": str(page), "entries": 12, "registry": str(registry), "records": 1,
     }  # fmt: skip
     (row,) = verified(exports.silo, exports.key, capsys)["populations"]
     (record,) = json.loads(registry.read_text(encoding="utf-8"))
@@ -137,14 +137,14 @@ def test_nothing_is_written_about_a_bundle_that_does_not_verify(exports, tmp_pat
     bundle, page, registry = tmp_path / "forged.zip", tmp_path / "page.html", tmp_path / "registry.json"
     members = members_of(exports.silo)
     lines = members[ENTRIES].split(b"\n")
-    lines[5] = lines[5].replace(b"aggregator", b"aggregatop")
+    lines[6] = lines[6].replace(b"aggregator", b"aggregatop")
     written(bundle, members | {ENTRIES: b"\n".join(lines)})
     words = ("--key", exports.key, "--out", page, "--registry", registry)
     assert call(bundle, *words) == 6
     said = capsys.readouterr().err
     assert run(app, ["verify", str(bundle), "--key", exports.key]) == 6
     assert said == capsys.readouterr().err
-    assert "entry 5" in said
+    assert "entry 6" in said
     assert call(exports.silo, "--key", "ab" * 32, "--out", page) == 6
     assert call(exports.silo, "--out", page) == 2
     assert sorted(path.name for path in tmp_path.iterdir()) == ["forged.zip"]

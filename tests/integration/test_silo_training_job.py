@@ -125,7 +125,7 @@ def test_three_silos_train_pay_and_export(tmp_path, model):
     for name in NAMES:
         silo = world.silos[name]
         assert [entry.kind for entry in world.entries(name)] == [
-            "policy", "job-approval", "self-test", *(["reserve", "commit", "release", "round"] * 2)
+            "policy", "auto-policy", "job-approval", "self-test", *(["reserve", "commit", "release", "round"] * 2)
         ]  # fmt: skip
         with silo.home.store.reading() as connection:
             budget = require_budget(connection, "patients")
@@ -137,7 +137,7 @@ def test_three_silos_train_pay_and_export(tmp_path, model):
         results = {path.name for path in (silo.state / "results" / world.job.hex()).iterdir()}
         assert results == {"evaluation-1.json", "evaluation-2.json", "preflight.json"}
         findings = facts(silo.home, "tiny")["findings"]
-        assert [each["check"] for each in findings] == list(world.entries(name)[2].checks)
+        assert [each["check"] for each in findings] == list(world.entries(name)[3].checks)
         assert all(each["measured"] <= each["bound"] for each in findings)
         assert not (silo.state / "vault" / world.job.hex()).exists()
     digests = {world.record(name).adapter_digest for name in NAMES}

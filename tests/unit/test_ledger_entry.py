@@ -14,7 +14,7 @@ from tests.ledger_logs import sample_log
 
 KINDS = {
     "policy", "reserve", "commit", "refund", "refuse", "release", "round", "review", "key", "job-approval", "self-test",
-    "budget-change", "sub-cap", "admin",
+    "budget-change", "sub-cap", "admin", "auto-policy",
 }  # fmt: skip
 SAMPLES = sample_log().entries
 

@@ -28,6 +28,7 @@ from tests.ledger_logs import (
     Log,
     RoundKey,
     approval_entry,
+    auto_policy_entry,
     by,
     charge,
     key_entry,
@@ -144,7 +145,7 @@ def test_refusals_reviews_keys_and_self_tests_stand_in_tables(shown):
     (test,) = rows(shown, "Self-tests")
     assert test[1:4] == ["ab" * 6, "passed", "clipped sum"]
     checks = dict(rows(shown, "What was checked"))
-    assert {"5 checkpoints", "22 entries", "9 charges", "13 entries", "4 entries"} <= set(checks.values())
+    assert {"5 checkpoints", "23 entries", "9 charges", "13 entries", "4 entries"} <= set(checks.values())
     assert "1 review; 1 follow-up open, 0 overdue on 2026-05-01." in section(shown, "reviews").text
     assert not shown.find("div", class_="alert")
 
@@ -167,6 +168,12 @@ def test_changes_of_the_rules_stand_old_beside_new_with_who_signed(shown):
         [f"ms-okoro is an administrator, key {key_of('ms-okoro')}...", "no", "yes", "ms-okoro"],
         ["sub-cap of cardiology for the purpose 'heart disease'", "none", "1.5", "dr-weber (steward), no other needed"],
         ["lifetime cap of cardiology", "2", "2.5", "dr-weber, ms-okoro"],
+        [
+            "what the agent approves without asking",
+            "as before",
+            "jobs on dataset cleveland of at most epsilon 1 each, for 'heart disease'",
+            "nobody: silo.toml",
+        ],
     ]
     assert "Two of dr-weber, ms-okoro together may change a budget." in section(shown, "time").text
 
@@ -266,7 +273,7 @@ def test_a_later_review_settles_a_follow_up():
     assert not shown.find("div", class_="alert")
     newer, older = rows(shown, "Reviews of this ledger")
     assert (newer[4:], older[4:]) == (
-        ["nothing; settles entry 17", "settled", "22"],
+        ["nothing; settles entry 17", "settled", "23"],
         ["name the second administrator", "settled", "17"],
     )
 
@@ -347,7 +354,7 @@ def twice_approved() -> Log:
     )  # fmt: skip
     agent = {"actor": "agent of hospital-a", "role": "agent", "automatic": True, "reason": "within the limits"}
     second = approval_entry(state, 2).model_copy(update={**agent, "legal_basis": "consent", "dpia": None})
-    log.add(policy_entry(), first, no, second)
+    log.add(policy_entry(), first, no, auto_policy_entry(), second)
     state = grant(state, JOB, charge().rdp, 2, PURPOSE)
     log.add(reserve_entry(1, reserve(state, RoundKey(JOB, 1), charge().rdp)))
     log.sign()
@@ -393,7 +400,10 @@ def test_a_ledger_without_budget_is_shown():
 
 def test_what_an_export_left_out_is_said(sample):
     log = sample_log()
-    compared = EvidenceReport(plans=0, transcripts=0, reports=0, rounds_out_of_scope=2, reports_absent=1)
+    compared = EvidenceReport(
+        plans=0, transcripts=0, reports=0, rounds_out_of_scope=2, reports_absent=1,
+        texts_opened=3, texts_left_out={"actor": 2},
+    )  # fmt: skip
     limited = replace(
         bundle_of(log), report=replace(log.verify(), evidence=compared), scope=Scope(since_utc="2026-04-01T00:00:00Z")
     )

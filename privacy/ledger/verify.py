@@ -12,7 +12,7 @@ from privacy.errors import CloisterError, VerificationError
 from privacy.ledger.checkpoint import Checkpoint, open_checkpoint
 from privacy.ledger.clock import check_order
 from privacy.ledger.codec import decode_entry
-from privacy.ledger.entry import AnyEntry, ReviewEntry
+from privacy.ledger.entry import AnyEntry, ReviewEntry, RoundScoped
 from privacy.ledger.evidence import Evidence, EvidenceBook, EvidenceReport
 from privacy.ledger.figures import PopulationReport, check_figures, report_populations
 from privacy.ledger.garbage import collected_rarely
@@ -145,7 +145,8 @@ class _Walk:
             self._check_time(sequence, entry.utc)
             check_figures(entry)
             self._rounds.read(entry, self._budgets)
-            self._governance.read(entry, self._budgets)
+            if not isinstance(entry, RoundScoped):
+                self._governance.read(entry, self._budgets)
             self._budgets = after(self._budgets, entry)
             self._rounds.check_balance(entry, self._budgets)
             if self._evidence is not None:

@@ -258,9 +258,9 @@ def _signed(leaves: Sequence[bytes], checkpoints: Sequence[Checkpoint]) -> bool:
     """Whether a list of leaf hashes leads to every signed root, with nothing beyond."""
     if not checkpoints or checkpoints[-1].size != len(leaves):
         return False
-    tree, signed = Growth(), {checkpoint.size: checkpoint.root for checkpoint in checkpoints}
-    for leaf in leaves:
-        tree.append(leaf)
-        if tree.size in signed and signed[tree.size] != tree.root():
+    tree = Growth()
+    for checkpoint in checkpoints:
+        tree.extend(leaves[tree.size : checkpoint.size])
+        if checkpoint.root != tree.root():
             return False
     return True

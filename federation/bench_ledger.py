@@ -25,7 +25,8 @@ from privacy.ledger.entry import Entry
 from privacy.ledger.evidence import Evidence
 from privacy.ledger.merkle import leaf_hash, verify_consistency, verify_inclusion
 from privacy.ledger.verify import verify_log
-from runtime.bundle import export_bundle, opened_bundle
+from runtime.bundle import opened_bundle
+from runtime.bundle_export import export_bundle
 from runtime.database import open_database, read, write
 from runtime.ledger_store import Ledger, LogIdentity
 from silo_agent.tables import LEDGER

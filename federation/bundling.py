@@ -23,7 +23,7 @@ from privacy.ledger.entry import (
 from privacy.ledger.evidence import Evidence, Scope
 from privacy.ledger.openings import Opening, Openings, commitments
 from privacy.plan import JobPlan
-from runtime.bundle import Witnessed
+from runtime.bundle_export import Witnessed
 from runtime.ledger_store import Ledger
 from runtime.naming import job_meant
 from runtime.witness_store import WitnessBook

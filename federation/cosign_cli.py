@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from privacy.errors import ConfigError, VerificationError
-from runtime.console import emit
+from runtime.console import emit, require_file
 
 if TYPE_CHECKING:
     from privacy.ledger.handed import SeenLogs
@@ -31,6 +31,7 @@ def cosign(
     The institution adds the file to its ledger: `cloister silo witnesses add FILE`. A log that was cut back or
     rewritten since your last visit is refused.
     """
+    require_file(bundle)
     from datetime import UTC, datetime
 
     from certs.wallet import Wallet

@@ -12,7 +12,7 @@ import typer
 from federation.cosign_cli import cosign
 from federation.review_cli import review
 from privacy.errors import ConfigError, VerificationError
-from runtime.console import emit
+from runtime.console import emit, require_file
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
@@ -101,7 +101,7 @@ def export(
         raise ConfigError("--redact", f"{min(unknown)!r} is none of {', '.join(FIELDS)}", "Name one of these.")
     from federation.bundling import archive_of, cards_of, gather, job_named, witnessed
     from privacy.ledger.evidence import Scope
-    from runtime.bundle import export_bundle
+    from runtime.bundle_export import export_bundle
 
     with _opened(state, database) as (connection, ledger):
         archive = archive_of(connection, state)
@@ -134,6 +134,7 @@ def verify(
 
     The key or the CA comes from you, not from the bundle: it is what you trust.
     """
+    require_file(bundle)
     from federation.verification import require_quorum, verified
     from runtime.bundle import opened_bundle
 
@@ -178,6 +179,7 @@ def report(
 
     Nothing is written about a bundle that does not verify. The page needs no network and runs no script.
     """
+    require_file(bundle)
     from datetime import UTC
 
     from federation.ledger_report.writing import refuse_existing, write_report
@@ -208,11 +210,13 @@ def compare(
 
     Give those of the silos and the aggregator, also older ones of the same institution: a log that forked shows.
     """
+    if len(bundles) < 2:
+        raise typer.BadParameter("give at least two bundles", param_hint="BUNDLE...")
+    for path in bundles:
+        require_file(path)
     from privacy.ledger.compare import compare as compared
     from runtime.bundle import opened_bundle
 
-    if len(bundles) < 2:
-        raise typer.BadParameter("give at least two bundles", param_hint="BUNDLE...")
     accounts = []
     for path in bundles:
         try:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from privacy.errors import ConfigError
-from runtime.console import emit
+from runtime.console import emit, require_file
 
 DAY = "%Y-%m-%d"
 
@@ -35,6 +35,7 @@ def review(  # noqa: PLR0913 - options of a command
 
     Whose log it is, the CA in your wallet vouches for. A deficiency takes a follow-up and a day by which it is due.
     """
+    require_file(bundle)
     from pydantic import ValidationError
 
     from certs.wallet import Wallet

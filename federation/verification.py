@@ -22,7 +22,8 @@ from privacy.ledger.cosignature import witness_name
 from privacy.ledger.openings import readable
 from privacy.ledger.verify import LedgerFault, Report, Trust, verify_log
 from privacy.plan import JobPlan
-from runtime.bundle import IDENTITY, Bundle, opened_bundle
+from runtime.bundle import Bundle, opened_bundle
+from runtime.bundle_form import IDENTITY
 from runtime.files import read_file
 
 if TYPE_CHECKING:

@@ -142,7 +142,7 @@ class BudgetState:
     accounts: Map[str, Account] = Map()
     sub_caps: SubCaps = field(default=NONE)
 
-    @property
+    @cached_property
     def total(self) -> Vector:
         """Committed and reserved together: what is gone if everything set aside runs."""
         total = self.committed
@@ -150,15 +150,15 @@ class BudgetState:
             total = add(total, vector)
         return total
 
-    @property
+    @cached_property
     def spent_epsilon(self) -> float:
         """Epsilon of what was committed (Renyi, best order)."""
         return rdp_epsilon(self.committed, self.policy.delta)
 
-    @property
+    @cached_property
     def charged_epsilon(self) -> float:
         """Epsilon of committed and reserved together; never above the policy's."""
-        return rdp_epsilon(self.total, self.policy.delta)
+        return rdp_epsilon(self.total, self.policy.delta) if self.reserved else self.spent_epsilon
 
     @property
     def left_epsilon(self) -> float:
@@ -220,13 +220,12 @@ def first_budget(existing: BudgetState | None, policy: BudgetPolicy) -> BudgetSt
 def what_if(state: BudgetState, vector: Vector, rounds: int) -> Forecast:
     """What `rounds` more rounds of this Renyi vector would cost, and how many of them fit."""
     index = _order_index(state, vector)
-    room = round((state.policy.caps[index] - state.total[index]) / GRID)
     after = add(state.total, times(vector, rounds))
     candidates = range(len(ORDERS)) if state.filter_order is None else (index,)
     needed = min(after[i] + conversion(ORDERS[i], state.policy.delta) for i in candidates) + GRID
     return Forecast(
         rounds_asked=rounds,
-        rounds_that_fit=max(0, room // round(check_vector(vector)[index] / GRID)),
+        rounds_that_fit=_rounds_that_fit(state, vector, index),
         epsilon_before=state.charged_epsilon,
         epsilon_after=rdp_epsilon(after, state.policy.delta),
         epsilon_needed=max(0.0, needed),
@@ -306,36 +305,40 @@ def reserve(state: BudgetState, key: RoundKey, vector: Vector) -> BudgetState:
             "A round keeps the mechanism it was reserved with; go on with the next round.",
         )
     _check_granted(state, key.job, vector)
-    forecast = what_if(state, vector, 1)
-    if not forecast.fits:
-        raise over_cap(state, str(key), forecast, "")
+    index = _order_index(state, vector)
+    if _rounds_that_fit(state, vector, index) < 1:
+        raise over_cap(state, str(key), what_if(state, vector, 1), "")
     check_sub_caps(state, key.job, state.accounts[key.job].purpose, vector, 1)
-    order = ORDERS[_order_index(state, vector)]
-    return replace(state, filter_order=order, reserved=state.reserved.set(key, vector))
+    return replace(state, filter_order=ORDERS[index], reserved=state.reserved.set(key, vector))
 
 
 def commit(state: BudgetState, key: RoundKey, executed: Vector) -> BudgetState:
     """Charge what ran, for good. Raises InternalError if nothing is reserved for it or more ran than was reserved."""
     reserved = _reservation(state, key)
-    if any(ran > held for ran, held in zip(check_vector(executed), reserved, strict=True)):
+    if executed is not reserved and any(ran > held for ran, held in zip(check_vector(executed), reserved, strict=True)):
         raise InternalError(
             f"budget of {state.policy.population}",
             f"more ran in {key} than was reserved for it",
             "Stop the agent and report this; the reservation stands as spent.",
         )
-    account = state.accounts[key.job]
-    accounts = state.accounts.set(key.job, replace(account, committed=add(account.committed, executed)))
-    charged = replace(_without(state, key), committed=add(state.committed, executed), accounts=accounts)
-    granted = state.grants.get(key.job)
-    if granted is None:  # withdrawn while the round was under way
-        return charged
-    return replace(charged, grants=state.grants.set(key.job, replace(granted, committed=granted.committed + 1)))
+    account, grants = state.accounts[key.job], state.grants
+    granted = grants.get(key.job)
+    if granted is not None:  # else it was withdrawn while the round was under way
+        grants = grants.set(key.job, Grant(granted.vector, granted.rounds, granted.committed + 1))
+    return replace(
+        state,
+        committed=add(state.committed, executed),
+        reserved=state.reserved.delete(key),
+        closed=state.closed.set(key, None),
+        grants=grants,
+        accounts=state.accounts.set(key.job, Account(account.purpose, add(account.committed, executed))),
+    )
 
 
 def refund(state: BudgetState, key: RoundKey) -> BudgetState:
     """Give back a reservation whose round released nothing. Raises InternalError if nothing is reserved for it."""
     _reservation(state, key)
-    return _without(state, key)
+    return replace(state, reserved=state.reserved.delete(key), closed=state.closed.set(key, None))
 
 
 def _check_granted(state: BudgetState, job: str, vector: Vector) -> None:
@@ -362,6 +365,12 @@ def _order_index(state: BudgetState, vector: Vector) -> int:
     return ratios.index(max(ratios))
 
 
+def _rounds_that_fit(state: BudgetState, vector: Vector, index: int) -> int:
+    """How many more rounds of this vector the filter admits, at the order of this index."""
+    room = round((state.policy.caps[index] - state.total[index]) / GRID)
+    return max(0, room // round(check_vector(vector)[index] / GRID))
+
+
 def _reservation(state: BudgetState, key: RoundKey) -> Vector:
     if key not in state.reserved:
         raise InternalError(
@@ -370,10 +379,6 @@ def _reservation(state: BudgetState, key: RoundKey) -> Vector:
             "Report this; reserving comes before training.",
         )
     return state.reserved[key]
-
-
-def _without(state: BudgetState, key: RoundKey) -> BudgetState:
-    return replace(state, reserved=state.reserved.delete(key), closed=state.closed.set(key, None))
 
 
 def over_cap(state: BudgetState, asked: str, forecast: Forecast, more: str) -> BudgetRefusal:

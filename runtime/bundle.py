@@ -1,196 +1,40 @@
-"""A bundle: one file with a ledger and what stands behind its entries, for whoever verifies it.
+"""Reading a bundle (runtime/bundle_form.py): its form is checked here, what it says in privacy.ledger.verify."""
 
-A ZIP archive that stores and never compresses, so that any tool lists it and no bomb fits in. Its members, in order:
-
-    bundle.json                 version, log, number of entries, what the export was asked for
-    entries.jsonl               one canonical entry per line, those that the last checkpoint covers
-    leaves.txt                  their leaf hashes, in hex, one per line
-    checkpoints.txt             the signed notes, an empty line between two
-    openings.jsonl              texts that entries commit to, one per line in the entries' order, but those left out
-    identity.pem                the institution's identity certificate, if the ledger has one
-    witnesses/ROLE-NAME.pem     the identity certificate of each witness that cosigned one of the notes
-    plans/JOB.json              each job's plan
-    reports/SHA256.json         self-tests' reports
-    transcripts/JOB-ROUND.json  each published round's transcript
-    cards/JOB.md                the model card of each job that trains a model and published a round
-
-Equal content has equal bytes: names, order, times and attributes are fixed; a file that is anything else is refused.
-"""
-
-import os
 import re
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Annotated, Literal, NoReturn, TypeVar
+from typing import IO, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
-from privacy.budget import RoundKey
-from privacy.canonical import canonical_json, parse_canonical
+from privacy.canonical import parse_canonical
 from privacy.errors import ConfigError, ProtocolError, VerificationError
-from privacy.fields import Hex32, Strict, Text, first_complaint
-from privacy.ledger.checkpoint import join_notes, split_notes
+from privacy.fields import first_complaint
+from privacy.ledger.checkpoint import split_notes
 from privacy.ledger.entry import MAX_ENTRY_BYTES
 from privacy.ledger.evidence import Evidence, Scope
 from privacy.ledger.openings import Opening
-from runtime.files import sync_folder, write_error
-from runtime.ledger_store import Ledger
-
-HEAD, ENTRIES, LEAVES, CHECKPOINTS, OPENINGS, IDENTITY = (
-    "bundle.json",
-    "entries.jsonl",
-    "leaves.txt",
-    "checkpoints.txt",
-    "openings.jsonl",
-    "identity.pem",
+from runtime.bundle_form import (
+    CHECKPOINTS,
+    ENTRIES,
+    HEAD,
+    IDENTITY,
+    LEAVES,
+    OPENINGS,
+    Head,
+    Names,
+    checked_names,
+    place_of,
+    refuse,
+    write_members,
 )
-WITNESS, CARD = "witnesses/{}.pem", "cards/{}.md"
-PLAN, REPORT, TRANSCRIPT = "plans/{}.json", "reports/{}.json", "transcripts/{}-{}.json"
-_WITNESS = re.compile(r"witnesses/(silo|aggregator|auditor)-[a-z0-9][a-z0-9-]{0,62}\.pem")
-_CARD = re.compile(r"cards/([0-9a-f]{64})\.md")
-_PLAN = re.compile(r"plans/([0-9a-f]{64})\.json")
-_REPORT = re.compile(r"reports/([0-9a-f]{64})\.json")
-_TRANSCRIPT = re.compile(r"transcripts/([0-9a-f]{64})-([1-9][0-9]{0,9})\.json")
-MOST_MEMBERS = 200_000
-MOST_BYTES = 1 << 36  # of the whole file
-MEMBER_BYTES = 1 << 24  # of a plan, a report, a transcript, the certificate
-LIST_BYTES = 1 << 28  # of leaves and checkpoints
-_LIMITS = {ENTRIES: MOST_BYTES, LEAVES: LIST_BYTES, CHECKPOINTS: LIST_BYTES, OPENINGS: LIST_BYTES}
-_FOLDERS = ("witnesses", "plans", "reports", "transcripts", "cards")
-_EPOCH = (1980, 1, 1, 0, 0, 0)
-_READABLE = 0o644
+
 _PIECE = 1 << 20
-Key = TypeVar("Key")
 _NEXT = "Name a file that `cloister ledger export` wrote, whole; or ask for a fresh one."
-
-
-class Head(Strict):
-    """What a bundle says about itself. Whom it is from is proven by the checkpoints alone."""
-
-    version: Literal["cloister/v1/bundle"] = "cloister/v1/bundle"
-    log: Text
-    entries: Annotated[int, Field(ge=1)]
-    redacted: Annotated[tuple[Literal["actor", "dpia", "legal_basis", "reason"], ...], Field(strict=False)]
-    members: Annotated[int, Field(ge=5)]  # how many, this one counted
-    job: Hex32 | None
-    since: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")] | None
-
-
-@dataclass(frozen=True)
-class Witnessed:
-    """Who cosigned a ledger: `cosigned` adds their lines to a note; certificates by `ROLE-NAME`, PEM."""
-
-    cosigned: Callable[[str], str] = str
-    certificates: Mapping[str, bytes] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Exported:
-    """What an export holds, and how many entries it left out because no checkpoint covers them yet."""
-
-    entries: int
-    left_out: int
-    plans: int
-    transcripts: int
-    reports: int
-
-
-def export_bundle(
-    ledger: Ledger,
-    path: Path,
-    evidence: Evidence,
-    witnesses: Witnessed = Witnessed(),
-    redacted: tuple[str, ...] = (),
-    cards: Mapping[str, bytes] | None = None,
-) -> Exported:
-    """Write the entries that a signed checkpoint covers, and their evidence, into a new file; whole or not at all.
-
-    `redacted` is what the evidence's openings leave out, as the file says of itself; `cards` are model cards by job.
-
-    A file of that name is replaced. Raises ConfigError if it cannot be written, or nothing was signed yet.
-    """
-    notes = tuple(witnesses.cosigned(note) for note in ledger.notes())
-    if not notes:
-        raise ConfigError("ledger", "no checkpoint was signed yet", "Let the program finish a round, then try again.")
-    covered = ledger.covered
-    draft = path.with_name(f".{path.name}.draft")
-    scope = evidence.scope
-    certificate = ledger.identity.certificate_pem
-    members = 5 + (certificate is not None) + len(evidence.plans) + len(evidence.transcripts)
-    cards = cards or {}
-    members += len(evidence.reports) + len(witnesses.certificates) + len(cards)
-    said = {"job": scope.job, "since": scope.since_utc, "redacted": redacted}
-    head = Head.model_validate({"log": ledger.identity.origin, "entries": covered, "members": members, **said})
-    try:
-        with draft.open("w+b") as file:
-            write_members(file, _contents(ledger, covered, notes, head, evidence, witnesses, cards))
-            file.flush()
-            os.fchmod(file.fileno(), _READABLE)
-            os.fsync(file.fileno())
-        draft.rename(path)
-        sync_folder(path.parent)
-    except OSError as error:
-        draft.unlink(missing_ok=True)
-        raise write_error(path, error) from error
-    return Exported(
-        covered,
-        ledger.size - covered,
-        len(evidence.plans),
-        len(evidence.transcripts),
-        len(evidence.reports),
-    )
-
-
-def _contents(
-    ledger: Ledger,
-    covered: int,
-    notes: tuple[str, ...],
-    head: Head,
-    evidence: Evidence,
-    witnesses: Witnessed,
-    cards: Mapping[str, bytes],
-) -> Iterator[tuple[str, Iterable[bytes]]]:
-    yield HEAD, (canonical_json(head.model_dump(mode="json")),)
-    yield ENTRIES, (entry + b"\n" for entry in ledger.entries(until=covered))
-    yield LEAVES, (f"{leaf.hex()}\n".encode() for leaf in ledger.leaf_hashes(covered))
-    yield CHECKPOINTS, (join_notes(notes).encode(),)
-    yield OPENINGS, (canonical_json(opening.model_dump()) + b"\n" for opening in evidence.openings)
-    if (certificate := ledger.identity.certificate_pem) is not None:
-        yield IDENTITY, (certificate,)
-    for witness, pem in sorted(witnesses.certificates.items()):
-        yield WITNESS.format(witness), (pem,)
-    for job, plan in sorted(evidence.plans.items()):
-        yield PLAN.format(job), (plan,)
-    for digest, report in sorted(evidence.reports.items()):
-        yield REPORT.format(digest), (report,)
-    for key, transcript in sorted(evidence.transcripts.items(), key=lambda item: _place(item[0])):
-        yield TRANSCRIPT.format(key.job, key.round_number), (transcript,)
-    for job, card in sorted(cards.items()):
-        yield CARD.format(job), (card,)
-
-
-def _place(key: RoundKey) -> tuple[str, int]:
-    return key.job, key.round_number
-
-
-def write_members(file: IO[bytes], members: Iterable[tuple[str, Iterable[bytes]]]) -> None:
-    """An archive of these members; nothing of it hangs on the machine, the time or the version of Python."""
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-        for name, pieces in members:
-            _put(archive, name, pieces)
-
-
-def _put(archive: zipfile.ZipFile, name: str, pieces: Iterable[bytes]) -> None:
-    info = zipfile.ZipInfo(name, _EPOCH)
-    info.create_system = 3
-    info.external_attr = _READABLE << 16
-    with archive.open(info, "w", force_zip64=name == ENTRIES) as member:
-        for piece in pieces:
-            member.write(piece)
+Key = TypeVar("Key")
 
 
 class Bundle:
@@ -281,17 +125,6 @@ class Members(Mapping[Key, bytes]):
         return len(self._names)
 
 
-@dataclass(frozen=True)
-class Names:
-    """Which member holds what."""
-
-    plans: dict[str, str]
-    transcripts: dict[RoundKey, str]
-    reports: dict[str, str]
-    witnesses: list[str]
-    cards: dict[str, str]
-
-
 @contextmanager
 def opened_bundle(path: Path) -> Iterator[Bundle]:
     """Open a bundle for reading; nothing is unpacked.
@@ -315,84 +148,37 @@ def opened_bundle(path: Path) -> Iterator[Bundle]:
 
 def _checked(file: IO[bytes], archive: zipfile.ZipFile) -> tuple[Head, Names]:
     """What is in it. Every byte has been read, and belongs there."""
-    names = _checked_names(archive.infolist())
+    names = checked_names(archive.infolist())
     head = _head(archive)
     if head.members != len(archive.infolist()):
-        _refuse("bundle", f"it has {len(archive.infolist())} members, and was written with {head.members}")
+        refuse("bundle", f"it has {len(archive.infolist())} members, and was written with {head.members}")
     _require_canonical(file, archive)
     return head, names
-
-
-def _checked_names(members: list[zipfile.ZipInfo]) -> Names:
-    """Raises VerificationError unless each member may be here and is of an honest size."""
-    if len(members) > MOST_MEMBERS or sum(info.file_size for info in members) > MOST_BYTES:
-        _refuse("bundle", "it is larger than any ledger")
-    found = Names({}, {}, {}, [], {})
-    seen: set[str] = set()
-    for info in members:
-        name = info.filename
-        if name in seen:
-            _refuse(name[:200], "stands in the bundle twice")
-        seen.add(name)
-        if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
-            _refuse(name[:200], "is compressed, which a bundle never is")
-        limit = _LIMITS.get(name, MEMBER_BYTES)
-        if info.file_size > limit:
-            _refuse(name[:200], f"has {info.file_size} bytes, more than {limit}")
-        _file_under(found, name)
-    missing = {HEAD, ENTRIES, LEAVES, CHECKPOINTS, OPENINGS} - seen
-    if missing:
-        _refuse("bundle", f"it has no {min(missing)}")
-    return found
-
-
-def _file_under(found: Names, name: str) -> None:
-    if match := _PLAN.fullmatch(name):
-        found.plans[match[1]] = name
-    elif match := _REPORT.fullmatch(name):
-        found.reports[match[1]] = name
-    elif match := _TRANSCRIPT.fullmatch(name):
-        found.transcripts[RoundKey(match[1], int(match[2]))] = name
-    elif match := _CARD.fullmatch(name):
-        found.cards[match[1]] = name
-    elif _WITNESS.fullmatch(name):
-        found.witnesses.append(name)
-    elif name not in (HEAD, ENTRIES, LEAVES, CHECKPOINTS, OPENINGS, IDENTITY):
-        _refuse(repr(name[:200]), "is no name of a bundle's member; a later version may have written it")
 
 
 def _head(archive: zipfile.ZipFile) -> Head:
     try:
         return Head.model_validate(parse_canonical(archive.read(HEAD), HEAD))
     except ValidationError as error:
-        _refuse(HEAD, first_complaint(error), error)
+        refuse(HEAD, first_complaint(error), error)
     except ProtocolError as error:
-        _refuse(error.what, error.why, error)
+        refuse(error.what, error.why, error)
 
 
 def _require_canonical(file: IO[bytes], archive: zipfile.ZipFile) -> None:
     """Raises VerificationError unless the same content, written again, is the same file."""
-    names = sorted(archive.namelist(), key=_order)
+    names = sorted(archive.namelist(), key=place_of)
     with tempfile.TemporaryFile() as again:
         write_members(again, ((name, _pieces(archive, name)) for name in names))
         same = _same_bytes(file, again)
     if not same:
-        _refuse("bundle", "holds bytes that belong to no member, or members in another form than an export writes")
+        refuse("bundle", "holds bytes that belong to no member, or members in another form than an export writes")
 
 
 def _pieces(archive: zipfile.ZipFile, name: str) -> Iterator[bytes]:
     with archive.open(name) as member:
         while piece := member.read(_PIECE):
             yield piece
-
-
-def _order(name: str) -> tuple[int, str, int]:
-    fixed = (HEAD, ENTRIES, LEAVES, CHECKPOINTS, OPENINGS, IDENTITY)
-    if name in fixed:
-        return fixed.index(name), "", 0
-    if match := _TRANSCRIPT.fullmatch(name):
-        return len(fixed) + _FOLDERS.index("transcripts"), match[1], int(match[2])
-    return len(fixed) + _FOLDERS.index(name.partition("/")[0]), name, 0
 
 
 def _same_bytes(first: IO[bytes], second: IO[bytes]) -> bool:
@@ -408,7 +194,3 @@ def _same_bytes(first: IO[bytes], second: IO[bytes]) -> bool:
                 return True
     finally:
         first.seek(place)
-
-
-def _refuse(what: str, why: str, cause: Exception | None = None) -> NoReturn:
-    raise VerificationError(what, why, _NEXT) from cause

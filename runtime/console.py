@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from privacy.errors import CloisterError, ExitCode, InternalError
+from privacy.errors import CloisterError, ConfigError, ExitCode, InternalError
 
 if TYPE_CHECKING:
     import typer
@@ -64,6 +64,12 @@ def emit(value: Any, *, as_json: bool, text: "RenderableType | None" = None) -> 
 
     width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPE_WIDTH
     Console(highlight=False, soft_wrap=True, width=width).print(_plain(value) if text is None else text, markup=False)
+
+
+def require_file(path: Path) -> None:
+    """The file is there. For before slow imports: a mistyped name is told at once. Raises ConfigError."""
+    if not path.exists():
+        raise ConfigError(str(path), "No such file or directory", "Name a file that is there.")
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str | None = None) -> "RenderableType":

@@ -10,6 +10,8 @@ from privacy.ledger.checkpoint import Checkpoint, parse_note
 from privacy.ledger.cosignature import Cosignature, with_lines
 from runtime.witness_tables import WitnessTables
 
+MOST_CONTRADICTIONS = 16
+
 
 @dataclass(frozen=True)
 class Contradiction:
@@ -54,10 +56,11 @@ class WitnessBook:
             self._db.execute(delete(table).where(table.c.log == log))
 
     def contradict(self, log: str, second: str, now: datetime) -> None:
-        """Keep a checkpoint that contradicts what was seen; once."""
+        """Keep a checkpoint that contradicts what was seen; once, and of one log MOST_CONTRADICTIONS: one proves it."""
         table, first = self._tables.contradictions, self.note(log) or ""
-        known = select(func.count()).select_from(table).where(table.c.second == second)
-        if self._db.execute(known).scalar_one() == 0:
+        known = select(func.count()).select_from(table)
+        again = self._db.execute(known.where(table.c.second == second)).scalar_one()
+        if not again and self._db.execute(known.where(table.c.log == log)).scalar_one() < MOST_CONTRADICTIONS:
             row = {"log": log, "first": first, "second": second, "noticed_utc": utc_text(now)}
             self._db.execute(insert(table).values(**row))
 

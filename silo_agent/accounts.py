@@ -2,9 +2,10 @@
 
 import json
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from immutables import Map
-from sqlalchemy import Connection, Table, delete, insert, select, update
+from sqlalchemy import Connection, Select, Table, delete, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from privacy.accounting import Vector
@@ -17,14 +18,18 @@ _RESERVED, _CLOSED = "reserved", "closed"
 _EVERY_JOB = ""  # the purpose under which the cap of every single job is kept; a plan's purpose is never empty
 
 
-def find_budget(connection: Connection, population: str) -> BudgetState | None:
-    """The budget of a population, if one was set."""
+def find_budget(connection: Connection, population: str, *, whole: bool = False) -> BudgetState | None:
+    """The budget of a population, if one was set.
+
+    Of the rounds that are closed it has those of jobs that may still reserve one, unless all are asked for (`whole`):
+    no other can be reserved again, and over the years they are many.
+    """
     row = connection.execute(select(budgets).where(budgets.c.population == population)).one_or_none()
     if row is None:
         return None
     reserved: dict[RoundKey, Vector] = {}
     closed: dict[RoundKey, None] = {}
-    for held in connection.execute(select(reservations).where(reservations.c.population == population)):
+    for held in connection.execute(_rounds(population, whole=whole)):
         key = RoundKey(held.job, held.round)
         if held.status == _RESERVED:
             reserved[key] = _vector(held.vector)
@@ -40,6 +45,14 @@ def find_budget(connection: Connection, population: str) -> BudgetState | None:
         _accounts(connection, population),
         _sub_caps(connection, population),
     )
+
+
+def _rounds(population: str, *, whole: bool) -> Select[Any]:
+    every = select(reservations).where(reservations.c.population == population)
+    if whole:
+        return every
+    going_on = select(grants.c.job).where(grants.c.population == population, grants.c.committed < grants.c.rounds)
+    return every.where((reservations.c.status == _RESERVED) | reservations.c.job.in_(going_on))
 
 
 def _grants(connection: Connection, population: str) -> Map[str, Grant]:
@@ -71,9 +84,10 @@ def require_budget(connection: Connection, population: str) -> BudgetState:
 
 
 def all_budgets(connection: Connection) -> tuple[BudgetState, ...]:
-    """Every budget, by population."""
+    """Every budget, by population, whole."""
     names = connection.execute(select(budgets.c.population).order_by(budgets.c.population)).scalars().all()
-    return tuple(require_budget(connection, name) for name in names)
+    found = (find_budget(connection, name, whole=True) for name in names)
+    return tuple(state for state in found if state is not None)
 
 
 def open_budget(connection: Connection, policy: BudgetPolicy) -> BudgetState:

@@ -286,9 +286,12 @@ def peers_trust(
     """Pin a peer's identity. Get the fingerprint from the peer itself (`cloister certs show`), not from the job."""
     from certs.identity import parse_fingerprint
     from certs.names import PartyId, Role
+    from privacy.ledger.checkpoint import log_origin
     from runtime.console import emit
+    from runtime.witness_store import WitnessBook
     from silo_agent.entries import key_entry
     from silo_agent.peers import trust_peer, trusted_peers
+    from silo_agent.tables import WITNESS
 
     home = home_of(state)
     party = PartyId(home.settings.federation, Role(role), name)
@@ -297,6 +300,8 @@ def peers_trust(
     with home.store.writing() as tx:
         before = trusted_peers(tx.connection).get((party.role, name))
         trust_peer(tx.connection, party.role, name, pinned, author.now)
+        if before not in (None, pinned):  # another key signs another ledger: what was seen of the old one ends here
+            WitnessBook(tx.connection, WITNESS).forget(log_origin(party.federation, name))
         tx.record(key_entry(author, "pinned", party.uri, pinned, "a steward compared the fingerprint"))
         tx.ledger.checkpoint(home.identity.sign, author.now)
     replaced = before if before not in (None, pinned) else None

@@ -13,7 +13,8 @@ from privacy.errors import CloisterError
 from privacy.ledger.checkpoint import Checkpoint, join_notes, sign_checkpoint
 from privacy.ledger.codec import decode_entry
 from privacy.ledger.merkle import leaf_hash, root
-from runtime.bundle import CHECKPOINTS, ENTRIES, HEAD, LEAVES, _order, opened_bundle, write_members
+from runtime.bundle import opened_bundle
+from runtime.bundle_form import CHECKPOINTS, ENTRIES, HEAD, LEAVES, place_of, write_members
 
 Members = dict[str, bytes]
 
@@ -25,7 +26,7 @@ def members_of(path: Path) -> Members:
 
 def written(path: Path, members: Mapping[str, bytes] | Iterable[tuple[str, bytes]]) -> Path:
     """A bundle of these members in the form of an export; pairs in their order, a mapping in that of an export."""
-    pairs = sorted(members.items(), key=lambda item: _order(item[0])) if isinstance(members, Mapping) else members
+    pairs = sorted(members.items(), key=lambda item: place_of(item[0])) if isinstance(members, Mapping) else members
     file = io.BytesIO()
     write_members(file, ((name, (content,)) for name, content in pairs))
     path.write_bytes(file.getvalue())

@@ -18,7 +18,8 @@ from privacy.ledger.entry import MAX_ENTRY_BYTES, AnyEntry, Charge, Entry, Local
 from privacy.ledger.forms import read_plain
 
 _ENTRY: TypeAdapter[AnyEntry] = TypeAdapter(AnyEntry)
-_WHAT, _NEXT = "ledger entry", "See docs/reference/ledger-format.md."
+_WHAT = "ledger entry"
+_NEXT = "See docs/reference/ledger-format.md; a later version of Cloister may have written it."
 
 
 def encode_entry(entry: Entry) -> bytes:

@@ -5,7 +5,7 @@ The agent rebuilds its budgets with this at start-up; the auditor replays the sa
 
 from collections.abc import Iterable, Mapping
 
-from privacy.budget import BudgetPolicy, BudgetState, RoundKey, commit, first_budget, grant, refund, reserve, withdraw
+from privacy.budget import BudgetPolicy, BudgetState, commit, first_budget, grant, refund, reserve, withdraw
 from privacy.budget_change import change_epsilon, change_sub_cap
 from privacy.errors import InternalError
 from privacy.ledger.entry import (
@@ -53,7 +53,11 @@ def after(budgets: Budgets, entry: AnyEntry) -> Budgets:
         case RefuseEntry(job=job, round=None) if any(job in state.grants for state in budgets.values()):
             return {population: withdraw(state, job) for population, state in budgets.items()}
         case ReserveEntry():
-            state = reserve(of_population(budgets, entry.population), _unused(budgets, entry), entry.charge.rdp)
+            before, key = of_population(budgets, entry.population), entry.key
+            if key in before.reserved:
+                why = f"{key} is reserved by an earlier entry"
+                raise InternalError(f"budget of {entry.population}", why, "Report this.")
+            state = reserve(before, key, entry.charge.rdp)
         case CommitEntry():
             state = commit(of_population(budgets, entry.population), entry.key, entry.charge.rdp)
         case RefundEntry():
@@ -68,12 +72,3 @@ def of_population(budgets: Budgets, population: str) -> BudgetState:
     if population not in budgets:
         raise InternalError(f"budget of {population}", "no earlier entry sets one", "Set a budget first.")
     return budgets[population]
-
-
-def _unused(budgets: Budgets, entry: ReserveEntry) -> RoundKey:
-    """The entry's key. Raises InternalError if the same reservation stands already: one reservation, one entry."""
-    if entry.key in of_population(budgets, entry.population).reserved:
-        raise InternalError(
-            f"budget of {entry.population}", f"{entry.key} is reserved by an earlier entry", "Report this."
-        )
-    return entry.key

@@ -72,9 +72,9 @@ class RoundBook:
         """Check the balance an entry states; `budgets` are as after it. Raises VerificationError."""
         match entry:
             case ReserveEntry() | CommitEntry() | RefundEntry() | BudgetChangeEntry():
-                _check_stated(entry.balance, Balance.of(of_population(budgets, entry.population)))
+                _check_stated(entry.balance, of_population(budgets, entry.population))
             case RefuseEntry(balance=balance, population=population) if balance is not None and population is not None:
-                _check_stated(balance, Balance.of(of_population(budgets, population)))
+                _check_stated(balance, of_population(budgets, population))
             case _:
                 pass
 
@@ -87,7 +87,8 @@ class RoundBook:
         reserved = self._reserved.get((entry.population, entry.key))
         if reserved is None:
             raise VerificationError("commit", f"nothing was reserved for {entry.key}", _NEXT)
-        if entry.mechanism != reserved.mechanism or entry.charge != reserved.charge:
+        same = entry.charge is reserved.charge or entry.charge == reserved.charge  # equal texts are read as one object
+        if entry.mechanism != reserved.mechanism or not same:
             raise VerificationError("commit", "mechanism or charge is not the one that was reserved", _NEXT)
         stated = (entry.steps_executed, entry.sampler, entry.precision, entry.rng, entry.ciphertext_sha256)
         if entry.outcome == "presumed":
@@ -178,12 +179,15 @@ def _within_sub_caps(state: BudgetState, job: str, asked: Asked) -> bool:
     return True
 
 
-def _check_stated(stated: Balance, right: Balance) -> None:
-    if stated.filter_order != right.filter_order:
-        raise VerificationError(
-            "filter_order", f"{stated.filter_order} is stated, {right.filter_order} is right", _NEXT
-        )
-    for name in ("spent_epsilon", "charged_epsilon", "remaining_epsilon"):
-        said, computed = getattr(stated, name), getattr(right, name)
-        if not near(said, computed):
-            raise VerificationError(name, f"{said:.6f} is stated, {computed:.6f} is right", _NEXT)
+def _check_stated(stated: Balance, state: BudgetState) -> None:
+    if stated.filter_order != state.filter_order:
+        why = f"{stated.filter_order} is stated, {state.filter_order} is right"
+        raise VerificationError("filter_order", why, _NEXT)
+    _check_epsilon("spent_epsilon", stated.spent_epsilon, state.spent_epsilon)
+    _check_epsilon("charged_epsilon", stated.charged_epsilon, state.charged_epsilon)
+    _check_epsilon("remaining_epsilon", stated.remaining_epsilon, state.left_epsilon)
+
+
+def _check_epsilon(name: str, said: float, right: float) -> None:
+    if not near(said, right):
+        raise VerificationError(name, f"{said:.6f} is stated, {right:.6f} is right", _NEXT)

@@ -20,7 +20,7 @@ from federation.ledger_cli import app
 from privacy.canonical import canonical_json
 from privacy.ledger.checkpoint import join_notes, log_origin, split_notes
 from privacy.ledger.cosignature import cosign, with_lines
-from runtime.bundle import CHECKPOINTS, ENTRIES, HEAD, LEAVES
+from runtime.bundle_form import CHECKPOINTS, ENTRIES, HEAD, LEAVES
 from runtime.console import run
 from silo_agent import client
 from tests.bundles import Members, members_of, recounted, resigned, written

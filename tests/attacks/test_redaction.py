@@ -13,7 +13,7 @@ from federation.ledger_cli import app
 from privacy.canonical import canonical_json
 from privacy.ledger.codec import decode_entry
 from privacy.ledger.openings import Opening, commitments
-from runtime.bundle import ENTRIES, OPENINGS
+from runtime.bundle_form import ENTRIES, OPENINGS
 from runtime.console import run
 from tests.bundles import members_of, written
 from tests.lone_silo import NOW, LoneSilo

@@ -10,7 +10,7 @@ import pytest
 from certs.wallet import Wallet
 from federation.ledger_cli import app
 from privacy.tasks import ModelTask
-from runtime.bundle import ENTRIES
+from runtime.bundle_form import ENTRIES
 from runtime.console import run
 from silo_agent import client
 from tests.bundles import members_of, written

@@ -20,7 +20,8 @@ from privacy.plan import JobPlan
 from privacy.record import RoundRecord, check_record
 from privacy.review import SignedReview
 from privacy.two_person import BudgetChange, ChangeStatement, Proposal
-from runtime.bundle import CHECKPOINTS, ENTRIES, HEAD, LEAVES, OPENINGS, Head, opened_bundle, write_members
+from runtime.bundle import opened_bundle
+from runtime.bundle_form import CHECKPOINTS, ENTRIES, HEAD, LEAVES, OPENINGS, Head, write_members
 from tests.ledger_logs import ORIGIN, sample_log
 from tests.unit.test_federation_round_report import recorded
 

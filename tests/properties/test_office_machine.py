@@ -23,7 +23,7 @@ from privacy.plan import JobPlan, RoundContext
 from privacy.two_person import AdminChange, Proposal
 from runtime.ledger_store import Ledger
 from silo_agent import entries, office
-from silo_agent.accounts import change_budget, require_budget
+from silo_agent.accounts import change_budget, find_budget, require_budget
 from silo_agent.home import Home
 from silo_agent.store import Transaction
 from silo_agent.tables import LEDGER
@@ -88,7 +88,9 @@ class Office(RuleBasedStateMachine):
     @property
     def budget(self) -> BudgetState:
         with self.home.store.reading() as connection:
-            return require_budget(connection, "patients")
+            found = find_budget(connection, "patients", whole=True)
+        assert found is not None
+        return found
 
     def key(self, job: int, number: int) -> RoundKey:
         return RoundKey(self.plans[job].digest().hex(), number)

@@ -13,8 +13,10 @@ from privacy.ledger.checkpoint import Checkpoint, sign_checkpoint
 from privacy.ledger.cosignature import cosignatures
 from privacy.ledger.entry import KeyEntry
 from privacy.ledger.witness import RewrittenError
+from runtime.console import run
 from runtime.ledger_store import Ledger
 from runtime.witness_store import WitnessBook
+from silo_agent import cli, command
 from silo_agent.peers import trust_peer
 from silo_agent.tables import WITNESS
 from tests.sim.witnesses import Silo, all_exchange
@@ -157,3 +159,18 @@ def test_what_is_no_checkpoint_of_ours_is_not_believed(world, silos, newest):
     answer = wire.ExchangedCheckpoints(newest=newest, wanted=(), shown=(), witnesses=())
     with pytest.raises(ProtocolError, match="own checkpoint: is not ours"):
         silos["east"].witnessing.take(answer, world.now)
+
+
+def test_a_peer_with_a_new_identity_has_a_new_ledger(world, silos, monkeypatch):
+    """Its old log and its new one contradict each other under one name, and prove nothing against it."""
+    all_exchange(silos)
+    north = silos["north"]
+    assert north.read(lambda book: book.seen("cloister/sim/east")) is not None
+    north.home.store.close()
+    words = ["peers", "trust", "east", " ".join(["abcd"] * 16), "--state", str(north.home.folder)]
+    monkeypatch.setattr(command, "now", lambda: world.now)
+    assert run(cli.app, words) == 0
+    again = Silo(world, "north")
+    assert again.read(lambda book: book.seen("cloister/sim/east")) is None
+    assert again.read(lambda book: book.seen("cloister/sim/west")) is not None
+    again.home.store.close()

@@ -3,6 +3,7 @@
 import signal
 import socket
 import threading
+import time
 import urllib.request
 from datetime import UTC, datetime
 from queue import Queue
@@ -13,7 +14,9 @@ from cloister.wire import JobPhase, RoundPhase
 
 from certs.wallet import Wallet
 from federation.processes import free_port
-from privacy.errors import ConfigError, ProtocolError, Unavailable
+from privacy.errors import CloisterError, ConfigError, ExitCode, ProtocolError, Unavailable
+from privacy.ledger.checkpoint import Checkpoint, sign_checkpoint
+from privacy.ledger.witness import RewrittenError
 from silo_agent import agent, client
 from silo_agent.admission import ForeignJobError
 from silo_agent.agent import Agent, JobThread
@@ -162,9 +165,10 @@ class PlayedAggregator:
         self.named = named
         self.all_named = threading.Event()
         self.closed = threading.Event()
+        self.answer = lambda: NOTHING_WITNESSED
 
     def exchange_checkpoints(self, request):
-        return NOTHING_WITNESSED
+        return self.answer()
 
     def follow(self, software, opened):
         opened()
@@ -177,12 +181,17 @@ class PlayedAggregator:
 class Played:
     """An agent over a real state folder whose jobs do what the test says."""
 
-    def __init__(self, folder, monkeypatch, named, play):
-        self.silo = LoneSilo(folder)
+    def __init__(self, folder, monkeypatch, named, play, answer=lambda _: NOTHING_WITNESSED, settings=""):
+        self.silo, self.raised = LoneSilo(folder), []
+        if settings:
+            config = folder / "silo.toml"
+            config.write_text(config.read_text() + settings)
+            self.silo.start()
         with self.silo.home.store.writing() as tx:
             set_job_state(tx.connection, self.silo.job, JobState.FINISHED, NOW, expected=set(JobState))
         self.played = {}
         self.port = PlayedAggregator(*named)
+        self.port.answer = lambda: answer(self.silo)
         self.board = StatusBoard(folder, OWN, lambda: NOW)
 
         def participation(job, interrupted):
@@ -190,8 +199,14 @@ class Played:
 
         self.agent = Agent(self.silo.home, self.port, lambda: None, lambda: NOW, self.board)
         monkeypatch.setattr(self.agent, "_participation", participation)
-        self.thread = threading.Thread(target=self.agent.run, daemon=True)
+        self.thread = threading.Thread(target=self.run, daemon=True)
         self.thread.start()
+
+    def run(self):
+        try:
+            self.agent.run()
+        except CloisterError as error:
+            self.raised.append(error)
 
     def stop(self):
         self.agent.stop()
@@ -345,3 +360,46 @@ def test_metrics_say_what_the_status_says_on_this_machine_only(tmp_path):
     assert "cloister_silo_epsilon_spent 0.5" in said
     assert "cloister_silo_connected 1.0" in said
     silo_metrics(board, 0)()
+
+
+# -- a state that is not the newest ------------------------------------------------------------------------------------
+
+
+def running(folder, monkeypatch, answer, settings=""):
+    """An agent whose aggregator answers every exchange like this."""
+    return Played(folder, monkeypatch, digests(1), lambda: PlayedJob(*[JobState.READY] * 3), answer, settings)
+
+
+def own_note(silo, size):
+    """A checkpoint of so many entries that this silo signed once."""
+    with silo.home.store.writing() as tx:
+        identity = tx.ledger.identity
+    said = Checkpoint(identity.origin, size, bytes(32))
+    return sign_checkpoint(said, identity.public_key, silo.home.identity.sign)
+
+
+def test_an_agent_on_a_rolled_back_state_ends_before_it_takes_up_a_job(tmp_path, monkeypatch):
+    played = running(
+        tmp_path,
+        monkeypatch,
+        lambda silo: wire.ExchangedCheckpoints(newest=own_note(silo, 40).encode(), wanted=(), shown=(), witnesses=()),
+    )
+    played.thread.join(PATIENCE_S)
+    assert not played.thread.is_alive()
+    (error,) = played.raised
+    assert isinstance(error, RewrittenError)
+    assert error.exit_code == ExitCode.VERIFICATION
+    assert "was rolled back" in played.board.status.message
+    assert not played.played, "no job was looked at"
+    assert not played.port.all_named.is_set()
+
+
+def test_an_agent_waits_for_its_quorum(tmp_path, monkeypatch):
+    played = running(tmp_path, monkeypatch, lambda _: NOTHING_WITNESSED, "\n[witnesses]\nquorum = 1\n")
+    deadline = time.monotonic() + PATIENCE_S
+    while "0 of 1 have cosigned" not in played.board.status.message and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert "0 of 1 have cosigned this silo's ledger since the agent started" in played.board.status.message
+    assert not played.played
+    assert not played.board.status.connected
+    played.stop()

@@ -297,10 +297,14 @@ def _conversions(delta: float) -> tuple[float, ...]:
 
 def rdp_epsilon(vector: Vector, delta: float) -> float:
     """Epsilon at delta of a Renyi vector: the best over ORDERS, 0 for nothing spent, at most about UNBOUNDED."""
-    if not any(check_vector(vector)):
-        return 0.0
+    return _best(check_vector(vector), delta)
+
+
+@lru_cache(maxsize=1024)
+def _best(vector: Vector, delta: float) -> float:
+    """Remembered: what was charged by a round is asked for again when the round is spent, and before the next one."""
     best: float = min(map(operator.add, vector, _conversions(delta)))
-    return max(0.0, best)
+    return max(0.0, best) if any(vector) else 0.0
 
 
 def add(first: Vector, second: Vector) -> Vector:

@@ -22,7 +22,7 @@ before acting on it. A reservation that is never committed or refunded stays: a 
 import math
 import re
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Final, Literal, get_args
 
 from immutables import Map
@@ -51,6 +51,7 @@ Unit = Literal["record", "patient"]
 RefusalCode = Literal["over-cap", "over-sub-cap", "grant-used-up", "not-approved", "number-used", "unit", "delta"]
 
 LARGEST_EPSILON = 1000.0
+_INDEX = {order: index for index, order in enumerate(ORDERS)}
 _JOB = re.compile(r"[0-9a-f]{64}")
 
 
@@ -62,7 +63,12 @@ class BudgetRefusal(Refused):
         self.code = code
 
 
-@dataclass(frozen=True, order=True)
+@lru_cache(4096)
+def _is_job(text: str) -> bool:
+    return _JOB.fullmatch(text) is not None
+
+
+@dataclass(frozen=True, order=True, slots=True)
 class RoundKey:
     """What a reservation is for: a job (its plan digest in hex) and a round number of it, used once ever."""
 
@@ -71,7 +77,7 @@ class RoundKey:
 
     def __post_init__(self) -> None:
         """Raises InternalError unless it is 64 hex digits and a number from 0."""
-        if not _JOB.fullmatch(self.job) or self.round_number < 0:
+        if not _is_job(self.job) or self.round_number < 0:
             raise InternalError("round key", "not a plan digest and a round number", "Report this.")
 
     def __str__(self) -> str:
@@ -141,21 +147,21 @@ class BudgetState:
     grants: Map[str, Grant] = Map()
     accounts: Map[str, Account] = Map()
     sub_caps: SubCaps = field(default=NONE)
+    total: Vector = field(init=False, compare=False, repr=False)  # committed and reserved: gone if everything runs
 
-    @cached_property
-    def total(self) -> Vector:
-        """Committed and reserved together: what is gone if everything set aside runs."""
+    def __post_init__(self) -> None:
+        """Adds up `total`."""
         total = self.committed
         for vector in self.reserved.values():
             total = add(total, vector)
-        return total
+        object.__setattr__(self, "total", total)
 
-    @cached_property
+    @property
     def spent_epsilon(self) -> float:
         """Epsilon of what was committed (Renyi, best order)."""
         return rdp_epsilon(self.committed, self.policy.delta)
 
-    @cached_property
+    @property
     def charged_epsilon(self) -> float:
         """Epsilon of committed and reserved together; never above the policy's."""
         return rdp_epsilon(self.total, self.policy.delta) if self.reserved else self.spent_epsilon
@@ -358,7 +364,7 @@ def _check_granted(state: BudgetState, job: str, vector: Vector) -> None:
 def _order_index(state: BudgetState, vector: Vector) -> int:
     """Index of the fixed order, or of the one at which most rounds of this vector fit while none is fixed."""
     if state.filter_order is not None:
-        return ORDERS.index(state.filter_order)
+        return _INDEX[state.filter_order]
     if not all(check_vector(vector)):
         raise InternalError("Renyi vector", "a mechanism costs something at every order", "Report this.")
     ratios = [cap / value for cap, value in zip(state.policy.caps, vector, strict=True)]

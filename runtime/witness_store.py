@@ -11,6 +11,7 @@ from privacy.ledger.cosignature import Cosignature, with_lines
 from runtime.witness_tables import WitnessTables
 
 MOST_CONTRADICTIONS = 16
+MOST_LINES = 150  # of at most 400 characters each: they fit into a note
 
 
 @dataclass(frozen=True)
@@ -98,10 +99,10 @@ class WitnessBook:
         return frozenset(self._db.execute(query).scalars())
 
     def with_cosignatures(self, note: str) -> str:
-        """A log's note with the cosignatures that are kept of its size, by witness."""
+        """A log's note with the cosignatures that are kept of its size, by witness; MOST_LINES of them at most."""
         said, table = parse_note(note).checkpoint, self._tables.cosignatures
         query = select(table.c.line).where(table.c.log == said.origin, table.c.size == said.size)
-        return with_lines(note, list(self._db.execute(query.order_by(table.c.witness)).scalars()))
+        return with_lines(note, list(self._db.execute(query.order_by(table.c.witness).limit(MOST_LINES)).scalars()))
 
     def put_key(self, witness: str, identity_pem: bytes) -> None:
         """Keep the certificate of a witness, verified before."""

@@ -217,7 +217,7 @@ class Agent:
         with self._home.store.reading() as connection:
             known = all_jobs(connection)
         for record in known:
-            if not record.state.over:
+            if not record.state.over and record.job not in self._jobs:
                 self._take(record.job)
 
     def _follow(self) -> None:
@@ -252,8 +252,8 @@ class Agent:
         if len(standing.cosigned) < quorum:
             why = f"{len(standing.cosigned)} of {quorum} have cosigned this silo's ledger since the agent started"
             raise Unavailable("witnesses", why, "It waits for them; see `cloister silo witnesses list`.")
-        self._witnessed = True
         self._take_up()
+        self._witnessed = True
 
     def _witness_in_time(self) -> None:
         """Exchange checkpoints every so often, and after every round."""

@@ -4,10 +4,13 @@ from datetime import timedelta
 
 import pytest
 from cloister import wire
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from aggregator.store import MemberRow
 from aggregator.tables import LEDGER as AGGREGATORS_LEDGER
 from aggregator.tables import WITNESS as AGGREGATORS
 from certs.names import Role
+from certs.wallet import Wallet
 from privacy.errors import ProtocolError
 from privacy.ledger.checkpoint import Checkpoint, sign_checkpoint
 from privacy.ledger.cosignature import cosignatures
@@ -174,3 +177,17 @@ def test_a_peer_with_a_new_identity_has_a_new_ledger(world, silos, monkeypatch):
     assert again.read(lambda book: book.seen("cloister/sim/east")) is None
     assert again.read(lambda book: book.seen("cloister/sim/west")) is not None
     again.home.store.close()
+
+
+def test_more_members_than_fit_into_one_message(world, silos):
+    """What does not fit now is left out, and the exchange goes on."""
+    pem = Wallet(world.silos["east"].state / "wallet").identity().certificate_pem
+    with world.store.transaction() as tx:
+        book = WitnessBook(tx.connection, AGGREGATORS)
+        for number in range(150):
+            name, key = f"s{number:03}", Ed25519PrivateKey.generate()
+            raw, log = key.public_key().public_bytes_raw(), f"cloister/sim/s{number:03}"
+            tx.put_member(MemberRow(Role.SILO, name, raw, pem), world.now)
+            book.saw(log, sign_checkpoint(Checkpoint(log, 1, bytes(32)), raw, key.sign))
+    all_exchange(silos, 3)
+    assert silos["east"].exchange().cosigned == ALL - {"cloister/sim/silo/east"}

@@ -38,6 +38,7 @@ from cloister.wire.enrolment import (
     EnrolRequest,
 )
 from cloister.wire.federation import (
+    MOST_PROOFS,
     AppliedTaken,
     ArtifactChunk,
     ConsentRoundRequest,
@@ -92,6 +93,7 @@ __all__ = [
     "MAX_ANSWER_BYTES",
     "MAX_CHUNK_BYTES",
     "MAX_COHORT",
+    "MOST_PROOFS",
     "MOST_VALIDATIONS",
     "AppliedTaken",
     "ArtifactChunk",

@@ -22,7 +22,8 @@ from cloister.wire.base import (
 from privacy.ledger.checkpoint import MAX_NOTE_BYTES
 from privacy.statement import Signed
 
-MOST_PROOFS = MAX_COHORT + 8  # the aggregator, auditors
+MOST_PROOFS = MAX_COHORT + 8  # in one message; the next one brings the rest
+MOST_LOGS = 1000  # that one witness has seen, or witnesses of one log
 LogSize = Annotated[int, Field(ge=0, lt=1 << 53)]
 LogName = Annotated[str, Field(min_length=1, max_length=200)]
 Digests = Annotated[bytes, Field(min_length=32, max_length=32 * MAX_COHORT)]
@@ -294,7 +295,7 @@ class ExchangeCheckpointsRequest(WireMessage):
     proto = federation_pb2.ExchangeCheckpointsRequest
     checkpoint: Annotated[bytes, Field(max_length=MAX_NOTE_BYTES)]
     proofs: Annotated[tuple[ConsistencyProof, ...], Field(max_length=MOST_PROOFS)]
-    seen: Annotated[tuple[SeenLog, ...], Field(max_length=MOST_PROOFS)]
+    seen: Annotated[tuple[SeenLog, ...], Field(max_length=MOST_LOGS)]
     cosigned: Annotated[tuple[CosignedLog, ...], Field(max_length=MOST_PROOFS)]
     since: Annotated[int, Field(ge=0, lt=1 << 40)]
 
@@ -306,7 +307,7 @@ class ExchangedCheckpoints(WireMessage):
     newest: Annotated[bytes, Field(max_length=MAX_NOTE_BYTES)]
     wanted: Annotated[tuple[LogSize, ...], Field(max_length=MOST_PROOFS)]
     shown: Annotated[tuple[ShownLog, ...], Field(max_length=MOST_PROOFS)]
-    witnesses: Annotated[tuple[WitnessKey, ...], Field(max_length=MOST_PROOFS)]
+    witnesses: Annotated[tuple[WitnessKey, ...], Field(max_length=MOST_LOGS)]
 
 
 class RenewCertificateRequest(WireMessage):

@@ -378,6 +378,10 @@ def _summary(report: "Report", public_key: bytes) -> list[str]:
     ]
     if report.witnesses == ():
         lines.append("  witnessed by nobody: an older or another state of this log would verify as well")
+    if report.automatic_without_policy:
+        lines.append(
+            f"  {report.automatic_without_policy} approvals by the agent alone, with no policy on record before them"
+        )
     for entry in report.reviews:
         due = f", due by {entry.review.due}" if entry.review.due else ""
         lines.append(f"  reviewed by {entry.review.party} in entry {entry.sequence}: {entry.review.finding}{due}")

@@ -62,7 +62,8 @@ def _asked(entry: RefuseEntry) -> str:
     if entry.asked is None:
         return ""
     asked, epsilon = words.count(entry.asked.rounds, "round"), entry.asked.charge.epsilon
-    of = f"of {entry.population or 'no population'}, for the purpose {entry.asked.purpose!r}"
+    purpose = "" if entry.asked.purpose is None else f", for the purpose {entry.asked.purpose!r}"
+    of = f"of {entry.population or 'no population'}{purpose}"
     return f" Asked for: {asked}, each of epsilon {epsilon:.3f} alone, {of}."
 
 

@@ -7,12 +7,8 @@ from privacy.ledger.entry import AutoPolicyEntry, JobApprovalEntry
 _NEXT = "Compare the approval with the policy that is on record before it."
 
 
-def check_automatic(entry: JobApprovalEntry, policy: AutoPolicyEntry | None) -> None:
-    """An approval that names no person is within the newest policy on record. Raises VerificationError."""
-    if not entry.automatic:
-        return
-    if policy is None:
-        raise _beyond("no policy is on record before it")
+def check_automatic(entry: JobApprovalEntry, policy: AutoPolicyEntry) -> None:
+    """An approval by the agent alone is within the newest policy on record. Raises VerificationError."""
     if entry.charge is None:
         if not policy.rehearsals:
             raise _beyond("the policy approves no rehearsals")

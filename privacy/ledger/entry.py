@@ -5,9 +5,9 @@ losses or norms. How entries are encoded: privacy/ledger/codec.py.
 Field by field: docs/reference/ledger-format.md.
 """
 
-from typing import Annotated, Final, Literal, Self, get_args
+from typing import Annotated, Any, Final, Literal, Self, get_args
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from privacy.accounting import (
     ACCOUNTANT,
@@ -222,9 +222,17 @@ class RefundEntry(RoundScoped):
 class Asked(Strict):
     """What a budget was asked for: this many rounds, each at this cost, for this purpose."""
 
-    purpose: Text
+    purpose: Text | None = None  # entries from before there were sub-caps do not have it
     rounds: Annotated[int, Field(gt=0, le=1_000_000)]
     charge: Charge
+
+    @model_serializer(mode="wrap")
+    def _as_it_was(self, usual: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """None is not written: so old entries keep their bytes."""
+        written: dict[str, Any] = usual(self)
+        if self.purpose is None:
+            del written["purpose"]
+        return written
 
 
 class RefuseEntry(Entry):

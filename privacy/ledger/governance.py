@@ -55,6 +55,7 @@ class GovernanceBook:
         self.governance = Governance()
         self.reviews: dict[int, ReviewEntry] = {}
         self._auto: AutoPolicyEntry | None = None
+        self.automatic_without_policy = 0  # approvals from before policies went on record
         self._log = log
         self._signed_roots = signed_roots  # by size
 
@@ -72,12 +73,20 @@ class GovernanceBook:
             case AutoPolicyEntry():
                 self._auto = entry
             case JobApprovalEntry():
-                check_automatic(entry, self._auto)
+                self._check_automatic(entry)
             case ReviewEntry():
                 self._check_review(entry)
                 self.reviews[entry.sequence] = entry
             case _:
                 pass
+
+    def _check_automatic(self, entry: JobApprovalEntry) -> None:
+        if not entry.automatic:
+            return
+        if self._auto is None:
+            self.automatic_without_policy += 1
+        else:
+            check_automatic(entry, self._auto)
 
     def _check_review(self, entry: ReviewEntry) -> None:
         review = entry.review

@@ -174,6 +174,8 @@ def _check_refusal(entry: RefuseEntry, budgets: Budgets) -> None:
 
 
 def _within_sub_caps(state: BudgetState, job: str, asked: Asked) -> bool:
+    if asked.purpose is None:
+        raise VerificationError("refuse", "a refusal by a sub-cap must say for which purpose it was asked", _NEXT)
     try:
         check_sub_caps(state, job, asked.purpose, asked.charge.rdp, asked.rounds)
     except BudgetRefusal:

@@ -57,6 +57,7 @@ class Report:
     populations: tuple[PopulationReport, ...]
     administrators: tuple[str, ...]  # who may change budgets, two together
     witnesses: tuple[WitnessReport, ...] | None  # None where nobody vouched for their keys
+    automatic_without_policy: int  # approvals by the agent alone that no policy on record covers: an older version's
     best_witnessed: int  # the most cosignatures that one checkpoint has
     reviews: tuple[ReviewEntry, ...]  # their signatures hold; whose keys they are, certificates say
     evidence: EvidenceReport | None  # None where only the log was given
@@ -184,6 +185,7 @@ class _Walk:
             kinds=dict(sorted(self._kinds.items())),
             populations=report_populations(self._budgets, self._rounds.executed),
             witnesses=None if self.witnessed is None else self.witnessed.report(),
+            automatic_without_policy=self._governance.automatic_without_policy,
             best_witnessed=0 if self.witnessed is None else self.witnessed.most,
             administrators=tuple(sorted(self._governance.governance.administrators)),
             reviews=tuple(self._governance.reviews.values()),

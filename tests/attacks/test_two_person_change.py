@@ -238,8 +238,13 @@ def test_an_automatic_approval_within_the_policy_verifies() -> None:
     assert automatic(auto_policy_entry()).verify().kinds["job-approval"] == 1
 
 
+def test_an_automatic_approval_from_before_policies_went_on_record_is_counted() -> None:
+    report = automatic().verify()
+    assert (report.kinds["job-approval"], report.automatic_without_policy) == (1, 1)
+    assert automatic(auto_policy_entry()).verify().automatic_without_policy == 0
+
+
 BEYOND: dict[str, tuple[str, Callable[[], Log]]] = {
-    "no policy": ("no policy is on record", lambda: automatic()),
     "switched off": ("approves no jobs on data", lambda: automatic(auto_policy_entry(auto_approve=False))),
     "the newest counts": (
         "approves no jobs on data",

@@ -91,6 +91,17 @@ def test_the_reference_names_every_kind_and_field() -> None:
 EVENT_FIELDS = {"event", "count", "sampling_probability", "noise_multiplier"}
 
 
+def test_a_refusal_from_before_purposes_were_asked_for_keeps_its_bytes() -> None:
+    body = next(body for body in SAMPLES if json.loads(body)["kind"] == "refuse")
+    value = json.loads(body)
+    assert value["asked"].pop("purpose")
+    older = canonical_json(value)
+    assert encode_entry(decode_entry(older)) == older
+    value["asked"]["purpose"] = None
+    with pytest.raises(ProtocolError, match="missing or in another form"):
+        decode_entry(canonical_json(value))
+
+
 def _names(value: object) -> set[str]:
     if not isinstance(value, dict):
         return set()

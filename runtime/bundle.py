@@ -47,9 +47,13 @@ class Bundle:
 
     def entries(self) -> Iterator[bytes]:
         """The entries, one by one, without their line ends."""
-        with self._archive.open(ENTRIES) as lines:
-            while line := lines.readline(MAX_ENTRY_BYTES + 2):
-                yield line.removesuffix(b"\n")
+        with self._archive.open(ENTRIES) as member:
+            rest = b""
+            while len(rest) <= MAX_ENTRY_BYTES and (piece := member.read(_PIECE)):
+                *lines, rest = (rest + piece).split(b"\n")
+                yield from lines
+            if rest:  # no line end, or more than any entry has: nothing after it is read
+                yield rest
 
     def notes(self) -> tuple[str, ...]:
         """The signed checkpoints. Raises VerificationError if they are not a list of notes."""

@@ -248,9 +248,9 @@ class Agent:
         """
         if self._witnessed:
             return
-        quorum, standing = self._home.settings.witnesses.quorum, self._witnessing.exchange(self._port, self._clock())
-        if len(standing.cosigned) < quorum:
-            why = f"{len(standing.cosigned)} of {quorum} have cosigned this silo's ledger since the agent started"
+        quorum, cosigned = self._home.settings.witnesses.quorum, self._witnessing.exchange(self._port, self._clock())
+        if len(cosigned) < quorum:
+            why = f"{len(cosigned)} of {quorum} have cosigned this silo's ledger since the agent started"
             raise Unavailable("witnesses", why, "It waits for them; see `cloister silo witnesses list`.")
         self._take_up()
         self._witnessed = True

@@ -70,20 +70,24 @@ def run(
 
 @app.command()
 def status(state: State = DEFAULT_STATE, as_json: Json = False) -> None:
-    """What the agent last said: phase, budget left, what stands in the way, which reviews are due."""
+    """What the agent last said: phase, budget left, what stands in the way; reviews due, rewritten ledgers."""
     from runtime.console import emit
+    from runtime.witness_store import WitnessBook
     from silo_agent.display import status_text
     from silo_agent.office import follow_ups
     from silo_agent.status import read_status
+    from silo_agent.tables import WITNESS
 
     facts = read_status(state)
     with home_of(state).store.reading() as connection:
         open_ = follow_ups(connection)
+        contradictions = WitnessBook(connection, WITNESS).contradictions()
     today = now().date()
     facts["reviews_due"] = [
         {"entry": one.sequence, "due": one.due.isoformat(), "follow_up": one.follow_up, "overdue": one.overdue(today)}
         for one in open_
     ]
+    facts["rewritten_ledgers"] = sorted({found.log for found in contradictions})
     emit(facts, as_json=as_json, text=status_text(facts))
 
 

@@ -25,6 +25,10 @@ def status_text(facts: Facts) -> str:
     for due in facts["reviews_due"]:
         state = "OVERDUE since" if due["overdue"] else "due by"
         lines.append(f"review   entry {due['entry']}, {state} {due['due']}: {due['follow_up']}")
+    lines += [
+        f"ledger   {log} CONTRADICTS itself: cloister silo witnesses list, and telephone the institution"
+        for log in facts["rewritten_ledgers"]
+    ]
     return "\n".join(lines)
 
 

@@ -31,16 +31,8 @@ from silo_agent.peers import Pins, trusted_peers
 from silo_agent.tables import LEDGER, WITNESS
 
 LOG = structlog.get_logger("silo.witness")
-MOST_CALLS = 3  # of one exchange: show, prove and cosign, and once more for whom that let on
+MOST_CALLS = 4  # of one exchange: compare, show, prove and cosign, and once more for whom that let on
 WITNESSES = (Role.SILO, Role.AGGREGATOR, Role.AUDITOR)
-
-
-@dataclass(frozen=True)
-class Standing:
-    """After an exchange: who cosigned this ledger since the agent started, and whose logs contradict themselves."""
-
-    cosigned: frozenset[str]
-    contradictions: int
 
 
 def _nothing() -> None:
@@ -63,16 +55,21 @@ TO_NOBODY = Showing()
 
 @dataclass
 class Witnessing:
-    """The exchanges of one agent; `since` is when it started, and what older cosignatures count for nothing."""
+    """The exchanges of one agent; `since` is when it started, and what older cosignatures count for nothing.
+
+    Until this ledger was compared with what others hold of it, nothing is signed: an agent on a state that is not the
+    newest, which is restored or copied before it starts, signs nothing at all.
+    """
 
     home: Home
     since: datetime
+    _compared: bool = False
     _wanted: tuple[int, ...] = ()
     _cosigned: dict[str, str] = field(default_factory=dict)  # lines to send, by log
     _one_at_a_time: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
-    def exchange(self, port: AggregatorPort, now: datetime) -> Standing:
-        """Show, prove, cosign and compare, until nothing more is to be said.
+    def exchange(self, port: AggregatorPort, now: datetime) -> frozenset[str]:
+        """Compare, show, prove and cosign, until nothing more is to be said; who cosigned this ledger since the start.
 
         Raises Unavailable or another error of the port's; RewrittenError if this state is not the newest of this
         ledger: nothing may be signed with it any more.
@@ -81,13 +78,18 @@ class Witnessing:
             for _ in range(MOST_CALLS):
                 if not self.take(port.exchange_checkpoints(self.request(now)), now):
                     break
-            return self.standing()
+            with self.home.store.reading() as connection:
+                log = Ledger(connection, LEDGER).identity.origin
+                return WitnessBook(connection, WITNESS).since(log, self.since)
 
     def request(self, now: datetime) -> wire.ExchangeCheckpointsRequest:
-        """What to send next: the newest checkpoint, signed now if there is none of this size yet, and proofs of it."""
+        """What to send next: the newest checkpoint, signed now if there is none of this size yet, and proofs of it.
+
+        At first neither: only the question what others hold.
+        """
         with self.home.store.writing() as tx:
             ledger, book = tx.ledger, WitnessBook(tx.connection, WITNESS)
-            note = ledger.checkpoint(self.home.identity.sign, now) if ledger.size else ""
+            note = ledger.checkpoint(self.home.identity.sign, now) if ledger.size and self._compared else ""
             size = ledger.size
             proofs = tuple(
                 wire.ConsistencyProof(old_size=old, hashes=ledger.consistency_proof(old, size))
@@ -116,14 +118,8 @@ class Witnessing:
             for shown in answer.shown:
                 self._witness(book, shown, pins, now)
         new = tuple(size for size in answer.wanted if size not in self._wanted)
-        self._wanted = answer.wanted
-        return bool(new or self._cosigned)
-
-    def standing(self) -> Standing:
-        """How this ledger stands with its witnesses."""
-        with self.home.store.reading() as connection:
-            book, log = WitnessBook(connection, WITNESS), Ledger(connection, LEDGER).identity.origin
-            return Standing(book.since(log, self.since), len(book.contradictions()))
+        begins, self._compared, self._wanted = not self._compared, True, answer.wanted
+        return bool(begins or new or self._cosigned)
 
     def _compare(
         self, ledger: Ledger, book: WitnessBook, answer: wire.ExchangedCheckpoints, pins: Pins, now: datetime

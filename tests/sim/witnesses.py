@@ -11,7 +11,7 @@ from silo_agent.client import GrpcAggregator
 from silo_agent.entries import Author, key_entry
 from silo_agent.home import Home
 from silo_agent.tables import LEDGER, WITNESS
-from silo_agent.witnessing import Standing, Witnessing
+from silo_agent.witnessing import Witnessing
 from tests.sim.memory import MemoryChannel
 from tests.sim.world import World
 
@@ -31,13 +31,17 @@ class Silo:
             by = Author(self.name, "steward", "steward", self.world.now)
             tx.record(key_entry(by, "pinned", "cloister://sim/silo/other", "0c" * 32, reason))
 
-    def exchange(self) -> Standing:
+    def exchange(self) -> frozenset[str]:
         return self.witnessing.exchange(self.port, self.world.now)
 
     @property
     def size(self) -> int:
         with self.home.store.reading() as connection:
             return Ledger(connection, LEDGER).size
+
+    def notes(self) -> tuple[str, ...]:
+        with self.home.store.reading() as connection:
+            return tuple(Ledger(connection, LEDGER).notes())
 
     def read(self, what: Callable[[WitnessBook], Any]) -> Any:
         with self.home.store.reading() as connection:

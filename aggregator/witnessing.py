@@ -6,7 +6,6 @@ cosignatures by their witnesses, and proofs are proofs. It can keep something ba
 """
 
 from dataclasses import dataclass
-from datetime import datetime
 
 import structlog
 from cloister import wire
@@ -158,9 +157,10 @@ class WitnessDesk:
 
     def _is_cosigned(self, log: str, caller: _Caller, book: WitnessBook, post: WitnessPost) -> bool:
         last, seen = book.when(log, caller.witness), book.seen(log)
-        return (
-            last is not None and seen is not None and last[0] == seen.size and _after(last[1], post.wanted_since(log))
-        )
+        if last is None or seen is None:
+            return False
+        size, when = last
+        return size == seen.size and when.timestamp() >= post.wanted_since(log)
 
     def _owners(self, tx: Transaction) -> dict[str, bytes]:
         """Identity certificates by log: the silos', and this aggregator's."""
@@ -178,7 +178,3 @@ class WitnessDesk:
         known[self._witness] = self._own.certificate_pem
         signers = [name for name, _ in parse_note(book.with_cosignatures(note)).signatures]
         return {name: known[name] for name in signers if name in known}
-
-
-def _after(moment: datetime, since: int) -> bool:
-    return moment.timestamp() >= since

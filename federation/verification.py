@@ -73,17 +73,17 @@ def verified(bundle: Bundle, trusted: Trusted, entries: Iterator[bytes] | None =
     With a CA, witnesses and auditors are checked against it as well. Raises VerificationError, a LedgerFault where it
     is about the log.
     """
-    cards, evidence = CardBook(), bundle.evidence()
+    cards, evidence, notes = CardBook(), bundle.evidence(), bundle.notes()
     read = bundle.entries() if entries is None else entries
     if evidence.transcripts:
         read = _noted(read, cards)
     trust = Trust(_witness_keys(bundle, trusted), trusted.valid_until)
-    report = verify_log(read, bundle.notes(), trusted.origin, trusted.public_key, bundle.leaves(), evidence, trust)
+    report = verify_log(read, notes, trusted.origin, trusted.public_key, bundle.leaves(), evidence, trust)
     if (bundle.head.log, bundle.head.entries) != (trusted.origin, report.entries):
         stated = f"says that it holds {bundle.head.entries} entries of {bundle.head.log}"
         why = f"{stated}, and holds {report.entries} of {trusted.origin}"
         raise VerificationError("bundle.json", why, _ASK)
-    check_cards(bundle.cards(), cards.cards(evidence, trusted.origin.rpartition("/")[2], bundle.notes()[-1]))
+    check_cards(bundle.cards(), cards.cards(evidence, trusted.origin.rpartition("/")[2], notes[-1]))
     if trusted.ca_pem is not None:
         _check_reviewers(report, trusted.ca_pem)
     return report

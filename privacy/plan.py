@@ -6,13 +6,14 @@ in the ledger. Nothing in a plan is derived from exact record counts or from the
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from privacy.canonical import canonical_json, digest, parse_canonical
-from privacy.errors import ConfigError, ProtocolError
-from privacy.fields import Hex32, Name, PositiveReal, Strict, Text, first_complaint
+from privacy.canonical import canonical_json, digest
+from privacy.document import Document
+from privacy.errors import ConfigError
+from privacy.fields import Hex32, Name, PositiveReal, Strict, Text
 from privacy.mechanism import DpSgd
 from privacy.metrics import COORDINATES
 from privacy.shared_noise import SharedGrid
@@ -80,8 +81,11 @@ class Deadlines(Strict):
     apply_s: PositiveReal
 
 
-class JobPlan(Strict):
+class JobPlan(Document):
     """Everything a job fixes in advance and in public."""
+
+    what: ClassVar[str] = "job plan"
+    next_step: ClassVar[str] = "Correct the job file and submit it again."
 
     version: Literal["cloister/v1"]
     name: Name
@@ -243,27 +247,9 @@ class JobPlan(Strict):
         """How many consents to one transcript make a certificate (privacy.thresholds says why)."""
         return threshold(participants, self.cohort.tolerated_colluders)
 
-    def encode(self) -> bytes:
-        """The plan's canonical bytes."""
-        return canonical_json(self.model_dump(mode="json"))
-
     def digest(self) -> bytes:
         """32 bytes that name this job."""
         return digest(PLAN_LABEL, self.encode())
-
-    @classmethod
-    def decode(cls, data: bytes) -> "JobPlan":
-        """Parse and validate canonical bytes. Raises ProtocolError naming the field that is wrong."""
-        value = parse_canonical(data, "job plan")
-        try:
-            plan = cls.model_validate(value)
-        except ValidationError as error:
-            raise ProtocolError(
-                "job plan", first_complaint(error), "Correct the job file and submit it again."
-            ) from error
-        if plan.encode() != data:
-            raise ProtocolError("job plan", "fields are missing or in another form", "Encode every field.")
-        return plan
 
 
 @dataclass(frozen=True)

@@ -7,15 +7,15 @@ the committed root and the fingerprint that the members' add up to is checked by
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from privacy.canonical import canonical_json, parse_canonical
 from privacy.ckks.fingerprint import root_and_fingerprint
 from privacy.ckks.layouts import layout_of
-from privacy.errors import ProtocolError, VerificationError
-from privacy.fields import Hex32, Name, Strict, first_complaint
+from privacy.document import Document
+from privacy.errors import VerificationError
+from privacy.fields import Hex32, Name, Strict
 from privacy.keyed import check_release, check_round_roll, keyed_headers
 from privacy.plan import JobPlan, RoundContext
 from privacy.roll import Roll, check_deal, check_roll, require_plan
@@ -59,8 +59,11 @@ class SignedText(Strict):
 Statements = Annotated[tuple[SignedText, ...], Field(strict=False, max_length=100)]
 
 
-class RoundRecord(Strict):
+class RoundRecord(Document):
     """Everything said about one round, from the plan to the digests of the next adapter."""
+
+    what: ClassVar[str] = "round record"
+    next_step: ClassVar[str] = NEXT_STEP
 
     version: Literal["cloister/v1/round-record"] = "cloister/v1/round-record"
     plan: str
@@ -76,19 +79,6 @@ class RoundRecord(Strict):
     consents: Statements
     releases: Statements  # of the suite ckks-multikey
     applied: Statements
-
-    def encode(self) -> bytes:
-        """Canonical bytes."""
-        return canonical_json(self.model_dump(mode="json"))
-
-    @classmethod
-    def decode(cls, data: bytes) -> "RoundRecord":
-        """Parse strictly. Raises ProtocolError naming the field."""
-        value = parse_canonical(data, "round record")
-        try:
-            return cls.model_validate(value)
-        except ValidationError as error:
-            raise ProtocolError("round record", first_complaint(error), NEXT_STEP) from error
 
 
 @dataclass(frozen=True)

@@ -7,18 +7,18 @@ for no other state. A follow-up has a day by which it is due; a later review clo
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import date
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, ClassVar, Final, Literal, Self
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from privacy.canonical import canonical_json, parse_canonical
-from privacy.errors import ProtocolError, VerificationError
-from privacy.fields import Hex32, Hex64, Strict, Text, first_complaint
+from privacy.canonical import canonical_json
+from privacy.document import Document
+from privacy.errors import VerificationError
+from privacy.fields import Hex32, Hex64, Strict, Text
 
 TYPE: Final = "cloister/v1/review"
-MAX_REVIEW_BYTES: Final = 16 * 1024
 Finding = Literal["in-order", "observation", "deficiency"]
 _Count = Annotated[int, Field(ge=0, le=2**53 - 1)]
 
@@ -72,8 +72,12 @@ class Review(Strict):
             ) from error
 
 
-class SignedReview(Strict):
+class SignedReview(Document):
     """A review on its way to the institution, with the auditor's identity certificate."""
+
+    what: ClassVar[str] = "review"
+    next_step: ClassVar[str] = "Ask the auditor for it again."
+    most_bytes: ClassVar[int] = 16 * 1024
 
     type: Literal["cloister/v1/review"] = TYPE
     review: Review
@@ -85,25 +89,6 @@ class SignedReview(Strict):
         """Sign a review. `sign` is Ed25519 by the key it names."""
         made = cls(review=review, signature=sign(review.message()).hex(), certificate=certificate)
         review.check(made.signature)
-        return made
-
-    def encode(self) -> bytes:
-        """Canonical JSON."""
-        return canonical_json(self.model_dump(mode="json"))
-
-    @classmethod
-    def decode(cls, data: bytes) -> Self:
-        """The inverse of `encode`; nothing is checked but the form. Raises ProtocolError naming what is wrong."""
-        what, next_step = "review", "Ask the auditor for it again."
-        if len(data) > MAX_REVIEW_BYTES:
-            raise ProtocolError(what, f"has {len(data)} bytes, more than {MAX_REVIEW_BYTES}", next_step)
-        value = parse_canonical(data, what)
-        try:
-            made = cls.model_validate(value)
-        except ValidationError as error:
-            raise ProtocolError(what, first_complaint(error), next_step) from error
-        if made.encode() != data:
-            raise ProtocolError(what, "a field is missing or in another form", next_step)
         return made
 
 

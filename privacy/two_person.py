@@ -9,21 +9,21 @@ others; before that a steward alone adds them, which the ledger shows.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Final, Literal
+from typing import Annotated, ClassVar, Final, Literal
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from immutables import Map
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from privacy.canonical import canonical_json, parse_canonical
-from privacy.errors import ProtocolError, Refused
-from privacy.fields import Hex32, Hex64, Name, PositiveReal, Strict, Text, first_complaint
+from privacy.canonical import canonical_json
+from privacy.document import Document
+from privacy.errors import Refused
+from privacy.fields import Hex32, Hex64, Name, PositiveReal, Strict, Text
 
 TYPE: Final = "cloister/v1/two-person-change"
 QUORUM: Final = 2
 MOST_APPROVALS: Final = 16
-MAX_PROPOSAL_BYTES: Final = 32 * 1024
 
 _SIGN = "Two people sign it: `cloister silo admins sign FILE --key KEY`."
 
@@ -88,30 +88,15 @@ class Approval(Strict):
 Approvals = Annotated[tuple[Approval, ...], Field(strict=False, max_length=MOST_APPROVALS)]
 
 
-class Proposal(Strict):
+class Proposal(Document):
     """A change on its way from hand to hand: the statement and who has signed it so far."""
+
+    what: ClassVar[str] = "proposal"
+    next_step: ClassVar[str] = "Make a new one; it holds no secret and changes nothing by itself."
+    most_bytes: ClassVar[int] = 32 * 1024
 
     statement: ChangeStatement
     approvals: Approvals = ()
-
-    def encode(self) -> bytes:
-        """Canonical JSON."""
-        return canonical_json(self.model_dump(mode="json"))
-
-    @classmethod
-    def decode(cls, data: bytes) -> "Proposal":
-        """The inverse of `encode`. Raises ProtocolError naming what is wrong."""
-        what, next_step = "proposal", "Make a new one; it holds no secret and changes nothing by itself."
-        if len(data) > MAX_PROPOSAL_BYTES:
-            raise ProtocolError(what, f"has {len(data)} bytes, more than {MAX_PROPOSAL_BYTES}", next_step)
-        value = parse_canonical(data, what)
-        try:
-            proposal = cls.model_validate(value)
-        except ValidationError as error:
-            raise ProtocolError(what, first_complaint(error), next_step) from error
-        if proposal.encode() != data:
-            raise ProtocolError(what, "a field is missing or in another form", next_step)
-        return proposal
 
     def signed(self, person: str, sign: Callable[[bytes], bytes]) -> "Proposal":
         """With this person's signature as well. Raises Refused if they signed before: two people must."""
@@ -133,10 +118,6 @@ class Governance:
     def counted(self) -> "Governance":
         """After a policy, or a change that touches no administrator."""
         return Governance(self.administrators, self.keys, self.guarded, self.number + 1)
-
-    def person_with(self, public_key: str) -> str | None:
-        """Whose key this is, of those that count now."""
-        return next((person for person, key in self.administrators.items() if key == public_key), None)
 
 
 def changed(governance: Governance, statement: ChangeStatement, approvals: Sequence[Approval]) -> Governance:

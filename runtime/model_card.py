@@ -87,11 +87,6 @@ def model_card(plan: JobPlan, task: TrainedTask, adapter_sha256: str, facts: Fac
     return "\n".join([*lines, ""])
 
 
-def _classes(task: TrainedTask) -> list[str]:
-    named = ", ".join(f"{i} = {name}" for i, name in enumerate(task.labels))
-    return [f"Classes: {named}."] if named else []
-
-
 def _data_and_privacy(plan: JobPlan, task: TrainedTask, facts: Facts) -> list[str]:
     """The two sections a job on data has."""
     dp, least = plan.dp, plan.cohort.minimum_dataset_size

@@ -34,7 +34,7 @@ from privacy.ledger.entry import (
     mechanism_of,
     statement_of,
 )
-from privacy.ledger.merkle import Frontier, leaf_hash, root
+from privacy.ledger.merkle import Growth, leaf_hash, root
 from privacy.ledger.verify import Report, verify_log
 from privacy.mechanism import DpSgd
 from privacy.review import Review
@@ -193,10 +193,9 @@ class Log:
             self.entries.append(encode_entry(entry.model_copy(update={"sequence": len(self.entries)})))
 
     def sign(self) -> None:
-        frontier = Frontier()
-        for leaf in self.leaves:
-            frontier = frontier.append(leaf)
-        checkpoint = Checkpoint(ORIGIN, frontier.size, frontier.root())
+        tree = Growth()
+        tree.extend(self.leaves)
+        checkpoint = Checkpoint(ORIGIN, tree.size, tree.root())
         self.notes.append(sign_checkpoint(checkpoint, self.public_key, self.key.sign))
 
     def verify(self, leaves: Iterable[bytes] | None = None) -> Report:

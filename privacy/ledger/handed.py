@@ -1,38 +1,19 @@
 """A cosignature that is carried by hand, by an auditor who has no connection to the federation; what they have seen."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from privacy.canonical import canonical_json, parse_canonical
-from privacy.errors import ProtocolError
-from privacy.fields import Hex32, Strict, Text, first_complaint
-
-MAX_BYTES = 1 << 20
+from privacy.document import Document
+from privacy.fields import Hex32, Strict, Text
 
 
-class _File(Strict):
-    """A file in canonical JSON."""
-
-    def encode(self) -> bytes:
-        """Canonical JSON."""
-        return canonical_json(self.model_dump(mode="json"))
-
-    @classmethod
-    def decode(cls, data: bytes) -> Self:
-        """The inverse of `encode`. Raises ProtocolError naming what is wrong."""
-        what, next_step = cls.__name__.lower(), "Ask for it again, or name another file."
-        if len(data) > MAX_BYTES:
-            raise ProtocolError(what, f"has {len(data)} bytes, more than {MAX_BYTES}", next_step)
-        value = parse_canonical(data, what)
-        try:
-            return cls.model_validate(value)
-        except ValidationError as error:
-            raise ProtocolError(what, first_complaint(error), next_step) from error
-
-
-class HandedCosignature(_File):
+class HandedCosignature(Document):
     """A witness' signature line for the checkpoint of a log that has so many entries, and its identity certificate."""
+
+    what: ClassVar[str] = "cosignature"
+    next_step: ClassVar[str] = "Ask the auditor for it again, or name another file."
+    most_bytes: ClassVar[int] = 16 * 1024
 
     type: Literal["cloister/v1/cosignature"] = "cloister/v1/cosignature"
     log: Text
@@ -48,8 +29,12 @@ class SeenState(Strict):
     root: Hex32
 
 
-class SeenLogs(_File):
+class SeenLogs(Document):
     """What an auditor has seen, by log; kept between visits, it shows a log that was cut back or rewritten since."""
+
+    what: ClassVar[str] = "what was seen before"
+    next_step: ClassVar[str] = "Name the file that `cloister ledger cosign --seen` wrote."
+    most_bytes: ClassVar[int] = 1 << 20
 
     type: Literal["cloister/v1/seen"] = "cloister/v1/seen"
     logs: dict[Text, SeenState] = Field(default_factory=dict)

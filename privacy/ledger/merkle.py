@@ -40,12 +40,6 @@ class Frontier:
         if len(self.peaks) != self.size.bit_count() or any(len(peak) != DIGEST_BYTES for peak in self.peaks):
             raise InternalError("ledger frontier", "its hashes do not match its size", "Verify the ledger.")
 
-    def append(self, leaf: bytes) -> "Frontier":
-        """The frontier with one more leaf hash."""
-        growth = Growth(self)
-        growth.append(leaf)
-        return growth.frontier()
-
     def root(self) -> bytes:
         """The tree's root hash; of no leaves, SHA-256 of nothing."""
         return _joined(self.peaks) if self.peaks else EMPTY_ROOT

@@ -15,8 +15,6 @@ from certs.times import utc_text
 from privacy.accounting import dp_sgd_event
 from privacy.budget import BudgetPolicy, BudgetState, RoundKey, commit, first_budget, grant, reserve, what_if
 from privacy.ledger.entry import (
-    Balance,
-    Charge,
     CommitEntry,
     Entry,
     JobApprovalEntry,
@@ -24,8 +22,8 @@ from privacy.ledger.entry import (
     ReleaseEntry,
     ReserveEntry,
     RoundEntry,
-    mechanism_of,
 )
+from privacy.ledger.parts import Balance, Charge, mechanism_of
 from privacy.mechanism import DpSgd
 
 INSTITUTION = "hospital-a"

@@ -17,7 +17,7 @@ from privacy.errors import (
     VerificationError,
 )
 from privacy.job_budget import job_epsilon, require_job
-from privacy.ledger.entry import NotBudget
+from privacy.ledger.parts import NotBudget
 from privacy.plan import JobPlan
 from privacy.roll import JobRefusal
 from privacy.tasks import ModelTask

@@ -10,13 +10,9 @@ from certs.times import utc_text
 from privacy.accounting import round_event
 from privacy.budget import BudgetPolicy, BudgetState, RefusalCode, what_if
 from privacy.ledger.entry import (
-    Asked,
-    Balance,
-    Charge,
     CommitEntry,
     JobApprovalEntry,
     KeyEntry,
-    NotBudget,
     PolicyEntry,
     RefundEntry,
     RefuseEntry,
@@ -24,8 +20,8 @@ from privacy.ledger.entry import (
     ReserveEntry,
     RoundEntry,
     SelfTestEntry,
-    mechanism_of,
 )
+from privacy.ledger.parts import Asked, Balance, Charge, NotBudget, mechanism_of
 from privacy.mechanism import DpSgd
 from privacy.plan import JobPlan, RoundContext
 from privacy.tasks import ModelTask

@@ -12,8 +12,9 @@ from privacy.budget_change import change_epsilon, change_sub_cap
 from privacy.errors import Refused
 from privacy.ledger.checkpoint import open_checkpoint
 from privacy.ledger.codec import decode_entry
-from privacy.ledger.entry import AdminEntry, Balance, BudgetChangeEntry, ReviewEntry, SubCapEntry
+from privacy.ledger.entry import AdminEntry, BudgetChangeEntry, ReviewEntry, SubCapEntry
 from privacy.ledger.governance import GOVERNED, check_examined, governance_of
+from privacy.ledger.parts import Balance
 from privacy.review import OpenReview, SignedReview, open_reviews
 from privacy.two_person import (
     AdminChange,

@@ -13,11 +13,8 @@ from privacy.ledger.checkpoint import Checkpoint, log_origin, sign_checkpoint
 from privacy.ledger.codec import encode_entry
 from privacy.ledger.entry import (
     AdminEntry,
-    Asked,
     AutoPolicyEntry,
-    Balance,
     BudgetChangeEntry,
-    Charge,
     CommitEntry,
     Entry,
     JobApprovalEntry,
@@ -31,10 +28,10 @@ from privacy.ledger.entry import (
     RoundEntry,
     SelfTestEntry,
     SubCapEntry,
-    mechanism_of,
     statement_of,
 )
 from privacy.ledger.merkle import Growth, leaf_hash, root
+from privacy.ledger.parts import Asked, Balance, Charge, mechanism_of
 from privacy.ledger.verify import Report, verify_log
 from privacy.mechanism import DpSgd
 from privacy.review import Review

@@ -8,7 +8,6 @@ from privacy.ledger.entry import (
     AnyEntry,
     CommitEntry,
     JobApprovalEntry,
-    LocalNoise,
     PolicyEntry,
     RefundEntry,
     RefuseEntry,
@@ -16,9 +15,9 @@ from privacy.ledger.entry import (
     ReserveEntry,
     RoundEntry,
     SelfTestEntry,
-    SharedNoise,
 )
 from privacy.ledger.figures import total_pld
+from privacy.ledger.parts import LocalNoise, SharedNoise
 from privacy.plan import JobPlan
 
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from federation.ledger_report import words
 from federation.ledger_report.jobs import Cost, Job
-from privacy.ledger.entry import LocalNoise
+from privacy.ledger.parts import LocalNoise
 
 FOR_A_PERSON: Final = ("data_curators[].data_curator_type", "data_product_region")
 """What the registry requires of each record and no ledger has."""

@@ -4,8 +4,8 @@ import math
 from typing import Final
 
 from privacy.budget import Unit
-from privacy.ledger.entry import RefusalReason
 from privacy.ledger.evidence import Scope
+from privacy.ledger.parts import RefusalReason
 
 REFUSALS: Final[dict[RefusalReason, str]] = {
     "over-cap": "It did not fit into what is left of the population's lifetime budget.",

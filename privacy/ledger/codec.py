@@ -14,8 +14,9 @@ from pydantic_core import to_jsonable_python
 from privacy.canonical import canonical_json, parse_canonical
 from privacy.errors import ProtocolError
 from privacy.fields import Strict, first_complaint
-from privacy.ledger.entry import MAX_ENTRY_BYTES, AnyEntry, Charge, Entry, LocalNoise, SharedNoise
+from privacy.ledger.entry import MAX_ENTRY_BYTES, AnyEntry, Entry
 from privacy.ledger.forms import read_plain
+from privacy.ledger.parts import Charge, LocalNoise, SharedNoise
 
 _ENTRY: TypeAdapter[AnyEntry] = TypeAdapter(AnyEntry)
 _WHAT = "ledger entry"

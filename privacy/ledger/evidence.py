@@ -19,9 +19,9 @@ from privacy.ledger.entry import (
     ReserveEntry,
     RoundEntry,
     SelfTestEntry,
-    mechanism_of,
 )
 from privacy.ledger.openings import Opening, OpeningsBook
+from privacy.ledger.parts import mechanism_of
 from privacy.plan import JobPlan
 from privacy.record import RecordVerdict, RoundRecord, check_record
 from privacy.tasks import ModelTask

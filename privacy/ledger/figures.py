@@ -33,15 +33,13 @@ from privacy.errors import VerificationError
 from privacy.fields import first_complaint
 from privacy.ledger.entry import (
     AnyEntry,
-    Charge,
     CommitEntry,
     JobApprovalEntry,
-    LocalNoise,
-    Mechanism,
     PolicyEntry,
     RefuseEntry,
     ReserveEntry,
 )
+from privacy.ledger.parts import Charge, LocalNoise, Mechanism
 from privacy.ledger.replay import Budgets
 
 _NEXT = "Recompute it with the accountant the entry names."

@@ -11,7 +11,6 @@ from privacy.errors import InternalError
 from privacy.ledger.entry import (
     AnyEntry,
     BudgetChangeEntry,
-    Charge,
     CommitEntry,
     JobApprovalEntry,
     PolicyEntry,
@@ -22,6 +21,7 @@ from privacy.ledger.entry import (
     RoundEntry,
     SubCapEntry,
 )
+from privacy.ledger.parts import Charge
 
 Budgets = Mapping[str, BudgetState]
 """Budget by population."""

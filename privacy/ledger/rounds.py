@@ -5,8 +5,6 @@ from privacy.budget import BudgetRefusal, BudgetState, RoundKey, check_sub_caps,
 from privacy.errors import VerificationError
 from privacy.ledger.entry import (
     AnyEntry,
-    Asked,
-    Balance,
     BudgetChangeEntry,
     CommitEntry,
     JobApprovalEntry,
@@ -17,6 +15,7 @@ from privacy.ledger.entry import (
     RoundEntry,
 )
 from privacy.ledger.figures import near
+from privacy.ledger.parts import Asked, Balance
 from privacy.ledger.replay import Budgets, of_population
 
 _NEXT = "Compare the entries of this round."

@@ -15,7 +15,7 @@ from pydantic import Field
 from pydantic.fields import FieldInfo
 
 from privacy.fields import NAME, Hex32, Name, Text
-from privacy.ledger.entry import Utc
+from privacy.ledger.parts import Utc
 
 _PLAIN = re.compile(r"[a-z0-9./-]+")
 _POSITIVE = r"0\.[0-9]*[1-9]|[1-9][0-9]{0,14}(?:\.[0-9]*[1-9])?"

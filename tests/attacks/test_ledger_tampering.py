@@ -13,8 +13,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from privacy.budget import BudgetPolicy, RoundKey, commit, first_budget, grant, reserve, withdraw
 from privacy.canonical import canonical_json
 from privacy.ledger.checkpoint import Checkpoint, sign_checkpoint
-from privacy.ledger.entry import Asked, Balance, RefuseEntry, ReserveEntry, mechanism_of
+from privacy.ledger.entry import RefuseEntry, ReserveEntry
 from privacy.ledger.merkle import EMPTY_ROOT
+from privacy.ledger.parts import Asked, Balance, mechanism_of
 from privacy.ledger.verify import LedgerFault, verify_log
 from tests.ledger_logs import (
     DP,

@@ -16,8 +16,9 @@ from privacy.errors import ProtocolError
 from privacy.fields import NAME, Name, Positive, PositiveReal, Strict, Text
 from privacy.ledger import runs
 from privacy.ledger.codec import decode_any, decode_entry, encode_any, encode_entry
-from privacy.ledger.entry import AnyEntry, Charge, NonNegative, mechanism_of
+from privacy.ledger.entry import AnyEntry
 from privacy.ledger.forms import Form, read_plain
+from privacy.ledger.parts import Charge, NonNegative, mechanism_of
 from privacy.ledger.runs import NotPlain
 from privacy.ledger.scalars import scalar_of
 from privacy.mechanism import Metrics

@@ -18,8 +18,9 @@ from federation.ledger_report.words import DECIDERS, REFUSALS, meaning, percent
 from privacy.accounting import add, rdp_epsilon, round_event, times
 from privacy.budget import BudgetPolicy, first_budget, grant, reserve
 from privacy.ledger.codec import decode_entry
-from privacy.ledger.entry import Charge, RefusalReason, RefuseEntry, ReviewEntry
+from privacy.ledger.entry import RefuseEntry, ReviewEntry
 from privacy.ledger.evidence import EvidenceReport, Scope
+from privacy.ledger.parts import Charge, RefusalReason
 from tests.ledger_logs import (
     DP,
     JOB,

@@ -1,4 +1,6 @@
-"""Strict decoding of the wire: protobuf in, frozen validated values out, and back. One file a service."""
+"""Strict decoding of the wire: protobuf in, frozen validated values out, and back. A file for each service; witnesses'
+messages have their own.
+"""
 
 from cloister.wire.base import (
     MAX_ANSWER_BYTES,
@@ -38,16 +40,11 @@ from cloister.wire.enrolment import (
     EnrolRequest,
 )
 from cloister.wire.federation import (
-    MOST_PROOFS,
     AppliedTaken,
     ArtifactChunk,
     ConsentRoundRequest,
     ConsentTaken,
-    ConsistencyProof,
-    CosignedLog,
     DealKeyRequest,
-    ExchangeCheckpointsRequest,
-    ExchangedCheckpoints,
     FetchArtifactRequest,
     FetchMailsRequest,
     FetchReleasesRequest,
@@ -75,17 +72,24 @@ from cloister.wire.federation import (
     ReportAppliedRequest,
     Round,
     RoundJoinTaken,
-    SeenLog,
     SendFingerprintRequest,
     SendReleaseRequest,
     ShareMail,
-    ShownLog,
     ShownRelease,
     SumPart,
     UpdatePart,
     UpdateTaken,
     WithdrawalTaken,
     WithdrawRoundRequest,
+)
+from cloister.wire.witnesses import (
+    MOST_PROOFS,
+    ConsistencyProof,
+    CosignedLog,
+    ExchangeCheckpointsRequest,
+    ExchangedCheckpoints,
+    SeenLog,
+    ShownLog,
     WitnessKey,
 )
 

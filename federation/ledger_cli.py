@@ -288,7 +288,7 @@ def _opened(state: Path | None, database: str | None) -> "Iterator[tuple[Connect
         raise ConfigError(
             f"ledger in {state or 'the database'}",
             f"cannot be read ({type(error).__name__})",
-            "Name the state folder of a silo agent or an aggregator that has run.",
+            "Name the state folder of a silo agent or an aggregator that has run with this version.",
         ) from error
 
 

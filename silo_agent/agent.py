@@ -171,7 +171,7 @@ class Agent:
 
     def run(self) -> None:
         """Until `stop`. Raises CloisterError when the state folder itself cannot be used, RewrittenError when it is not
-        the newest of this silo's ledger: then no job is taken up, and nothing more is signed.
+        the newest of this silo's ledger: then no job is taken up or goes on.
         """
         self._home.store.check()
         self._board.show(message="starting")

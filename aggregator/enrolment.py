@@ -10,10 +10,13 @@ from cloister.v1 import enrolment_pb2_grpc
 from cloister.wire import EnrolledCertificates, EnrolRequest
 
 from aggregator.store import MemberRow, Store
+from aggregator.tables import WITNESS
 from certs.enrolment import EnrolmentDesk
 from certs.names import PartyId
 from certs.requests import CertificateRequests
 from certs.verify import check_identity_certificate
+from privacy.ledger.cosignature import witness_name
+from runtime.witness_store import WitnessBook
 
 LOG = structlog.get_logger("aggregator")
 
@@ -54,8 +57,13 @@ class EnrolmentService(enrolment_pb2_grpc.EnrolmentServiceServicer):
 
 
 def enter_member(store: Store, identity_pem: bytes, ca_pem: bytes, now: datetime) -> PartyId:
-    """Put the party that an identity certificate names on the list of members, with its key."""
+    """Put the party that an identity certificate names on the list of members, with its key.
+
+    With another key than before it is asked to cosign anew; its own ledger goes on, and what was seen of that stays.
+    """
     party, key = check_identity_certificate(identity_pem, ca_pem, now)
     with store.transaction() as tx:
-        tx.put_member(MemberRow(party.role, party.name, key, identity_pem), now)
+        if tx.put_member(MemberRow(party.role, party.name, key, identity_pem), now):
+            witness = witness_name(party.federation, party.role, party.name)
+            WitnessBook(tx.connection, WITNESS).put_key(witness, identity_pem)
     return party

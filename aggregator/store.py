@@ -17,21 +17,16 @@ from sqlalchemy import Connection, Engine, Row, delete, func, insert, select, up
 
 from aggregator.tables import (
     JOBS,
-    LOG_PROOFS,
     MAILS,
     MEMBERS,
     ROUNDS,
     STATEMENTS,
     UPLOADS,
-    WANTED_SINCE,
-    WITNESS,
-    WITNESS_SIZES,
 )
 from certs.names import Role
 from privacy.errors import ProtocolError
 from privacy.statement import Signed
 from runtime.database import open_database, read, write
-from runtime.witness_store import WitnessBook
 
 
 class Kind(StrEnum):
@@ -252,28 +247,19 @@ class Transaction:
 
     # -- parties -------------------------------------------------------------------------------------------------------
 
-    def put_member(self, member: MemberRow, now: datetime) -> None:
-        """A party that enrolled, or enrolled again; with a new identity begins a new ledger, without a checkpoint."""
+    def put_member(self, member: MemberRow, now: datetime) -> bool:
+        """A party that enrolled, or enrolled again; whether it has another identity key now than before."""
         where = (MEMBERS.c.role == str(member.role)) & (MEMBERS.c.name == member.name)
         known = self._db.execute(select(MEMBERS.c.identity_key).where(where)).scalar()
-        if member.role is Role.SILO and known not in (None, member.identity_key):
-            self._forget_log(member.name)
         values = {"identity_key": member.identity_key, "identity_pem": member.identity_pem, "enrolled_utc": _text(now)}
         if not self._db.execute(update(MEMBERS).where(where).values(**values)).rowcount:
             self._db.execute(insert(MEMBERS).values(role=str(member.role), name=member.name, **values))
+        return known not in (None, member.identity_key)
 
     def members(self) -> tuple[MemberRow, ...]:
         """All enrolled parties, sorted by role and name."""
         rows = self._db.execute(select(MEMBERS).order_by(MEMBERS.c.role, MEMBERS.c.name))
         return tuple(MemberRow(Role(row.role), row.name, row.identity_key, row.identity_pem) for row in rows)
-
-    def _forget_log(self, name: str) -> None:
-        book = WitnessBook(self._db, WITNESS)
-        for log in book.logs():
-            if log.endswith(f"/{name}"):
-                book.forget(log)
-                for table in (LOG_PROOFS, WITNESS_SIZES, WANTED_SINCE):
-                    self._db.execute(delete(table).where(table.c.log == log))
 
 
 class Store:

@@ -120,8 +120,8 @@ class WitnessDesk:
         if not found:
             step = "Cosign with this silo's own key."
             raise ProtocolError(f"cosignature of {silo}", "is another witness'", step, sender=silo)
-        book.cosigned(said.log, parse_note(note).checkpoint.size, said.line, found[0])
         book.put_key(caller.witness, caller.member.identity_pem)
+        book.cosigned(said.log, parse_note(note).checkpoint.size, said.line, found[0])
 
     def _wanted(self, caller: _Caller, book: WitnessBook, post: WitnessPost, note: str) -> tuple[int, ...]:
         """From which sizes the caller's witnesses, this one among them, need a proof of the note it sent."""

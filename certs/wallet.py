@@ -3,6 +3,8 @@
     ca.pem  tls.key  tls.pem  identity.key  identity.pem         folder 0700, keys 0600
     tls.key.next  tls.csr  identity.key.next  identity.csr       while a request is under way
 
+The identity key stays for as long as nobody asks for another: `create(..., new_identity=True)`.
+
 Requests are stored before they are sent, so that a retry sends the same bytes. A certificate is installed only after
 it is found to fit the key, the CA and the party; it is written before its key is renamed, and a certificate whose key
 still has the name `.next` is good, so that a crash at any point leaves a usable wallet.
@@ -65,11 +67,12 @@ class Wallet:
         return f"Wallet({str(self.folder)!r})"
 
     @classmethod
-    def create(cls, folder: Path, ca_pem: bytes, party: PartyId) -> Self:
+    def create(cls, folder: Path, ca_pem: bytes, party: PartyId, *, new_identity: bool = False) -> Self:
         """Make keys and requests for `party`, or take up an enrolment that was interrupted.
 
         A party that is enrolled already (its TLS certificate may have expired) enrols again under the same identity
-        key, so that its fingerprint stays. Raises ConfigError when the folder is another federation's or party's.
+        key, so that its fingerprint stays; with `new_identity` under a fresh one. Raises ConfigError when the folder is
+        another federation's or party's.
         """
         load_ca(ca_pem)
         private_folder(folder)
@@ -83,7 +86,7 @@ class Wallet:
             )
         write_durably(path, ca_pem, PUBLIC)
         for kind in Kind:
-            if requested_party(wallet._request(kind, party)) != party:
+            if requested_party(wallet._request(kind, party, another=new_identity)) != party:
                 raise ConfigError(
                     f"folder {folder}", f"holds keys made for another party than {party.uri}", "Choose an empty folder."
                 )
@@ -93,6 +96,12 @@ class Wallet:
     def enrolled(self) -> bool:
         """Whether both certificates are there."""
         return all(self._path(kind, "pem").exists() for kind in Kind)
+
+    @property
+    def identity_changes(self) -> bool:
+        """Whether a new identity key was made, of which the certificate is not in place yet."""
+        pending = self._path(Kind.IDENTITY, "key.next")
+        return self.enrolled and pending.exists() and not _fits(_load_key(pending), self._certificate(Kind.IDENTITY))
 
     @property
     def ca_pem(self) -> bytes:
@@ -111,15 +120,30 @@ class Wallet:
 
     def install(self, issued: IssuedCertificates, now: datetime) -> PartyId:
         """Put both certificates in place, after checking both. Raises ProtocolError naming what does not fit."""
-        pairs = ((Kind.TLS, issued.tls), (Kind.IDENTITY, issued.identity))
-        parties = {self._check_offer(kind, pem, now).party for kind, pem in pairs}
-        if len(parties) != 1:
+        party = self.offered(issued, now).party
+        self._put(Kind.TLS, issued.tls)
+        self._put(Kind.IDENTITY, issued.identity)
+        self._drop_requests()
+        return party
+
+    def offered(self, issued: IssuedCertificates, now: datetime) -> Identity:
+        """The identity that `install` would put in place. Raises ProtocolError naming what does not fit."""
+        leaf = self._check_offer(Kind.IDENTITY, issued.identity, now)
+        if self._check_offer(Kind.TLS, issued.tls, now).party != leaf.party:
             raise ProtocolError("issued certificates", "name two different parties", "Ask the coordinator.")
-        for kind, pem in pairs:
-            self._put(kind, pem)
-        for kind, _ in pairs:
-            self._path(kind, "csr").unlink(missing_ok=True)
-        return parties.pop()
+        return self._identity(_Pair(leaf, issued.identity, self._key(Kind.IDENTITY, issued.identity)))
+
+    def settle(self) -> bool:
+        """Clear away requests whose answers are in place, after a crash; whether there were any."""
+        left = [kind for kind in Kind if self._path(kind, "csr").exists()]
+        answered = self.enrolled and all(
+            _requests(self._pair(kind).key, self._path(kind, "csr").read_bytes()) for kind in left
+        )
+        if answered:
+            for kind in left:
+                self._finish_rename(kind)
+            self._drop_requests()
+        return answered and bool(left)
 
     def renewal_request(self) -> bytes:
         """A request for the next TLS leaf on a fresh key; the same bytes until its answer is installed."""
@@ -149,6 +173,9 @@ class Wallet:
         Raises ConfigError naming the cause: a file missing or readable by others, a certificate expired or not yet
         valid (a clock), of another CA, without its key, of another role, or the two naming different parties.
         """
+        if self.identity_changes:
+            why, step = "a change of the identity key was interrupted", "Run `cloister silo rotate-key` again."
+            raise ConfigError(f"folder {self.folder}", why, step)
         leaves = [self._pair(kind).leaf for kind in Kind]
         for leaf in leaves:
             try:
@@ -172,10 +199,16 @@ class Wallet:
 
     def identity(self) -> Identity:
         """The signing identity. Raises ConfigError."""
-        own = self._pair(Kind.IDENTITY)
+        return self._identity(self._pair(Kind.IDENTITY))
+
+    def _identity(self, own: _Pair) -> Identity:
         if not isinstance(own.key, Ed25519PrivateKey):
             raise ConfigError(f"key file {self._path(Kind.IDENTITY, 'key')}", "is not an Ed25519 key", _ENROL)
         return Identity(own.leaf.party, own.certificate_pem, own.key)
+
+    def _drop_requests(self) -> None:
+        for kind in Kind:
+            self._path(kind, "csr").unlink(missing_ok=True)
 
     def _path(self, kind: Kind, suffix: str) -> Path:
         return self.folder / f"{kind}.{suffix}"
@@ -196,15 +229,16 @@ class Wallet:
     def _own(self, kind: Kind, error: CertificateFlaw) -> CloisterError:
         return ConfigError(f"certificate {self._path(kind, 'pem')}", error.why, _NEXT_STEPS.get(error.flaw, _ENROL))
 
-    def _request(self, kind: Kind, party: PartyId) -> bytes:
-        """The request under way, or a new one: on a new key, but on the identity key that there is already."""
-        csr, pending = self._path(kind, "csr"), self._path(kind, "key.next")
-        for path in (pending, self._path(kind, "key")):
+    def _request(self, kind: Kind, party: PartyId, *, another: bool = False) -> bytes:
+        """The request under way, or a new one: on a new key, but on the identity key there is, unless for `another`."""
+        csr, pending, present = self._path(kind, "csr"), self._path(kind, "key.next"), self._path(kind, "key")
+        stays = kind is Kind.IDENTITY and not another
+        for path in (pending, present) if stays or kind is Kind.TLS else (pending,):
             if csr.exists() and path.exists() and _requests(_load_key(path), stored := csr.read_bytes()):
                 return stored
         self._finish_rename(kind)
-        if kind is Kind.IDENTITY and self._path(kind, "key").exists():
-            key = _load_key(self._path(kind, "key"))
+        if stays and present.exists():
+            key = _load_key(present)
         else:
             key = generate_private_key(SECP256R1()) if kind is Kind.TLS else Ed25519PrivateKey.generate()
             write_durably(pending, private_pem(key))

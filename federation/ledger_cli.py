@@ -152,6 +152,10 @@ def verify(
         raise typer.Exit(int(fault.exit_code)) from fault
     value = {"verified": True, **asdict(report), "root": report.root.hex(), "public_key": trusted.public_key.hex()}
     value["reviews"] = [{"entry": entry.sequence, **entry.review.model_dump()} for entry in report.reviews]
+    value["rotations"] = [
+        {"entry": entry.sequence, "utc": entry.utc, "old_key": entry.old_key, "new_key": entry.new_key}
+        for entry in report.rotations
+    ]
     value["reviewers_certified"] = ca is not None
     asked = {"job": scope.job, "since": scope.since}
     value["redacted"] = scope.redacted
@@ -360,6 +364,7 @@ def _summary(report: "Report", public_key: bytes) -> list[str]:
     lines = [
         f"{report.origin}: verified, {report.entries} entries, {report.checkpoints} signed checkpoints",
         f"  signed by  {public_key.hex()}",
+        *(f"     before entry {each.sequence} by {each.old_key}" for each in report.rotations),
         f"  root       {report.root.hex()}",
         f"  period     {report.first_utc} to {report.last_utc}",
     ]

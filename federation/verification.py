@@ -19,6 +19,7 @@ from privacy.errors import ConfigError, VerificationError
 from privacy.ledger.checkpoint import log_origin
 from privacy.ledger.codec import decode_entry
 from privacy.ledger.cosignature import witness_name
+from privacy.ledger.entry import KeyRotationEntry
 from privacy.ledger.openings import readable
 from privacy.ledger.verify import LedgerFault, Report, Trust, verify_log
 from privacy.plan import JobPlan
@@ -37,23 +38,34 @@ _WITNESSES = (*_OWNERS, Role.AUDITOR)
 
 @dataclass(frozen=True)
 class Trusted:
-    """Whose log it must be, the key that must have signed it, and the CA behind both, if that is what was given."""
+    """Whose log it must be, the key that signs it now and those before, and the CA, if that is what was given.
+
+    One of the keys is what somebody trusts: the pinned one, or by the CA the newest; the log leads from it to the
+    others.
+    """
 
     origin: str
     public_key: bytes
+    earlier_keys: tuple[bytes, ...] = ()
     ca_pem: bytes | None = None
     party: PartyId | None = None
     valid_until: str | None = None
 
 
 def trusted_by_key(bundle: Bundle, key: str) -> Trusted:
-    """A pinned key, 64 hex digits: then the log says itself whose it is. Raises ConfigError, VerificationError."""
+    """A pinned key, 64 hex digits: then the log says itself whose it is, and may have changed to another key since.
+
+    Raises ConfigError, VerificationError.
+    """
     if not re.fullmatch(r"[0-9a-f]{64}", key):
         raise ConfigError("--key", "is not 64 hex digits", "`cloister certs show --json` prints it: identity_key.")
     notes = bundle.notes()
     if not notes:
         raise VerificationError("bundle", "it holds no signed checkpoint", _ASK)
-    return Trusted(notes[0].split("\n", 1)[0], bytes.fromhex(key))
+    *earlier, newest = bundle.head.keys
+    if key not in bundle.head.keys:
+        raise VerificationError("bundle", f"it is of a log that never had the key {key[:16]}", _ASK)
+    return Trusted(notes[0].split("\n", 1)[0], bytes.fromhex(newest), tuple(map(bytes.fromhex, earlier)))
 
 
 def trusted_by_ca(bundle: Bundle, ca: Path) -> Trusted:
@@ -64,7 +76,10 @@ def trusted_by_ca(bundle: Bundle, ca: Path) -> Trusted:
     if party.role not in _OWNERS:
         raise VerificationError(IDENTITY, f"is that of {party.uri}, which keeps no ledger", _ASK)
     origin = log_origin(party.federation, party.name)
-    return Trusted(origin, _key(leaf), ca_pem, party, utc_text(leaf.not_after_utc))
+    *earlier, newest = map(bytes.fromhex, bundle.head.keys)
+    if newest != _key(leaf):
+        raise VerificationError(IDENTITY, "is for another key than the bundle says that the log has now", _ASK)
+    return Trusted(origin, newest, tuple(earlier), ca_pem, party, utc_text(leaf.not_after_utc))
 
 
 def verified(bundle: Bundle, trusted: Trusted, entries: Iterator[bytes] | None = None) -> Report:
@@ -78,14 +93,16 @@ def verified(bundle: Bundle, trusted: Trusted, entries: Iterator[bytes] | None =
     if evidence.transcripts:
         read = _noted(read, cards)
     trust = Trust(_witness_keys(bundle, trusted), trusted.valid_until)
-    report = verify_log(read, notes, trusted.origin, trusted.public_key, bundle.leaves(), evidence, trust)
+    leaves, keys = bundle.leaves(), (trusted.public_key, trusted.earlier_keys)
+    report = verify_log(read, notes, trusted.origin, keys[0], leaves, evidence, trust, keys[1])
     if (bundle.head.log, bundle.head.entries) != (trusted.origin, report.entries):
         stated = f"says that it holds {bundle.head.entries} entries of {bundle.head.log}"
         why = f"{stated}, and holds {report.entries} of {trusted.origin}"
         raise VerificationError("bundle.json", why, _ASK)
     check_cards(bundle.cards(), cards.cards(evidence, trusted.origin.rpartition("/")[2], notes[-1]))
-    if trusted.ca_pem is not None:
+    if trusted.ca_pem is not None and trusted.party is not None:
         _check_reviewers(report, trusted.ca_pem)
+        _check_rotations(report, trusted.party, trusted.ca_pem)
     return report
 
 
@@ -145,6 +162,28 @@ def _check_reviewers(report: Report, ca_pem: bytes) -> None:
         except VerificationError as error:
             why = f"{error.what}: {error.why}"
             raise LedgerFault(entry.sequence, f"entry {entry.sequence}", why) from error
+
+
+def _check_rotations(report: Report, party: PartyId, ca_pem: bytes) -> None:
+    """The CA certified each key for this party, and each change of key was when both were good. Raises LedgerFault."""
+    for entry in report.rotations:
+        for which in ("old", "new"):
+            try:
+                _check_certified(entry, which, party, ca_pem)
+            except VerificationError as error:
+                why = f"{error.what}: {error.why}"
+                raise LedgerFault(entry.sequence, f"entry {entry.sequence}", why) from error
+
+
+def _check_certified(entry: KeyRotationEntry, which: Literal["old", "new"], party: PartyId, ca_pem: bytes) -> None:
+    what, at = f"{which}_certificate", parse_utc(entry.utc)
+    key, pem = (entry.old_key, entry.old_certificate) if which == "old" else (entry.new_key, entry.new_certificate)
+    leaf = _vouched(what, (pem or "").encode(), ca_pem)
+    if (leaf.party, _key(leaf).hex()) != (party, key):
+        raise VerificationError(what, f"is not that of {party.uri} for this key", _ASK)
+    if not leaf.not_before_utc <= at <= leaf.not_after_utc:
+        why = f"is good from {utc_text(leaf.not_before_utc)} to {utc_text(leaf.not_after_utc)}, and not at {entry.utc}"
+        raise VerificationError(what, why, _ASK)
 
 
 def require_quorum(report: Report, quorum: int) -> None:

@@ -74,7 +74,9 @@ def export_bundle(
     cards = cards or {}
     members += len(evidence.reports) + len(witnesses.certificates) + len(cards)
     said = {"job": scope.job, "since": scope.since_utc, "redacted": redacted}
-    head = Head.model_validate({"log": ledger.identity.origin, "entries": covered, "members": members, **said})
+    keys = tuple(key.hex() for key in ledger.keys().keys)
+    whose = {"log": ledger.identity.origin, "keys": keys}
+    head = Head.model_validate({**whose, "entries": covered, "members": members, **said})
     try:
         with draft.open("w+b") as file:
             write_members(file, _contents(ledger, covered, notes, head, evidence, witnesses, cards))

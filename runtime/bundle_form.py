@@ -60,6 +60,7 @@ class Head(Strict):
 
     version: Literal["cloister/v1/bundle"] = "cloister/v1/bundle"
     log: Text
+    keys: Annotated[tuple[Hex32, ...], Field(strict=False, min_length=1, max_length=1000)]  # the log's, oldest first
     entries: Annotated[int, Field(ge=1)]
     redacted: Annotated[tuple[Literal["actor", "dpia", "legal_basis", "reason"], ...], Field(strict=False)]
     members: Annotated[int, Field(ge=5)]  # how many, this one counted

@@ -19,7 +19,8 @@ from privacy.ledger import merkle
 from privacy.ledger.checkpoint import Checkpoint, log_origin, open_checkpoint, sign_checkpoint
 from privacy.ledger.clock import check_order
 from privacy.ledger.codec import decode_entry, encode_entry
-from privacy.ledger.entry import Entry
+from privacy.ledger.entry import Entry, KeyRotationEntry
+from privacy.ledger.keys import KeyBook, KeyChain
 from privacy.ledger.merkle import Frontier, Growth, Node, leaf_hash
 from privacy.ledger.replay import Budgets, budgets_of
 from runtime.ledger_tables import LedgerTables
@@ -30,7 +31,7 @@ _RESTORE = "Restore the state folder from a backup; do not go on with this one."
 
 @dataclass(frozen=True)
 class LogIdentity:
-    """Whose log it is: the raw Ed25519 key that signs its checkpoints, and the certificate that says so, if any."""
+    """Whose log it is: the raw Ed25519 key that signs its checkpoints now, and the certificate that says so, if any."""
 
     federation: str
     institution: str
@@ -73,12 +74,38 @@ class Ledger:
             raise ConfigError(
                 f"ledger of {kept.origin}",
                 f"the identity at hand is another one ({identity.origin}, key {identity.public_key.hex()[:16]})",
-                "Use the state folder and the identity key that belong together; a ledger never changes its key.",
+                "Use the state folder and the identity key that belong together. If `cloister silo rotate-key` was "
+                "interrupted here, run it again.",
             )
         if identity.certificate_pem not in (None, kept.certificate_pem):
             connection.execute(update(tables.log).values(certificate_pem=identity.certificate_pem))
             ledger.identity = identity
         return ledger
+
+    def rotate(self, entry: KeyRotationEntry, new: LogIdentity, sign: Callable[[bytes], bytes], now: datetime) -> None:
+        """Put a rotation at the end, and sign for it by the new key, which signs all later checkpoints.
+
+        Raises VerificationError for an entry that is not from this log's key to the new one, signed by both, at this
+        place; and as `append_all` and `checkpoint`.
+        """
+        placed = entry.model_copy(update={"sequence": self.size})
+        book = KeyBook(self.identity.origin, (self.identity.public_key, new.public_key))
+        book.read(placed)
+        book.finish()
+        self.append(placed)
+        values = {"public_key": new.public_key, "certificate_pem": new.certificate_pem}
+        self._connection.execute(update(self._tables.log).values(**values))
+        self.identity = new
+        self.checkpoint(sign, now)
+
+    def keys(self) -> KeyChain:
+        """All keys that sign this log's checkpoints, each for its sizes."""
+        return KeyChain.of(self.rotations(), self.identity.public_key)
+
+    def rotations(self) -> tuple[KeyRotationEntry, ...]:
+        """The log's changes of key, oldest first."""
+        found = (decode_entry(body) for body in self.entries_of(("key-rotation",)))
+        return tuple(entry for entry in found if isinstance(entry, KeyRotationEntry))
 
     @property
     def size(self) -> int:
@@ -193,7 +220,7 @@ class Ledger:
         Raises VerificationError naming the first entry, or the checkpoint, that is not as it was written.
         """
         stored, growth, newest = self._frontier(), Growth(), None
-        signed = {c.size: c for c in (self._open(note) for note in self.notes())}
+        signed = self.checkpoints()
         nodes = [self._nodes(level, stored.size) for level in range(1, stored.size.bit_length())]
         table = self._tables.entries
         columns = select(table.c.kind, table.c.leaf_hash, table.c.body)
@@ -270,8 +297,12 @@ class Ledger:
             page = query.where(key >= start, key < min(start + _BATCH, end)).order_by(key)
             yield from self._connection.execute(page)
 
-    def _open(self, note: str) -> Checkpoint:
-        return open_checkpoint(note, self.identity.origin, self.identity.public_key)
+    def checkpoints(self) -> dict[int, Checkpoint]:
+        """What the signed checkpoints say, by size. Raises VerificationError for one not by the key of its place."""
+        keys, table = self.keys(), self._tables.checkpoints
+        rows = self._connection.execute(select(table.c.size, table.c.note))
+        opened = (open_checkpoint(row.note, self.identity.origin, keys.at(row.size)) for row in rows)
+        return {checkpoint.size: checkpoint for checkpoint in opened}
 
     def _newest_utc(self) -> str | None:
         newest: str | None = self._connection.execute(select(self._tables.log.c.newest_utc)).scalar_one()

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 
+from cryptography.x509 import load_pem_x509_certificate
 from sqlalchemy import Connection, delete, func, insert, select
 
 from certs.times import parse_utc, utc_text
@@ -50,11 +51,6 @@ class WitnessBook:
         seen = self._tables.seen
         self._db.execute(delete(seen).where(seen.c.log == log))
         self._db.execute(insert(seen).values(log=log, note=note))
-
-    def forget(self, log: str) -> None:
-        """A log of this name begins anew, under another identity."""
-        for table in (self._tables.seen, self._tables.cosignatures):
-            self._db.execute(delete(table).where(table.c.log == log))
 
     def contradict(self, log: str, second: str, now: datetime) -> None:
         """Keep a checkpoint that contradicts what was seen; once, and of one log MOST_CONTRADICTIONS: one proves it."""
@@ -105,8 +101,15 @@ class WitnessBook:
         return with_lines(note, list(self._db.execute(query.order_by(table.c.witness).limit(MOST_LINES)).scalars()))
 
     def put_key(self, witness: str, identity_pem: bytes) -> None:
-        """Keep the certificate of a witness, verified before."""
-        keys = self._tables.keys
+        """Keep the certificate of a witness, verified before.
+
+        If it is of another key than the one before, what the witness signed with that one is dropped: nobody could
+        verify it any more. So this comes before `cosigned`.
+        """
+        keys, table = self._tables.keys, self._tables.cosignatures
+        before = self._db.execute(select(keys.c.identity_pem).where(keys.c.witness == witness)).scalar_one_or_none()
+        if before is not None and _key_of(before) != _key_of(identity_pem):
+            self._db.execute(delete(table).where(table.c.witness == witness))
         self._db.execute(delete(keys).where(keys.c.witness == witness))
         self._db.execute(insert(keys).values(witness=witness, identity_pem=identity_pem))
 
@@ -114,3 +117,7 @@ class WitnessBook:
         """The certificates of all witnesses, PEM, by name."""
         keys = self._tables.keys
         return {row.witness: row.identity_pem for row in self._db.execute(select(keys).order_by(keys.c.witness))}
+
+
+def _key_of(identity_pem: bytes) -> object:
+    return load_pem_x509_certificate(identity_pem).public_key()

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from silo_agent.command import DEFAULT_STATE, Json, Population, Reason, State, home_of, now, steward
+from silo_agent.command import DEFAULT_STATE, Dpia, Json, LegalBasis, Population, Reason, State, home_of, now, steward
 
 app = typer.Typer(help="Privacy budgets of this institution's populations.", no_args_is_help=True)
 
@@ -23,8 +23,8 @@ def budget_set(
     unit: Annotated[
         Literal["record", "patient"], typer.Option("--unit", help="What is protected: each one of these.")
     ] = "record",
-    legal_basis: Annotated[str | None, typer.Option("--legal-basis", help="Goes on record.")] = None,
-    dpia: Annotated[str | None, typer.Option("--dpia", help="Reference of the impact assessment.")] = None,
+    legal_basis: LegalBasis = None,
+    dpia: Dpia = None,
     as_json: Json = False,
 ) -> None:
     """Set the first budget of a population. It is never reset; to change it takes two administrators."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from silo_agent import admins_cli, budget_cli, reviews_cli, witnesses_cli
-from silo_agent.command import DEFAULT_STATE, Json, State, home_of, now, steward
+from silo_agent.command import DEFAULT_STATE, Dpia, Json, LegalBasis, Reason, State, home_of, now, steward
 
 if TYPE_CHECKING:
     from privacy.plan import JobPlan
@@ -47,6 +47,32 @@ def enrol(
         f"{home.name} is enrolled in {home.settings.federation}; keys and settings are in {state}\n"
         f"this silo's identity fingerprint, for its peers: {own}\n"
         "Next: cloister silo peers trust NAME FINGERPRINT, once for every other silo"
+    )
+    emit(value, as_json=as_json, text=text)
+
+
+@app.command("rotate-key")
+def rotate_key(
+    token: Annotated[str, typer.Option("--token", help="From `cloister aggregator invite`, for this silo's own name.")],
+    reason: Reason,
+    state: State = DEFAULT_STATE,
+    as_json: Json = False,
+) -> None:
+    """Go on under a new identity key: the ledger says so, signed by both keys. With the agent stopped and no job open.
+
+    If it is interrupted, run it again with the same words.
+    """
+    from runtime.console import emit
+    from silo_agent.rotation import rotate
+
+    home = home_of(state)
+    done = rotate(home, token, reason, steward(home))
+    value = {"name": home.name, "entry": done.entry, "replaced": done.old, "fingerprint": done.new}
+    text = (
+        f"{home.name} signs with another key now; entry {done.entry} of its ledger says so\n"
+        f"this silo's identity fingerprint, for its peers and auditors: {done.new}\n"
+        f"no longer: {done.old}\n"
+        f"Next: at every other silo, cloister silo peers trust {home.name} FINGERPRINT; then start the agent"
     )
     emit(value, as_json=as_json, text=text)
 
@@ -137,8 +163,8 @@ def approve(
     job: JobName,
     dataset: Annotated[str | None, typer.Option("--dataset", help="A registered one; none for a rehearsal.")] = None,
     extra_rounds: Annotated[int, typer.Option("--extra-rounds", help="Granted too, for rounds that fail.")] = 0,
-    legal_basis: Annotated[str | None, typer.Option("--legal-basis", help="Goes on record.")] = None,
-    dpia: Annotated[str | None, typer.Option("--dpia", help="Reference of the impact assessment.")] = None,
+    legal_basis: LegalBasis = None,
+    dpia: Dpia = None,
     accept_shared_noise: Annotated[
         bool, typer.Option("--accept-shared-noise", help="Rely on other members of each sum to add their noise.")
     ] = False,
@@ -290,12 +316,9 @@ def peers_trust(
     """Pin a peer's identity. Get the fingerprint from the peer itself (`cloister certs show`), not from the job."""
     from certs.identity import parse_fingerprint
     from certs.names import PartyId, Role
-    from privacy.ledger.checkpoint import log_origin
     from runtime.console import emit
-    from runtime.witness_store import WitnessBook
     from silo_agent.entries import key_entry
     from silo_agent.peers import trust_peer, trusted_peers
-    from silo_agent.tables import WITNESS
 
     home = home_of(state)
     party = PartyId(home.settings.federation, Role(role), name)
@@ -304,8 +327,6 @@ def peers_trust(
     with home.store.writing() as tx:
         before = trusted_peers(tx.connection).get((party.role, name))
         trust_peer(tx.connection, party.role, name, pinned, author.now)
-        if before not in (None, pinned):  # another key signs another ledger: what was seen of the old one ends here
-            WitnessBook(tx.connection, WITNESS).forget(log_origin(party.federation, name))
         tx.record(key_entry(author, "pinned", party.uri, pinned, "a steward compared the fingerprint"))
         tx.ledger.checkpoint(home.identity.sign, author.now)
     replaced = before if before not in (None, pinned) else None

@@ -40,26 +40,21 @@ def enrol(token: str, folder: Path, aggregator: str | None, now: datetime) -> Ho
     token or a folder in use, Refused for a used token or an aggregator that is not the pinned one, Unavailable while
     the aggregator is away.
     """
-    invitation = Invitation.decode(token)
-    invitation.check_time(now)
-    if invitation.party.role is not Role.SILO:
-        raise ConfigError(
-            "invitation token", f"invites {invitation.party.uri}, which is no silo", "Ask for a token of role silo."
-        )
+    invitation = invitation_of(token, now)
     private_folder(folder)
     wallet, pending = Wallet(folder / "wallet"), folder / PENDING
     _check_ledger_has_its_key(folder, wallet)
     if not (pending.exists() and wallet.enrolled and not (wallet.folder / "tls.csr").exists()):
         wallet = Wallet.create(wallet.folder, invitation.ca_pem, invitation.party)
-        answer = _ask(invitation, wallet.requests())
-        name, key = _checked_aggregator(answer.aggregator_identity_pem, invitation, now)
+        answer = ask(invitation, wallet.requests())
+        name, key = checked_aggregator(answer.aggregator_identity_pem, invitation, now)
         _check_pinned(folder, name, key)
         _write_config(folder / CONFIG, invitation, aggregator or answer.aggregator_address)
         write_durably(pending, answer.aggregator_identity_pem)
         party = wallet.install(IssuedCertificates(answer.tls_certificate_pem, answer.identity_certificate_pem), now)
         if party != invitation.party:
             raise ProtocolError("issued certificates", f"name {party.uri}", f"Ask the coordinator: {invitation.party}.")
-    name, key = _checked_aggregator(pending.read_bytes(), invitation, now)
+    name, key = checked_aggregator(pending.read_bytes(), invitation, now)
     home = Home.open(folder, {})
     with home.store.writing() as tx:
         known = (Role.AGGREGATOR, name) in trusted_peers(tx.connection)
@@ -70,13 +65,27 @@ def enrol(token: str, folder: Path, aggregator: str | None, now: datetime) -> Ho
     return home
 
 
+def invitation_of(token: str, now: datetime) -> Invitation:
+    """What a silo's token says. Raises ConfigError for one that is damaged, expired or of another role."""
+    invitation = Invitation.decode(token)
+    invitation.check_time(now)
+    if invitation.party.role is not Role.SILO:
+        raise ConfigError(
+            "invitation token", f"invites {invitation.party.uri}, which is no silo", "Ask for a token of role silo."
+        )
+    return invitation
+
+
 def _check_ledger_has_its_key(folder: Path, wallet: Wallet) -> None:
     """Raises ConfigError for a ledger whose wallet is gone, before the token is spent on keys it would not take."""
+    if wallet.identity_changes:
+        why = "a change of its identity key was interrupted"
+        raise ConfigError(f"state folder {folder}", why, "Run `cloister silo rotate-key` again, with this token.")
     if (folder / DATABASE).exists() and not wallet.enrolled:
         raise ConfigError(
             f"state folder {folder}",
             f"holds a ledger ({DATABASE}), and the wallet with its key is gone",
-            "Put the wallet folder back; for new keys enrol into a new folder: docs/how-to/rotate-certificates.md.",
+            "Put the wallet folder back. If it is lost, enrol under a new name: docs/how-to/rotate-certificates.md.",
         )
 
 
@@ -88,7 +97,8 @@ def _note_keys(tx: Transaction, home: Home, aggregator: PartyId, key: bytes, now
     tx.ledger.checkpoint(own.sign, now)
 
 
-def _ask(invitation: Invitation, requests: CertificateRequests) -> wire.EnrolledCertificates:
+def ask(invitation: Invitation, requests: CertificateRequests) -> wire.EnrolledCertificates:
+    """Redeem an invitation. Raises Refused, ProtocolError, Unavailable after ATTEMPTS."""
     request = wire.EnrolRequest(
         secret=invitation.secret, tls_csr_pem=requests.tls, identity_csr_pem=requests.identity
     ).encode()
@@ -110,7 +120,7 @@ def _ask(invitation: Invitation, requests: CertificateRequests) -> wire.Enrolled
         channel.close()
 
 
-def _checked_aggregator(identity_pem: bytes, invitation: Invitation, now: datetime) -> tuple[str, bytes]:
+def checked_aggregator(identity_pem: bytes, invitation: Invitation, now: datetime) -> tuple[str, bytes]:
     """Name and identity key of the aggregator, by a certificate of the token's CA. Raises ProtocolError."""
     party, key = check_identity_certificate(identity_pem, invitation.ca_pem, now)
     if party.role is not Role.AGGREGATOR:

@@ -10,7 +10,6 @@ from certs.auditors import check_reviewer
 from privacy.budget import BudgetState
 from privacy.budget_change import change_epsilon, change_sub_cap
 from privacy.errors import Refused
-from privacy.ledger.checkpoint import open_checkpoint
 from privacy.ledger.codec import decode_entry
 from privacy.ledger.entry import AdminEntry, BudgetChangeEntry, ReviewEntry, SubCapEntry
 from privacy.ledger.governance import GOVERNED, check_examined, governance_of
@@ -116,9 +115,8 @@ def record_review(home: Home, signed: SignedReview, by: Author) -> None:
     review.check(signed.signature)
     check_reviewer(review, signed.certificate, home.wallet.ca_pem, by.now)
     with home.store.writing() as tx:
-        identity = tx.ledger.identity
-        notes = (open_checkpoint(note, identity.origin, identity.public_key) for note in tx.ledger.notes())
-        check_examined(review, identity.origin, {note.size: note.root for note in notes})
+        roots = {size: checkpoint.root for size, checkpoint in tx.ledger.checkpoints().items()}
+        check_examined(review, tx.ledger.identity.origin, roots)
         known = reviews(tx.connection)
         if any(entry.review == review for entry in known):
             raise Refused("review", "is on record already", "Nothing needs to be done.")

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 from sqlalchemy import Connection, Engine, insert
 
@@ -23,6 +23,7 @@ from silo_agent.accounts import all_budgets
 from silo_agent.tables import LEDGER, openings
 
 DATABASE = "silo.db"
+E = TypeVar("E", bound=Entry)
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,16 @@ class Transaction:
 
     def record(self, entry: Entry) -> None:
         """Append an entry to the ledger; the texts it commits to are kept beside it."""
+        Ledger(self.connection, LEDGER).append(self.with_commitments(entry))
+
+    def with_commitments(self, entry: E) -> E:
+        """The entry as it is recorded, its texts kept where it only commits to them."""
         commitments = {}
         for name, text in committable(entry, self.committed).items():
             opening = Opening.of(text, secrets.token_bytes(32))
             self.connection.execute(insert(openings).values(**opening.model_dump()))
             commitments[name] = opening.text
-        Ledger(self.connection, LEDGER).append(entry.model_copy(update=commitments))
+        return entry.model_copy(update=commitments)
 
     @property
     def ledger(self) -> Ledger:

@@ -32,6 +32,10 @@ from silo_agent.tables import LEDGER, WITNESS
 
 LOG = structlog.get_logger("silo.witness")
 MOST_CALLS = 4  # of one exchange: compare, show, prove and cosign, and once more for whom that let on
+_NOT_OURS = (
+    "Nothing of it is believed, and no job is taken up. If this silo's key was changed after this state, or its name "
+    "had another folder before, go on with that one (docs/how-to/rotate-certificates.md); else ask the coordinator."
+)
 WITNESSES = (Role.SILO, Role.AGGREGATOR, Role.AUDITOR)
 
 
@@ -127,16 +131,17 @@ class Witnessing:
         """What is held of this ledger, and who cosigned it."""
         identity, note = ledger.identity, answer.newest.decode("utf-8", "replace")
         try:
-            known = open_checkpoint(note, identity.origin, identity.public_key)
+            known = open_checkpoint(note, identity.origin, ledger.keys().at(parse_note(note).checkpoint.size))
         except VerificationError as error:
-            step = "Ask the coordinator; nothing of it is believed."
-            raise ProtocolError("own checkpoint", f"is not ours: {error.why}", step, sender="aggregator") from error
+            raise ProtocolError(
+                "own checkpoint", f"is not ours: {error.why}", _NOT_OURS, sender="aggregator"
+            ) from error
         check_own(known, ledger.size, ledger.root_at)
         keys = self._keys(answer, pins, now)
         lines = {name: line for line in note.split("\n\n", 1)[1].splitlines() for name in [line.split(" ")[1]]}
         for cosignature in cosignatures(note, {name: key for name, (key, _) in keys.items()}):
-            book.cosigned(identity.origin, known.size, lines[cosignature.witness], cosignature)
             book.put_key(cosignature.witness, keys[cosignature.witness][1])
+            book.cosigned(identity.origin, known.size, lines[cosignature.witness], cosignature)
 
     def _keys(self, answer: wire.ExchangedCheckpoints, pins: Pins, now: datetime) -> dict[str, tuple[bytes, bytes]]:
         """Key and certificate of each witness that this silo believes, by name."""
@@ -208,8 +213,8 @@ def take_handed(home: Home, handed: HandedCosignature, now: datetime) -> str:
         found = cosignatures(with_lines(note, [handed.line]), {name: key})
         if not found:
             raise VerificationError(f"cosignature by {name}", "is another witness'", "Ask the auditor for it again.")
-        book.cosigned(handed.log, handed.size, handed.line, found[0])
         book.put_key(name, handed.certificate.encode())
+        book.cosigned(handed.log, handed.size, handed.line, found[0])
     return name
 
 

@@ -9,6 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from privacy.accounting import dp_sgd_event
 from privacy.budget import BudgetPolicy, BudgetState, RoundKey, commit, first_budget, grant, refund, reserve, what_if
 from privacy.budget_change import change_epsilon
+from privacy.key_rotation import KeyRotation
 from privacy.ledger.checkpoint import Checkpoint, log_origin, sign_checkpoint
 from privacy.ledger.codec import encode_entry
 from privacy.ledger.entry import (
@@ -19,6 +20,7 @@ from privacy.ledger.entry import (
     Entry,
     JobApprovalEntry,
     KeyEntry,
+    KeyRotationEntry,
     PolicyEntry,
     RefundEntry,
     RefuseEntry,
@@ -169,6 +171,30 @@ def round_entry(number: int) -> RoundEntry:
     )
 
 
+def rotation_entry(
+    old: Ed25519PrivateKey,
+    new: Ed25519PrivateKey,
+    size: int,
+    *,
+    utc: str = "2026-03-01T09:00:00Z",
+    old_certificate: str | None = None,
+    new_certificate: str | None = None,
+    log: str = ORIGIN,
+) -> KeyRotationEntry:
+    old_key, new_key = (key.public_key().public_bytes_raw().hex() for key in (old, new))
+    said = KeyRotation(log=log, size=size, old_key=old_key, new_key=new_key, reason="every two years")
+    return KeyRotationEntry(
+        **by(actor="dr-weber", role="steward", utc=utc),
+        old_key=old_key,
+        new_key=new_key,
+        old_certificate=old_certificate,
+        new_certificate=new_certificate,
+        old_signature=old.sign(said.message()).hex(),
+        new_signature=new.sign(said.message()).hex(),
+        reason=said.reason,
+    )
+
+
 @dataclass
 class Log:
     """Entries as they are appended, with a checkpoint wherever `sign` is called."""
@@ -176,6 +202,7 @@ class Log:
     key: Ed25519PrivateKey = field(default_factory=Ed25519PrivateKey.generate)
     entries: list[bytes] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    earlier: list[Ed25519PrivateKey] = field(default_factory=list)
 
     @property
     def public_key(self) -> bytes:
@@ -195,14 +222,24 @@ class Log:
         checkpoint = Checkpoint(ORIGIN, tree.size, tree.root())
         self.notes.append(sign_checkpoint(checkpoint, self.public_key, self.key.sign))
 
+    def rotate(self, utc: str = "2026-03-01T09:00:00Z", **certificates: str | None) -> None:
+        """The log goes on under a fresh key, which signs for the entry that says so."""
+        old, new = self.key, Ed25519PrivateKey.generate()
+        self.add(rotation_entry(old, new, len(self.entries), utc=utc, **certificates))
+        self.earlier.append(old)
+        self.key = new
+        self.sign()
+
     def verify(self, leaves: Iterable[bytes] | None = None) -> Report:
-        return verify_log(self.entries, self.notes, ORIGIN, self.public_key, None if leaves is None else list(leaves))
+        listed = None if leaves is None else list(leaves)
+        earlier = [key.public_key().public_bytes_raw() for key in self.earlier]
+        return verify_log(self.entries, self.notes, ORIGIN, self.public_key, listed, earlier_keys=earlier)
 
     def changed(self, sequence: int, change: Callable[[bytes], bytes]) -> "Log":
         """A copy in which one entry was altered after it was signed for."""
         altered = list(self.entries)
         altered[sequence] = change(altered[sequence])
-        return Log(self.key, altered, list(self.notes))
+        return Log(self.key, altered, list(self.notes), list(self.earlier))
 
 
 def review_entry(
@@ -281,7 +318,10 @@ def auto_policy_entry(**changes: object) -> AutoPolicyEntry:
 
 
 def sample_log() -> Log:
-    """Every kind of entry: three rounds charged (one presumed), one refunded, one refused; four checkpoints."""
+    """Every kind of entry but a change of key; four checkpoints.
+
+    Three rounds are charged (one presumed), one is refunded, one refused.
+    """
     log, state = Log(), first_budget(None, BudgetPolicy("cardiology", 2.0, 1e-3, "patient"))
     vector = charge().rdp
     log.add(key_entry(), policy_entry())
@@ -340,5 +380,14 @@ def sample_log() -> Log:
     log.add(review_entry(log, follow_up="name the second administrator", due="2026-06-30"))
     log.add(admin_entry(1, "dr-weber"), admin_entry(2, "ms-okoro"), sub_cap_entry(3, PURPOSE, None, 1.5))
     log.add(budget_change_entry(4, change_epsilon(state, 2.5), 2.0), auto_policy_entry())
+    log.sign()
+    return log
+
+
+def rotated_log() -> Log:
+    """As `sample_log`, and then under another key: the kind that a log has which changed its key."""
+    log = sample_log()
+    log.rotate()
+    log.add(policy_entry(population="neurology"))
     log.sign()
     return log

@@ -1,5 +1,6 @@
 """Tables of the page: a caption, column heads, and rows of plain text."""
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -15,6 +16,7 @@ from privacy.ledger.entry import (
     CommitEntry,
     JobApprovalEntry,
     KeyEntry,
+    KeyRotationEntry,
     PolicyEntry,
     RefuseEntry,
     ReserveEntry,
@@ -101,12 +103,18 @@ def _state(row: ReviewRow, today: date) -> str:
 def keys_table(entries: Iterable[AnyEntry]) -> Table:
     """Identity keys: the institution's own, and those it holds others to."""
     rows = tuple(
-        (words.moment(e.utc), e.party, KEY_ACTIONS[e.action], f"{e.actor}: {e.reason}", e.fingerprint, str(e.sequence))
-        for e in entries
-        if isinstance(e, KeyEntry)
+        (words.moment(e.utc), *_key(e), str(e.sequence)) for e in entries if isinstance(e, KeyEntry | KeyRotationEntry)
     )
     heads = ("When (UTC)", "Party", "What", "By, and why", "Fingerprint (SHA-256)", "Entry")
     return Table("Identity keys, its own and those pinned", heads, rows, codes=frozenset({4}))
+
+
+def _key(entry: KeyEntry | KeyRotationEntry) -> tuple[str, str, str, str]:
+    why = f"{entry.actor}: {entry.reason}"
+    if isinstance(entry, KeyEntry):
+        return entry.party, KEY_ACTIONS[entry.action], why, entry.fingerprint
+    fingerprint = hashlib.sha256(bytes.fromhex(entry.new_key)).hexdigest()
+    return entry.institution, "signs this ledger from here on; the key before it agreed", why, fingerprint
 
 
 def self_tests_table(entries: Iterable[AnyEntry], jobs: Iterable[Job]) -> Table:
@@ -189,7 +197,10 @@ def checks_table(report: Report, entries: Sequence[AnyEntry], *, by_ca: bool) ->
     charges = sum(_states_a_charge(entry) for entry in entries)
     decisions = sum(kinds.get(kind, 0) for kind in DECISIONS)
     rows = [
-        ("Signatures: each checkpoint is signed by the key above", words.count(report.checkpoints, "checkpoint")),
+        (
+            f"Signatures: each checkpoint is signed by the key above{_earlier(report)}",
+            words.count(report.checkpoints, "checkpoint"),
+        ),
         ("Tree: each entry is the one signed for, in its place", words.count(report.entries, "entry", "entries")),
         ("Figures: each stated cost computed again from what ran, by two accountants", words.count(charges, "charge")),
         ("Decisions: each step of a budget replayed under its rule, each balance again", f"{decisions} entries"),
@@ -212,6 +223,11 @@ def checks_table(report: Report, entries: Sequence[AnyEntry], *, by_ca: bool) ->
             ("Self-tests: the report is the one the entry names", f"{found.reports} compared{absent}"),
         ]
     return Table("What was checked for this page, and held", ("Check", "How much"), tuple(rows))
+
+
+def _earlier(report: Report) -> str:
+    changes = words.count(len(report.rotations), "change")
+    return f", or the one before it: both keys signed each of {changes} of key" if report.rotations else ""
 
 
 def _texts(found: EvidenceReport) -> str:

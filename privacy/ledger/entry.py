@@ -232,6 +232,22 @@ class KeyEntry(Entry):
     reason: Text
 
 
+class KeyRotationEntry(Entry):
+    """From the next entry on this log is signed for by another key; both keys have signed that (privacy.key_rotation).
+
+    The certificates are the institution's, PEM: of the old key as it was last, of the new one as it is first.
+    """
+
+    kind: Literal["key-rotation"] = "key-rotation"
+    old_key: Hex32  # raw Ed25519
+    new_key: Hex32
+    old_certificate: Annotated[str, Field(max_length=8192)] | None
+    new_certificate: Annotated[str, Field(max_length=8192)] | None
+    old_signature: Hex64
+    new_signature: Hex64
+    reason: Text
+
+
 class JobApprovalEntry(Entry):
     """A steward, or the policy file, lets a job use a population: for so many charged rounds, each of this charge.
 
@@ -290,6 +306,7 @@ AnyEntry = Annotated[
     | SubCapEntry
     | AdminEntry
     | KeyEntry
+    | KeyRotationEntry
     | JobApprovalEntry
     | AutoPolicyEntry
     | SelfTestEntry,

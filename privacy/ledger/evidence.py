@@ -15,6 +15,7 @@ from privacy.ledger.entry import (
     AnyEntry,
     CommitEntry,
     JobApprovalEntry,
+    KeyRotationEntry,
     ReleaseEntry,
     ReserveEntry,
     RoundEntry,
@@ -68,7 +69,7 @@ class EvidenceReport:
 
 
 class EvidenceBook:
-    """Reads a log's entries once, in order, beside the evidence. `public_key` is the institution's identity key."""
+    """Reads a log's entries once, in order, beside the evidence. `public_key` is the institution's first."""
 
     def __init__(self, evidence: Evidence, institution: str, public_key: bytes) -> None:
         self._evidence = evidence
@@ -96,6 +97,8 @@ class EvidenceBook:
                 self._check_round(entry)
             case SelfTestEntry():
                 self._check_self_test(entry)
+            case KeyRotationEntry():
+                self._public_key = bytes.fromhex(entry.new_key)
             case _:
                 pass
 

@@ -24,6 +24,7 @@ COMMITTABLE: Final[Mapping[str, tuple[str, ...]]] = {
     "sub-cap": ("actor",),
     "admin": ("actor",),
     "key": ("actor", "reason"),
+    "key-rotation": ("actor",),
     "refuse": ("actor",),
 }
 """What may be committed to, by kind: texts that people write, and that no check but a reader needs."""

@@ -9,14 +9,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from privacy.errors import CloisterError, VerificationError
-from privacy.ledger.checkpoint import Checkpoint, open_checkpoint
+from privacy.ledger.checkpoint import Checkpoint, key_id, open_checkpoint, parse_note
 from privacy.ledger.clock import check_order
 from privacy.ledger.codec import decode_entry
-from privacy.ledger.entry import AnyEntry, ReviewEntry, RoundScoped
+from privacy.ledger.entry import AnyEntry, KeyRotationEntry, ReviewEntry, RoundScoped
 from privacy.ledger.evidence import Evidence, EvidenceBook, EvidenceReport
 from privacy.ledger.figures import PopulationReport, check_figures, report_populations
 from privacy.ledger.garbage import collected_rarely
 from privacy.ledger.governance import GovernanceBook
+from privacy.ledger.keys import KeyBook
 from privacy.ledger.merkle import EMPTY_ROOT, Growth, leaf_hash
 from privacy.ledger.replay import Budgets, after
 from privacy.ledger.rounds import RoundBook
@@ -60,6 +61,7 @@ class Report:
     automatic_without_policy: int  # approvals by the agent alone that no policy on record covers: an older version's
     best_witnessed: int  # the most cosignatures that one checkpoint has
     reviews: tuple[ReviewEntry, ...]  # their signatures hold; whose keys they are, certificates say
+    rotations: tuple[KeyRotationEntry, ...]  # the log's changes of key, likewise
     evidence: EvidenceReport | None  # None where only the log was given
 
 
@@ -71,6 +73,7 @@ def verify_log(
     leaves: Sequence[bytes] | None = None,
     evidence: Evidence | None = None,
     trust: Trust = Trust(),
+    earlier_keys: Sequence[bytes] = (),
 ) -> Report:
     """Check a whole log against its signed checkpoints and against itself.
 
@@ -81,13 +84,16 @@ def verify_log(
     `leaves`, the log's own list of leaf hashes, is believed only if its roots are the signed ones; it then pins a
     changed entry exactly, where without it a range between two checkpoints is named.
     With `trust`, so much as it names is checked of witnesses and of how long the key was good.
-    `public_key` is the institution's raw Ed25519 identity key, from outside of the log.
+    `public_key` is the institution's raw Ed25519 identity key. It, or one of the `earlier_keys` that the log had before
+    it, oldest first, comes from outside of the log; the log's rotations lead from each to the next.
     Raises LedgerFault.
     """
-    checkpoints = _open_all(notes, origin, public_key)
-    book = None if evidence is None else _evidence_book(evidence, origin, public_key)
+    keys = (*earlier_keys, public_key)
+    signed = _open_all(notes, origin, keys)
+    checkpoints = [checkpoint for checkpoint, _ in signed]
+    book = None if evidence is None else _evidence_book(evidence, origin, keys[0])
     believed = leaves if leaves is not None and _signed(leaves, checkpoints) else None
-    walk = _Walk(origin, checkpoints, believed, book, trust)
+    walk = _Walk(origin, signed, believed, book, trust, KeyBook(origin, keys))
     walk.hear_witnesses(notes)
     with collected_rarely():
         for sequence, data in enumerate(entries):
@@ -104,17 +110,20 @@ class _Walk:
     def __init__(
         self,
         origin: str,
-        checkpoints: Sequence[Checkpoint],
+        signed: Sequence[tuple[Checkpoint, int]],
         leaves: Sequence[bytes] | None,
         evidence: EvidenceBook | None,
         trust: Trust,
+        keys: KeyBook,
     ) -> None:
         self.leaves = leaves
         self._trust = trust
         self.witnessed = None if trust.witnesses is None else WitnessedBook(trust.witnesses)
         self._evidence = evidence
         self._origin = origin
-        self._checkpoints = {checkpoint.size: checkpoint for checkpoint in checkpoints}
+        self._checkpoints = {checkpoint.size: checkpoint for checkpoint, _ in signed}
+        self._signers = {checkpoint.size: place for checkpoint, place in signed}
+        self._keys = keys
         self._institution = origin.rpartition("/")[2]
         self._size = self._signed_before = 0
         self._tree = Growth()  # of the entries, unless they are compared with leaves that lead to the signed roots
@@ -148,6 +157,7 @@ class _Walk:
             self._rounds.read(entry, self._budgets)
             if not isinstance(entry, RoundScoped):
                 self._governance.read(entry, self._budgets)
+                self._keys.read(entry)
             self._budgets = after(self._budgets, entry)
             self._rounds.check_balance(entry, self._budgets)
             if self._evidence is not None:
@@ -175,6 +185,10 @@ class _Walk:
             raise LedgerFault(
                 self._signed_before, f"entry {self._signed_before}", "no signed checkpoint covers it and those after it"
             )
+        try:
+            self._keys.finish()
+        except VerificationError as error:
+            raise LedgerFault(None, error.what, error.why) from error
         return Report(
             origin=self._origin,
             entries=self._size,
@@ -189,6 +203,7 @@ class _Walk:
             best_witnessed=0 if self.witnessed is None else self.witnessed.most,
             administrators=tuple(sorted(self._governance.governance.administrators)),
             reviews=tuple(self._governance.reviews.values()),
+            rotations=tuple(self._keys.rotations),
             evidence=self._compared(),
         )
 
@@ -230,6 +245,9 @@ class _Walk:
             first, last = self._signed_before, self._size - 1
             span = f"entry {first}" if first == last else f"one of the entries {first} to {last}"
             raise LedgerFault(first, span, f"not what the checkpoint over {self._size} entries was signed for")
+        if self._signers[self._size] != self._keys.place:
+            why = "its checkpoint is signed by a key that is not the log's at this place: see the key-rotation entries"
+            raise LedgerFault(self._size - 1, f"checkpoint of {self._size} entries", why)
         self._signed_before = self._size
 
 
@@ -240,19 +258,24 @@ def _evidence_book(evidence: Evidence, origin: str, public_key: bytes) -> Eviden
         raise LedgerFault(None, error.what, error.why) from error
 
 
-def _open_all(notes: Sequence[str], origin: str, public_key: bytes) -> list[Checkpoint]:
-    """The checkpoints, verified, their sizes rising. Raises LedgerFault."""
-    checkpoints: list[Checkpoint] = []
+def _open_all(notes: Sequence[str], origin: str, keys: Sequence[bytes]) -> list[tuple[Checkpoint, int]]:
+    """The checkpoints, verified, their sizes rising, and which key signed each, none after a later one. Raises
+    LedgerFault.
+    """
+    checkpoints: list[tuple[Checkpoint, int]] = []
+    ids, place = [key_id(origin, key) for key in keys], 0
     for number, note in enumerate(notes):
         try:
-            checkpoint = open_checkpoint(note, origin, public_key)
+            named = {blob[:4] for name, blob in parse_note(note).signatures if name == origin}
+            place = next((later for later in range(place, len(ids)) if ids[later] in named), place)
+            checkpoint = open_checkpoint(note, origin, keys[place])
         except VerificationError as error:
             raise LedgerFault(None, f"checkpoint {number}", f"{error.what}: {error.why}") from error
-        if checkpoints and checkpoint.size <= checkpoints[-1].size:
+        if checkpoints and checkpoint.size <= checkpoints[-1][0].size:
             raise LedgerFault(None, f"checkpoint {number}", "its size does not rise above the one before it")
         if checkpoint.size == 0 and checkpoint.root != EMPTY_ROOT:
             raise LedgerFault(None, f"checkpoint {number}", "it is over no entries, and has the root of some")
-        checkpoints.append(checkpoint)
+        checkpoints.append((checkpoint, place))
     return checkpoints
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from privacy.record import RoundRecord
-from tests.ledger_logs import sample_log
+from tests.ledger_logs import rotated_log
 from tests.properties.test_decoders import handed
 from tests.unit.test_federation_round_report import recorded
 
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def samples(target: str, folder: Path) -> list[bytes]:
-    log, (review, proposal, *_) = sample_log(), [content for _, content in handed()]
+    log, (review, proposal, *_) = rotated_log(), [content for _, content in handed()]
     if target in ("plan", "record"):
         records = [recorded(suite, folder)[0].read_bytes() for suite in ("group", "multikey")]
         return records if target == "record" else [RoundRecord.decode(each).plan.encode() for each in records]

@@ -22,11 +22,11 @@ from privacy.review import SignedReview
 from privacy.two_person import BudgetChange, ChangeStatement, Proposal
 from runtime.bundle import opened_bundle
 from runtime.bundle_form import CHECKPOINTS, ENTRIES, HEAD, LEAVES, OPENINGS, Head, write_members
-from tests.ledger_logs import ORIGIN, sample_log
+from tests.ledger_logs import ORIGIN, rotated_log
 from tests.unit.test_federation_round_report import recorded
 
 FAULTS = (ProtocolError, VerificationError, ConfigError)
-LOG = sample_log()
+LOG = rotated_log()
 BOUNDED = settings(max_examples=500, deadline=None, suppress_health_check=list(HealthCheck))
 
 
@@ -38,7 +38,8 @@ def records(tmp_path_factory) -> list[bytes]:
 
 @pytest.fixture(scope="module")
 def bundle() -> bytes:
-    head = Head(log=ORIGIN, entries=len(LOG.entries), members=5, job=None, since=None, redacted=())
+    keys = tuple(key.public_key().public_bytes_raw().hex() for key in (*LOG.earlier, LOG.key))
+    head = Head(log=ORIGIN, keys=keys, entries=len(LOG.entries), members=5, job=None, since=None, redacted=())
     contents = {
         HEAD: canonical_json(head.model_dump(mode="json")),
         ENTRIES: b"".join(entry + b"\n" for entry in LOG.entries),

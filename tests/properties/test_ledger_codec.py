@@ -22,7 +22,7 @@ from privacy.ledger.parts import Charge, NonNegative, mechanism_of
 from privacy.ledger.runs import NotPlain
 from privacy.ledger.scalars import scalar_of
 from privacy.mechanism import Metrics
-from tests.ledger_logs import DP, commit_entry, reserve_entry, sample_log
+from tests.ledger_logs import DP, commit_entry, reserve_entry, rotated_log
 from tests.properties.test_decoders import INTERESTING, changed
 
 SHARED = DP.model_copy(update={"steps_per_round": 1, "noise": "shared", "noise_shares": 3})
@@ -36,7 +36,7 @@ def samples() -> list[bytes]:
     priced = Charge.of(round_event(both, both.steps_per_round), 1e-3)
     composed = reserve_entry(7, state).model_copy(update={"mechanism": mechanism_of(both), "charge": priced})
     more = [reserve_entry(5, state, SHARED), commit_entry(6, state), composed]
-    return [*sample_log().entries, *map(encode_entry, more)]
+    return [*rotated_log().entries, *map(encode_entry, more)]
 
 
 SAMPLES = samples()

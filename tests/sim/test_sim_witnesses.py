@@ -9,8 +9,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from aggregator.store import MemberRow
 from aggregator.tables import LEDGER as AGGREGATORS_LEDGER
 from aggregator.tables import WITNESS as AGGREGATORS
+from certs.identity import fingerprint
 from certs.names import Role
 from certs.wallet import Wallet
+from federation import ledger_cli
 from privacy.errors import ProtocolError
 from privacy.ledger.checkpoint import Checkpoint, sign_checkpoint
 from privacy.ledger.cosignature import cosignatures
@@ -178,18 +180,83 @@ def test_what_is_no_checkpoint_of_ours_is_not_believed(world, silos, newest):
         silos["east"].witnessing.take(answer, world.now)
 
 
-def test_a_peer_with_a_new_identity_has_a_new_ledger(world, silos, monkeypatch):
-    """Its old log and its new one contradict each other under one name, and prove nothing against it."""
-    all_exchange(silos)
-    north = silos["north"]
-    assert north.read(lambda book: book.seen("cloister/sim/east")) is not None
-    north.home.store.close()
-    words = ["peers", "trust", "east", " ".join(["abcd"] * 16), "--state", str(north.home.folder)]
+def trust(world, silo, name, key, monkeypatch):
+    """A steward pins a peer's new key."""
     monkeypatch.setattr(command, "now", lambda: world.now)
-    assert run(cli.app, words) == 0
-    again = Silo(world, "north")
-    assert again.read(lambda book: book.seen("cloister/sim/east")) is None
-    assert again.read(lambda book: book.seen("cloister/sim/west")) is not None
+    assert run(cli.app, ["peers", "trust", name, fingerprint(key), "--state", str(silo.home.folder)]) == 0
+
+
+def test_witnesses_go_on_with_a_log_whose_key_changed(world, silos, monkeypatch):
+    """Each from when it pinned the new key; nothing that was seen under the old one is forgotten."""
+    all_exchange(silos, 3)
+    east, before = Silo(world, "east"), silos["north"].read(lambda book: book.seen("cloister/sim/east"))
+    world.now += timedelta(minutes=5)
+    east.rotate()
+    east.append("under the new key")
+    assert east.exchange() == {"cloister/sim/aggregator/aggregator"}
+    all_exchange({name: silos[name] for name in ("north", "west")}, 2)
+    assert silos["north"].read(lambda book: book.seen("cloister/sim/east")) == before, "not pinned yet"
+    trust(world, silos["north"], "east", east.home.identity.public_key, monkeypatch)
+    silos["north"].exchange()
+    east.exchange()  # makes the proof from where north was
+    silos["north"].exchange()
+    assert silos["north"].read(lambda book: book.seen("cloister/sim/east")).size == east.size > before.size
+    assert east.exchange() == {"cloister/sim/aggregator/aggregator", "cloister/sim/silo/north"}
+    for witness in silos.values():
+        assert witness.read(WitnessBook.contradictions) == ()
+    with world.store.reading() as tx:
+        assert WitnessBook(tx.connection, AGGREGATORS).contradictions() == ()
+    east.home.store.close()
+
+
+def test_a_witness_whose_key_changed_cosigns_anew(world, silos, tmp_path, capsys):
+    """Also a ledger that has not grown since: what the old key signed counts no more."""
+    all_exchange(silos, 3)
+    silos["east"].home.store.close()
+    east = Silo(world, "east")
+    east.rotate()
+    with silos["north"].home.store.writing() as tx:
+        trust_peer(tx.connection, Role.SILO, "east", fingerprint(east.home.identity.public_key), world.now)
+    for _ in range(2):
+        east.exchange()
+        silos["north"].exchange()
+    with silos["north"].home.store.reading() as connection:
+        book = WitnessBook(connection, WITNESS)
+        note = book.with_cosignatures(silos["north"].notes()[-1])
+        assert book.keys()["cloister/sim/silo/east"] == east.home.identity.certificate_pem
+    keys = {"cloister/sim/silo/east": east.home.identity.public_key}
+    assert [each.witness for each in cosignatures(note, keys)] == ["cloister/sim/silo/east"]
+    folder, out, ca = silos["north"].home.folder, tmp_path / "north.zip", str(east.home.wallet.folder / "ca.pem")
+    assert run(ledger_cli.app, ["export", "--state", str(folder), "--out", str(out)]) == 0
+    assert run(ledger_cli.app, ["verify", str(out), "--ca", ca, "--quorum", "3"]) == 0, capsys.readouterr().err
+    east.home.store.close()
+
+
+def test_a_state_from_before_the_change_of_key_takes_nothing_up(world, silos, tmp_path):
+    all_exchange(silos)
+    backup = silos["east"].copy(tmp_path / "backup")
+    east = Silo(world, "east")
+    east.rotate()
+    east.exchange()
+    east.home.store.close()
+    restored = Silo(world, "east", backup)
+    signed = restored.notes()
+    with pytest.raises(ProtocolError, match=r"own checkpoint: is not ours.*no job is taken up.*go on with that one"):
+        restored.exchange()
+    assert restored.notes() == signed, "nothing was signed with this state"
+    restored.home.store.close()
+
+
+def test_a_peer_that_begins_a_new_ledger_under_its_old_name_contradicts_itself(world, silos, tmp_path, monkeypatch):
+    """Whoever has the name, with a new key and an empty log, cannot have what was spent forgotten."""
+    all_exchange(silos, 3)
+    world.enrol(world.silos["east"], tmp_path / "fresh")
+    again = Silo(world, "east", tmp_path / "fresh")
+    again.append()
+    with pytest.raises(ProtocolError, match="own checkpoint: is not ours"):
+        again.exchange()
+    trust(world, silos["north"], "east", again.home.identity.public_key, monkeypatch)
+    assert silos["north"].read(lambda book: book.seen("cloister/sim/east")) is not None
     again.home.store.close()
 
 

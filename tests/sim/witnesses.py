@@ -5,8 +5,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from runtime.ledger_store import Ledger
 from runtime.witness_store import WitnessBook
+from silo_agent import rotation
 from silo_agent.client import GrpcAggregator
 from silo_agent.entries import Author, key_entry
 from silo_agent.home import Home
@@ -30,6 +33,16 @@ class Silo:
         with self.home.store.writing() as tx:
             by = Author(self.name, "steward", "steward", self.world.now)
             tx.record(key_entry(by, "pinned", "cloister://sim/silo/other", "0c" * 32, reason))
+
+    def rotate(self) -> None:
+        """`cloister silo rotate-key`, and the agent's start after it."""
+        self.home.store.close()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(rotation, "ask", lambda _, requests: self.world.certified(self.name, requests))
+            by = Author(self.name, "steward", "steward", self.world.now)
+            rotation.rotate(self.home, self.world.invitation(self.name), "every year", by)
+        self.home = Home.open(self.home.folder, {})
+        self.witnessing = Witnessing(self.home, self.world.now)
 
     def exchange(self) -> frozenset[str]:
         return self.witnessing.exchange(self.port, self.world.now)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from cloister import wire
 
 from aggregator.blobs import Blobs
 from aggregator.config import StateFolder
@@ -31,7 +32,9 @@ from aggregator.store import Store
 from aggregator.witnessing import WitnessDesk
 from certs.ca import CertificateAuthority
 from certs.identity import fingerprint
+from certs.invitation import Invitation
 from certs.names import PartyId, Role
+from certs.requests import CertificateRequests, IssuedCertificates
 from certs.wallet import Wallet
 from privacy.errors import CloisterError, Unavailable
 from privacy.flatten import adapter_digest
@@ -158,24 +161,42 @@ class World:
         self.boot_aggregator()
         if fresh:
             for silo in self.silos.values():
-                self._enrol(silo)
+                self.enrol(silo, silo.state)
             self._pin()
 
     def clock(self) -> datetime:
         """The one clock."""
         return self.now
 
-    def _enrol(self, silo: SimSilo) -> None:
-        wallet = Wallet.create(silo.state / "wallet", Wallet(self.state.wallet).ca_pem, silo.party)
-        requests = wallet.requests()
-        authority = CertificateAuthority.load(self.state.ca)
-        wallet.install(authority.issue(silo.party, requests.tls, requests.identity, self.now, ()), self.now)
-        assert self.store is not None
-        enter_member(self.store, wallet.identity().certificate_pem, wallet.ca_pem, self.now)
-        (silo.state / "silo.toml").write_text(
+    def enrol(self, silo: SimSilo, folder: Path) -> None:
+        """Into a folder of its own, on fresh keys."""
+        wallet = Wallet.create(folder / "wallet", Wallet(self.state.wallet).ca_pem, silo.party)
+        answer = self.certified(silo.name, wallet.requests())
+        issued = IssuedCertificates(answer.tls_certificate_pem, answer.identity_certificate_pem)
+        wallet.install(issued, self.now)
+        (folder / "silo.toml").write_text(
             f'name = "{silo.name}"\nfederation = "{self.federation}"\naggregator = "127.0.0.1:1"\n'
             "[policy]\nrehearsals = true\n"
         )
+
+    def certified(self, name: str, requests: CertificateRequests) -> wire.EnrolledCertificates:
+        """What the enrolment port answers to a silo's good token."""
+        ca, party = CertificateAuthority.load(self.state.ca), self.silos[name].party
+        issued = ca.issue(party, requests.tls, requests.identity, self.now, ())
+        assert self.store is not None
+        enter_member(self.store, issued.identity, ca.ca_pem, self.now)
+        own = Wallet(self.state.wallet).identity().certificate_pem
+        return wire.EnrolledCertificates(
+            tls_certificate_pem=issued.tls,
+            identity_certificate_pem=issued.identity,
+            aggregator_identity_pem=own,
+            aggregator_address="127.0.0.1:1",
+        )
+
+    def invitation(self, name: str) -> str:
+        """A token for a silo."""
+        ca_pem, until = Wallet(self.state.wallet).ca_pem, self.now + timedelta(days=1)
+        return Invitation(self.silos[name].party, "127.0.0.1:2", ca_pem, until, bytes(32)).encode()
 
     def identity_key(self, name: str) -> bytes:
         folder = self.state.wallet if name == "aggregator" else self.silos[name].state / "wallet"

@@ -235,3 +235,28 @@ def test_fingerprints_are_for_reading_aloud():
     assert parse_fingerprint(text.upper().replace(" ", ":") + " ") == text
     with pytest.raises(ConfigError, match="is not 64 hexadecimal digits"):
         parse_fingerprint("6668 7aad")
+
+
+@pytest.mark.parametrize("writes", range(7))
+def test_a_new_identity_key_survives_a_crash_at_every_write(ca, wallet, monkeypatch, writes):
+    before, answers = wallet.identity().public_key, {}
+
+    def change():
+        Wallet.create(wallet.folder, ca.ca_pem, SILO, new_identity=True)
+        requests = wallet.requests()
+        answer = answers.setdefault(requests, ca.issue(SILO, requests.tls, requests.identity, NOW))
+        offered = wallet.offered(answer, NOW).public_key
+        wallet.install(answer, NOW)
+        return offered
+
+    with monkeypatch.context() as patch:
+        crash_after(patch, writes)
+        with pytest.raises(SystemExit):
+            change()
+    if (wallet.folder / "identity.key.next").exists() and wallet.identity().public_key == before:
+        with pytest.raises(ConfigError, match="a change of the identity key was interrupted"):
+            wallet.check(NOW)
+    new = change()
+    assert wallet.check(NOW, Role.SILO) == SILO
+    assert wallet.identity().public_key == new != before
+    assert wallet.settle() is False, "nothing is left over"

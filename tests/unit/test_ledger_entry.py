@@ -10,13 +10,13 @@ from privacy.canonical import canonical_json
 from privacy.errors import ProtocolError
 from privacy.ledger.codec import decode_entry, encode_entry
 from privacy.ledger.entry import AnyEntry
-from tests.ledger_logs import sample_log
+from tests.ledger_logs import rotated_log
 
 KINDS = {
     "policy", "reserve", "commit", "refund", "refuse", "release", "round", "review", "key", "job-approval", "self-test",
-    "budget-change", "sub-cap", "admin", "auto-policy",
+    "budget-change", "sub-cap", "admin", "auto-policy", "key-rotation",
 }  # fmt: skip
-SAMPLES = sample_log().entries
+SAMPLES = rotated_log().entries
 
 
 def test_every_kind_survives_its_encoding_byte_for_byte() -> None:

@@ -1,5 +1,6 @@
 """The page about a verified ledger: its facts are the entries', and nothing in an entry can be more than text."""
 
+import hashlib
 import re
 from dataclasses import replace
 from datetime import UTC, date, datetime
@@ -37,6 +38,7 @@ from tests.ledger_logs import (
     release_entry,
     reserve_entry,
     review_entry,
+    rotated_log,
     round_entry,
     sample_log,
 )
@@ -149,6 +151,19 @@ def test_refusals_reviews_keys_and_self_tests_stand_in_tables(shown):
     assert {"5 checkpoints", "23 entries", "9 charges", "13 entries", "4 entries"} <= set(checks.values())
     assert "1 review; 1 follow-up open, 0 overdue on 2026-05-01." in section(shown, "reviews").text
     assert not shown.find("div", class_="alert")
+
+
+def test_a_change_of_key_is_shown():
+    log = rotated_log()
+    shown = read_page(page(bundle_of(log), NOW))
+    own, changed = rows(shown, "Identity keys")
+    assert own[2] == "its own, signs this ledger"
+    assert changed[1:4] == [
+        "hospital-a", "signs this ledger from here on; the key before it agreed", "dr-weber: every two years"
+    ]  # fmt: skip
+    assert changed[4] == hashlib.sha256(log.public_key).hexdigest()
+    checks = dict(rows(shown, "What was checked"))
+    assert [name for name in checks if name.endswith("both keys signed each of 1 change of key")]
 
 
 def test_every_code_of_a_refusal_has_words():

@@ -1,0 +1,199 @@
+"""`cloister silo rotate-key` at a real enrolment port: the ledger goes on under a new key, also after a crash."""
+
+import json
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from aggregator.server import open_store, running
+from aggregator.tables import WITNESS
+from certs.identity import fingerprint
+from certs.names import Role
+from certs.verify import Kind
+from certs.wallet import Wallet
+from federation import ledger_cli
+from privacy.errors import ConfigError, Refused
+from runtime.console import run
+from runtime.files import StateLock
+from runtime.ledger_store import Ledger
+from runtime.witness_store import WitnessBook
+from silo_agent import cli, command, rotation
+from silo_agent.enrol import enrol
+from silo_agent.entries import Author
+from silo_agent.home import Home
+from silo_agent.jobs import add_job
+from silo_agent.tables import LEDGER
+from tests import scripted
+from tests.integration.test_silo_enrolment import Following
+from tests.scripted import found_aggregator, invite, rehearsal_plan
+
+
+def utc_now():
+    return datetime.now(UTC)
+
+
+@pytest.fixture
+def state(tmp_path):
+    state = found_aggregator(tmp_path / "aggregator")
+    with running(state):
+        yield state
+
+
+@pytest.fixture
+def silo(state, tmp_path):
+    """A silo's folder, with a budget."""
+    folder = tmp_path / "silo"
+    enrol(invite(state, "hospital-a").encode(), folder, None, utc_now()).store.close()
+    words = ["budget", "set", "cardiology", "--epsilon", "3", "--delta", "1e-5", "--state", str(folder)]
+    assert run(cli.app, words) == 0
+    return folder
+
+
+def rotate(folder, token, now=None):
+    home = Home.open(folder, {})
+    return rotation.rotate(home, token, "every year", Author(home.name, "dr-weber", "steward", now or utc_now()))
+
+
+def kinds_of(home):
+    with home.store.reading() as connection:
+        return [json.loads(body)["kind"] for body in Ledger(connection, LEDGER).entries()]
+
+
+def check_goes_on(state, folder, done):
+    """Wallet, ledger and aggregator have the new key alone; the log verifies, and an agent has it witnessed."""
+    home = Home.open(folder, {})
+    home.store.check()
+    assert kinds_of(home) == ["key", "key", "policy", "key-rotation"]
+    assert fingerprint(home.identity.public_key) == done.new != done.old
+    assert home.wallet.check(utc_now(), Role.SILO).name == "hospital-a"
+    assert not [path.name for path in home.wallet.folder.iterdir() if path.suffix in {".next", ".csr"}]
+    following = Following(home)
+    try:
+        following.wait(lambda: following.board.status.connected)
+    finally:
+        following.stop()
+    store = open_store(state, state.load())
+    with store.transaction() as tx:
+        (member,) = (member for member in tx.members() if member.name == "hospital-a")
+        seen = WitnessBook(tx.connection, WITNESS).seen("cloister/test-federation/hospital-a")
+    store.close()
+    assert member.identity_key == home.identity.public_key
+    assert seen.size == 4
+    home.store.close()
+
+
+def test_the_ledger_goes_on_under_the_new_key_and_an_auditor_sees_it(state, silo, tmp_path, capsys):
+    before = Wallet(silo / "wallet").identity().public_key
+    following = Following(Home.open(silo, {}))
+    following.wait(lambda: following.board.status.connected)  # the aggregator has seen the ledger under the old key
+    following.stop()
+    words = ["rotate-key", "--token", invite(state, "hospital-a").encode(), "--reason", "every year", "--json"]
+    capsys.readouterr()
+    assert run(cli.app, [*words, "--state", str(silo)]) == 0
+    said = json.loads(capsys.readouterr().out.splitlines()[-1])  # the aggregator logs into this process, too
+    after = Wallet(silo / "wallet").identity().public_key
+    assert said == {
+        "name": "hospital-a", "entry": 3, "replaced": fingerprint(before), "fingerprint": fingerprint(after),
+    }  # fmt: skip
+    check_goes_on(state, silo, rotation.Rotated(3, fingerprint(before), fingerprint(after)))
+    out, ca = tmp_path / "bundle.zip", str(silo / "wallet" / "ca.pem")
+    assert run(ledger_cli.app, ["export", "--state", str(silo), "--out", str(out)]) == 0
+    for trusted in (["--ca", ca], ["--key", before.hex()], ["--key", after.hex()]):
+        assert run(ledger_cli.app, ["verify", str(out), *trusted]) == 0
+        assert f"before entry 3 by {before.hex()}" in capsys.readouterr().out
+
+
+class Killed(BaseException):
+    pass
+
+
+def die(*_):
+    raise Killed
+
+
+PLACES = {
+    "no answer came": (rotation, "ask"),
+    "before the ledger": (rotation, "_record"),
+    "after the ledger": (Wallet, "install"),
+    "between the certificates": (Wallet, "_put"),
+    "before the clearing away": (Wallet, "_drop_requests"),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_an_interrupted_change_is_finished_with_the_same_token(state, silo, monkeypatch, place):
+    token, left = invite(state, "hospital-a").encode(), [1] if place == "between the certificates" else []
+    owner, name = PLACES[place]
+    real = getattr(owner, name)
+
+    def at(*words):
+        if left:
+            left.pop()
+            return real(*words)
+        return die()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, at)
+        with pytest.raises(Killed):
+            rotate(silo, token)
+    if place != "before the clearing away":
+        with pytest.raises(ConfigError, match=r"change of .* identity key was interrupted.*rotate-key. again"):
+            Wallet(silo / "wallet").check(utc_now())
+        with pytest.raises(ConfigError, match=r"was interrupted.*rotate-key. again, with this token"):
+            enrol(token, silo, None, utc_now())
+    if place in {"after the ledger", "between the certificates"}:
+        with pytest.raises(ConfigError, match="`cloister silo rotate-key` was interrupted here, run it again"):
+            kinds_of(Home.open(silo, {}))
+    check_goes_on(state, silo, rotate(silo, token))
+
+
+def test_an_interrupted_change_goes_on_with_another_token_too(state, silo, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(Wallet, "install", die)
+        with pytest.raises(Killed):
+            rotate(silo, invite(state, "hospital-a").encode())
+    check_goes_on(state, silo, rotate(silo, invite(state, "hospital-a").encode()))
+
+
+def test_a_change_after_a_change_is_another_one(state, silo):
+    first = rotate(silo, invite(state, "hospital-a").encode())
+    second = rotate(silo, invite(state, "hospital-a").encode())
+    assert (second.entry, second.old) == (first.entry + 1, first.new)
+    assert kinds_of(Home.open(silo, {})).count("key-rotation") == 2
+
+
+def test_what_is_refused_changes_nothing(state, silo, tmp_path, monkeypatch):
+    home = Home.open(silo, {})
+    before, kinds = home.identity.public_key, kinds_of(home)
+    good = invite(state, "hospital-a").encode()
+
+    def refused(error, why, token=good, now=None):
+        with pytest.raises(error, match=why):
+            rotate(silo, token, now)
+        assert Wallet(silo / "wallet").identity().public_key == before
+        assert kinds_of(Home.open(silo, {})) == kinds
+        assert Home.open(silo, {}).wallet.check(utc_now(), Role.SILO)
+
+    with StateLock(silo):
+        refused(ConfigError, "in use")
+    refused(ConfigError, "invites .*hospital-b, and this folder is of", invite(state, "hospital-b").encode())
+    refused(ConfigError, "damaged", good[:-8])
+    leaf = home.wallet.leaf(Kind.IDENTITY)
+    monkeypatch.setattr("certs.invitation.Invitation.check_time", lambda *_: None)
+    refused(ConfigError, "identity certificate: expired", now=leaf.not_after_utc + timedelta(days=1))
+    other = scripted.enrol(tmp_path / "other", invite(state, "hospital-b"))
+    plan = rehearsal_plan({"hospital-a": home.wallet, "hospital-b": other}, Wallet(state.wallet))
+    with home.store.writing() as tx:
+        add_job(tx.connection, plan, utc_now())
+    refused(Refused, f"open at this silo: {plan.name}")
+
+
+def test_the_command_says_what_is_wrong(silo, capsys, monkeypatch):
+    monkeypatch.setattr(command, "now", utc_now)
+    for words, code, why in (
+        (["--token", "x", "--reason", "every year"], 3, "invitation token"),
+        (["--token", "x", "--reason", ""], 2, "give 1 to 400 characters"),
+        (["--token", "x", "--reason", "y" * 401], 2, "these are 401"),
+    ):
+        assert run(cli.app, ["rotate-key", *words, "--state", str(silo)]) == code
+        assert why in capsys.readouterr().err

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Collection
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from sqlalchemy import Connection, MetaData, inspect
 
@@ -29,6 +29,7 @@ from runtime.naming import job_meant
 from runtime.witness_store import WitnessBook
 from runtime.witness_tables import witness_tables
 
+T = TypeVar("T")
 SILO_TABLE = "dataset_files"  # only a silo has it
 
 
@@ -102,7 +103,9 @@ def gather(ledger: Ledger, archive: Archive, scope: Scope, redacted: Collection[
     openings, open_ = archive.openings(), list[Opening]()
     for body in ledger.entries(until=ledger.covered):
         entry = decode_entry(body)
-        open_ += [openings[of] for name, of in commitments(entry).items() if name not in redacted and of in openings]
+        for name, of in commitments(entry).items():
+            if name not in redacted:
+                open_.append(_kept(f"{name} of entry {entry.sequence}", openings.get(of)))
         job = _planned(entry)
         if job is None or not scope.holds(entry):
             continue
@@ -126,7 +129,7 @@ def _planned(entry: AnyEntry) -> str | None:
     return None
 
 
-def _kept(what: str, found: bytes | None) -> bytes:
+def _kept(what: str, found: T | None) -> T:
     if found is None:
         raise ConfigError(
             what,

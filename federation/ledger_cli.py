@@ -355,6 +355,9 @@ def _compared(report: "Report", asked: dict[str, str | None]) -> Iterator[str]:
     if found.texts_left_out:
         fields = ", ".join(f"{name} of {count} entries" for name, count in found.texts_left_out.items())
         yield f"  left out of this export, as the institution chose: {fields}"
+    if found.members_unpinned:
+        keys = f"{found.members_unpinned} keys of other members that plans name"
+        yield f"  {keys} are pinned nowhere in this log: compare it with the logs of those members"
     if any(asked.values()):
         only = ", ".join(f"{name} {value}" for name, value in asked.items() if value)
         yield f"  the export was of {only}: {found.rounds_out_of_scope} published rounds were not compared"
@@ -383,6 +386,8 @@ def _summary(report: "Report", public_key: bytes) -> list[str]:
     ]
     if report.witnesses == ():
         lines.append("  witnessed by nobody: an older or another state of this log would verify as well")
+    if report.covered_by and report.covered_by[0] < report.entries:
+        lines.append(f"  no witness has seen the last {report.entries - report.covered_by[0]} entries")
     if report.automatic_without_policy:
         lines.append(
             f"  {report.automatic_without_policy} approvals by the agent alone, with no policy on record before them"

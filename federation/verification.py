@@ -2,8 +2,9 @@
 witnesses and auditors. Needs no network.
 """
 
+import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -92,7 +93,8 @@ def verified(bundle: Bundle, trusted: Trusted, entries: Iterator[bytes] | None =
     read = bundle.entries() if entries is None else entries
     if evidence.transcripts:
         read = _noted(read, cards)
-    trust = Trust(_witness_keys(bundle, trusted), trusted.valid_until)
+    witnesses = _witness_keys(bundle, trusted)
+    trust = Trust(witnesses, trusted.valid_until)
     leaves, keys = bundle.leaves(), (trusted.public_key, trusted.earlier_keys)
     report = verify_log(read, notes, trusted.origin, keys[0], leaves, evidence, trust, keys[1])
     if (bundle.head.log, bundle.head.entries) != (trusted.origin, report.entries):
@@ -103,6 +105,7 @@ def verified(bundle: Bundle, trusted: Trusted, entries: Iterator[bytes] | None =
     if trusted.ca_pem is not None and trusted.party is not None:
         _check_reviewers(report, trusted.ca_pem)
         _check_rotations(report, trusted.party, trusted.ca_pem)
+        _check_pins(report, witnesses or {})
     return report
 
 
@@ -143,15 +146,30 @@ def _witness_keys(bundle: Bundle, trusted: Trusted) -> dict[str, bytes] | None:
     """The keys of the witnesses whose certificates are inside, by name; None without a CA: nobody vouches for them."""
     if trusted.ca_pem is None or trusted.party is None:
         return None
-    keys = {}
+    keys, known = dict[str, bytes](), {trusted.public_key, *trusted.earlier_keys}
     for member, pem in bundle.witnesses().items():
         leaf = _vouched(member, pem, trusted.ca_pem)
         party = leaf.party
         if party.role not in _WITNESSES or member != f"witnesses/{party.role}-{party.name}.pem":
             raise VerificationError(member, f"is that of {party.uri}", _ASK)
-        if party != trusted.party:  # nobody is a witness of their own log
-            keys[witness_name(party.federation, party.role, party.name)] = _key(leaf)
+        if party == trusted.party:  # nobody is a witness of their own log
+            continue
+        if _key(leaf) in known:
+            raise VerificationError(member, "is for a key of the log, or of another witness", _ASK)
+        known.add(_key(leaf))
+        keys[witness_name(party.federation, party.role, party.name)] = _key(leaf)
     return keys
+
+
+def _check_pins(report: Report, witnesses: Mapping[str, bytes]) -> None:
+    """A witness whom the log's owner holds to a key has that one. Raises VerificationError."""
+    pins = {} if report.evidence is None else report.evidence.pins
+    for witness, key in witnesses.items():
+        party = f"cloister://{witness.removeprefix('cloister/')}"
+        pinned, fingerprint = pins.get(party), hashlib.sha256(key).hexdigest()
+        if pinned is not None and fingerprint not in pinned:
+            why = f"the CA certified key {fingerprint[:16]} for it, and the log pins {pinned[-1][:16]} (SHA-256)"
+            raise VerificationError(f"identity of {party}", why, "Ask that party for its fingerprint, by another way.")
 
 
 def _check_reviewers(report: Report, ca_pem: bytes) -> None:
@@ -187,14 +205,19 @@ def _check_certified(entry: KeyRotationEntry, which: Literal["old", "new"], part
 
 
 def require_quorum(report: Report, quorum: int) -> None:
-    """So many witnesses cosigned one checkpoint at least. Raises VerificationError, ConfigError without a CA."""
+    """So many witnesses at least cosigned the newest checkpoint: every entry is one that they saw.
+
+    Raises VerificationError, ConfigError without a CA.
+    """
     if quorum == 0:
         return
     if report.witnesses is None:
         raise ConfigError("--quorum", "needs --ca: nobody vouches for witnesses' keys", "Give the federation's ca.pem.")
-    if report.best_witnessed < quorum:
-        why = f"no checkpoint has more than {report.best_witnessed} cosignatures, and {quorum} are asked for"
-        raise VerificationError("witnesses", why, _ASK)
+    covered = report.covered_by[quorum - 1] if len(report.covered_by) >= quorum else 0
+    if covered < report.entries:
+        why = f"of {report.entries} entries only {covered} are under a checkpoint that {quorum} cosigned"
+        step = "Ask for an export from when others had seen the newest entries: `cloister silo witnesses list`."
+        raise VerificationError("witnesses", why, step)
 
 
 def _key(leaf: Leaf) -> bytes:

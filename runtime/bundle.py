@@ -88,6 +88,7 @@ class Bundle:
             reports=Members(self._archive, self._names.reports),
             scope=Scope(self.head.job, self.head.since),
             openings=self.openings(),
+            left_out=self.head.redacted,
         )
 
     def openings(self) -> tuple[Opening, ...]:

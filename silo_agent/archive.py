@@ -6,9 +6,13 @@ from sqlalchemy import Connection, select
 
 from privacy.budget import RoundKey
 from privacy.ledger.openings import Opening
+from privacy.record import RoundRecord, SignedText
+from privacy.transcript import Applied
 from runtime.files import read_file
+from silo_agent.statements import said
 from silo_agent.tables import jobs, openings, rounds
 
+APPLIED = str(Applied.model_fields["type"].default)
 PREFLIGHT_FILE = "preflight.json"  # in a job's results: the report of its self-test
 
 
@@ -29,9 +33,14 @@ class Archive:
         return {row.sha256: Opening(sha256=row.sha256, salt=row.salt, value=row.value) for row in rows}
 
     def transcript(self, key: RoundKey) -> bytes | None:
-        """The round's record, kept since its certificate."""
-        which = (rounds.c.job == bytes.fromhex(key.job), rounds.c.round == key.round_number)
-        return self._connection.execute(select(rounds.c.record).where(*which)).scalar_one_or_none()
+        """The round's record, kept since its certificate, and what this silo signed of the next adapter after it."""
+        job = bytes.fromhex(key.job)
+        which = (rounds.c.job == job, rounds.c.round == key.round_number)
+        kept = self._connection.execute(select(rounds.c.record).where(*which)).scalar_one_or_none()
+        applied = said(self._connection, job, key.round_number, APPLIED)
+        if kept is None or applied is None:
+            return kept
+        return RoundRecord.decode(kept).model_copy(update={"applied": (SignedText.of(applied),)}).encode()
 
     def report(self, job: str) -> bytes | None:
         """The job's newest self-test report; None if it is not kept. Raises ConfigError if it cannot be read."""

@@ -166,7 +166,7 @@ def round_entry(number: int) -> RoundEntry:
         transcript_sha256="33" * 32,
         sum_sha256="44" * 32,
         adapter_before_sha256="22" * 32,
-        adapter_after_sha256="55" * 32,
+        adapter_after_sha256="22" * 32,
         reason=None,
     )
 

@@ -208,6 +208,10 @@ def checks_table(report: Report, entries: Sequence[AnyEntry], *, by_ca: bool) ->
     changes = sum(kinds.get(kind, 0) for kind in CHANGES)
     rows.append(("Changes of rules: those who had to sign did, for this log and this change", f"{changes} entries"))
     rows.append((f"Reviews: signed by the auditor{CERTIFIED if by_ca else NOT_CERTIFIED}", f"{len(report.reviews)}"))
+    alone = report.automatic_without_policy
+    if alone:
+        check = "Approvals by the agent alone: held against the policy that was on record"
+        rows.append((check, f"{words.count(alone, 'approval')} had none: not checked"))
     rows.append(_witnesses(report))
     if found is not None:
         absent = f"; {found.reports_absent} not kept by the institution" if found.reports_absent else ""
@@ -215,10 +219,11 @@ def checks_table(report: Report, entries: Sequence[AnyEntry], *, by_ca: bool) ->
         rows += [
             ("Plans: purpose, unit, mechanism and model of the entries are the plan's", f"{found.plans} compared"),
             (
-                "Rounds: members, sum and adapters are those that all members of the round signed; this institution's "
-                "update in the sum is the one it had charged",
+                "Rounds: members, sum and the adapter before are those that all members of the round signed, the next "
+                "adapter is what this institution signed; its update in the sum is the one it had charged",
                 f"{words.count(found.transcripts, 'transcript')} compared{outside}",
             ),
+            ("Members: the keys that plans name are those pinned in this ledger", _members(found)),
             ("Texts: those that entries commit to are the ones committed to", _texts(found)),
             ("Self-tests: the report is the one the entry names", f"{found.reports} compared{absent}"),
         ]
@@ -228,6 +233,11 @@ def checks_table(report: Report, entries: Sequence[AnyEntry], *, by_ca: bool) ->
 def _earlier(report: Report) -> str:
     changes = words.count(len(report.rotations), "change")
     return f", or the one before it: both keys signed each of {changes} of key" if report.rotations else ""
+
+
+def _members(found: EvidenceReport) -> str:
+    pinned = f"{words.count(len(found.pins), 'party', 'parties')} pinned"
+    return pinned + (f"; {found.members_unpinned} keys rest on plans alone" if found.members_unpinned else "")
 
 
 def _texts(found: EvidenceReport) -> str:
@@ -242,7 +252,9 @@ def _witnesses(report: Report) -> tuple[str, str]:
     if report.witnesses is None:
         return check, "not checked, since no CA was given"
     named = "; ".join(f"{each.witness} up to entry {each.entries - 1}, {each.utc}" for each in report.witnesses)
-    return check, named or "none: an older or another state of this log would verify as well"
+    later = report.entries - (report.covered_by[0] if report.covered_by else 0)
+    unseen = f"; nobody has seen the last {words.count(later, 'entry', 'entries')}" if later else ""
+    return check, f"{named}{unseen}" if named else "none: an older or another state of this log would verify as well"
 
 
 def _states_a_charge(entry: AnyEntry) -> bool:

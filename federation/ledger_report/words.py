@@ -48,8 +48,9 @@ ANSWERS: Final = {
 """Which requirement each section of the page speaks to."""
 
 LIMITS: Final = (
-    "A sound ledger proves what the institution signed, that the figures follow from it, and that all members of each "
-    "published round signed the same plan, members and sum. It does not prove that the institution trained as it says.",
+    "A sound ledger proves what the institution signed, that the figures follow from it, and that each "
+    "published round's plan, members and sum are signed with all members' keys, as this ledger pins them. It does not "
+    "prove that the institution trained as it says, nor that a key is its member's: the member's own bundle does.",
     "One log alone cannot show that its owner has shown somebody else another one, or one cut off earlier, nor that a "
     "whole job was left out. Compare it with other members' and the aggregator's: cloister ledger compare.",
     "Whose ledger it is rests on the key or the CA that was given to make this page, not on the bundle. Whoever runs "

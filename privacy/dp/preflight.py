@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from privacy.canonical import canonical_json
 from privacy.dp.allowlist import Kind, check_allowed
 from privacy.dp.engine import (
     ClippedGradients,
@@ -28,6 +27,7 @@ from privacy.dp.findings import Finding, failed, within
 from privacy.dp.mechanism_check import check_mechanism
 from privacy.errors import InternalError
 from privacy.mechanism import DpSgd
+from privacy.self_test import Measured, Parameter, SelfTestReport
 from privacy.shared_noise import SharedGrid
 
 TOLERANCE = 1e-4  # relative; float32 kernels differ by parts in a million between one row and a batch
@@ -49,11 +49,12 @@ class PreflightReport:
 
     def encode(self) -> bytes:
         """Canonical JSON, whose SHA-256 the ledger has. Measured deviations differ from run to run: noise is random."""
-        findings = [{"check": f.check, "measured": f.measured, "bound": f.bound} for f in self.findings]
-        parameters = [{"name": name, "kind": kind.value} for name, kind in self.parameters]
-        return canonical_json(
-            {"clipping": self.clipping, "parameters": parameters, "values": self.values, "findings": findings}
-        )
+        return SelfTestReport(
+            clipping=self.clipping,
+            parameters=tuple(Parameter(name=name, kind=kind.value) for name, kind in self.parameters),
+            values=self.values,
+            findings=tuple(Measured(check=f.check, measured=f.measured, bound=f.bound) for f in self.findings),
+        ).encode()
 
 
 def preflight(

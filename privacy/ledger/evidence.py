@@ -9,12 +9,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from privacy.budget import RoundKey
-from privacy.canonical import parse_canonical
 from privacy.errors import VerificationError
+from privacy.ledger.adapters import AdapterBook
 from privacy.ledger.entry import (
     AnyEntry,
     CommitEntry,
     JobApprovalEntry,
+    KeyEntry,
     KeyRotationEntry,
     ReleaseEntry,
     ReserveEntry,
@@ -23,8 +24,10 @@ from privacy.ledger.entry import (
 )
 from privacy.ledger.openings import Opening, OpeningsBook
 from privacy.ledger.parts import mechanism_of
+from privacy.ledger.pins import PinBook
 from privacy.plan import JobPlan
 from privacy.record import RecordVerdict, RoundRecord, check_record
+from privacy.self_test import SelfTestReport
 from privacy.tasks import ModelTask
 
 _NEXT = "Keep this copy, and ask the institution and another member of the round for theirs."
@@ -53,6 +56,7 @@ class Evidence:
     reports: Mapping[str, bytes] = field(default_factory=dict)
     scope: Scope = Scope()
     openings: tuple[Opening, ...] = ()
+    left_out: tuple[str, ...] = ()  # fields whose texts are not there
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,8 @@ class EvidenceReport:
     reports: int
     rounds_out_of_scope: int  # published, and outside of what the export was asked for
     reports_absent: int  # of self-tests in scope; a report that a later one replaced is not kept
+    members_unpinned: int = 0  # other members' keys that stand in plans, and are pinned nowhere in the log
+    pins: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # fingerprints, by party
     texts_opened: int = 0  # of those that entries commit to
     texts_left_out: Mapping[str, int] = field(default_factory=dict)  # by field
 
@@ -80,7 +86,8 @@ class EvidenceBook:
         self._seen: set[RoundKey] = set()
         self._reports: set[str] = set()
         self._out_of_scope = self._absent = 0
-        self._openings = OpeningsBook(evidence.openings)
+        self._openings = OpeningsBook(evidence.openings, evidence.left_out)
+        self._adapters, self._pins = AdapterBook(), PinBook()
 
     def read(self, entry: AnyEntry) -> None:
         """Check an entry. Raises VerificationError, or ProtocolError, naming what differs."""
@@ -88,15 +95,21 @@ class EvidenceBook:
         match entry:
             case JobApprovalEntry():
                 self._check_approval(entry)
-            case ReserveEntry() | CommitEntry():
+            case ReserveEntry():
+                self._check_mechanism(entry)
+                self._adapters.read(entry, self._initial(entry))
+            case CommitEntry():
                 self._check_mechanism(entry)
             case ReleaseEntry():
                 self._check_charged(entry)
                 self._released[entry.key] = entry.ciphertext_sha256
             case RoundEntry(outcome="published"):
                 self._check_round(entry)
+                self._adapters.read(entry, self._initial(entry))
             case SelfTestEntry():
                 self._check_self_test(entry)
+            case KeyEntry():
+                self._pins.read(entry)
             case KeyRotationEntry():
                 self._public_key = bytes.fromhex(entry.new_key)
             case _:
@@ -119,6 +132,8 @@ class EvidenceBook:
             texts_opened=self._openings.opened,
             texts_left_out=dict(sorted(self._openings.left_out.items())),
             reports_absent=self._absent,
+            members_unpinned=self._pins.unpinned,
+            pins=self._pins.pins,
         )
 
     def _plan(self, entry: AnyEntry, job: str) -> JobPlan | None:
@@ -132,6 +147,7 @@ class EvidenceBook:
             if plan.digest().hex() != job:
                 raise VerificationError(f"plan {job[:12]}", "has another digest than the job it is filed under", _NEXT)
             self._require_identity(plan)
+            self._pins.check(plan, self._institution)
             self._plans[job] = plan
         return self._plans[job]
 
@@ -140,6 +156,10 @@ class EvidenceBook:
         if keys.get(self._institution) != self._public_key:
             why = f"knows {self._institution} by another identity key than signed this log"
             raise VerificationError(f"plan of job {plan.name}", why, _NEXT)
+
+    def _initial(self, entry: ReserveEntry | RoundEntry) -> str | None:
+        plan = self._plan(entry, entry.job)
+        return None if plan is None else plan.initial_adapter
 
     def _check_approval(self, entry: JobApprovalEntry) -> None:
         plan = self._plan(entry, entry.job)
@@ -187,8 +207,18 @@ class EvidenceBook:
         for what, said, proved in _facts(entry, record, verdict):
             if said != proved:
                 raise VerificationError(what, f"{said} is stated, the round's transcript proves {proved}", _NEXT)
+        self._check_applied(verdict)
         self._check_own_update(entry, record, verdict)
         self._seen.add(entry.key)
+
+    def _check_applied(self, verdict: RecordVerdict) -> None:
+        """A silo that took part signed the next adapter itself, and an aggregator has that of one silo at least."""
+        mine = self._institution in verdict.participants
+        if (mine and self._institution not in verdict.adapters) or not (
+            verdict.adapters or self._institution in verdict.plan.identity_keys
+        ):
+            who = self._institution if mine else "any silo"
+            raise VerificationError("transcript", f"lacks what {who} signed of the next adapter", _NEXT)
 
     def _check_own_update(self, entry: RoundEntry, record: RoundRecord, verdict: RecordVerdict) -> None:
         """What of this institution is in the sum is what it says it released, and charged before."""
@@ -216,7 +246,9 @@ class EvidenceBook:
             return
         if hashlib.sha256(data).hexdigest() != digest:
             raise VerificationError("self-test report", "its SHA-256 is not the one in the ledger", _NEXT)
-        parse_canonical(data, "self-test report")
+        report = SelfTestReport.decode(data)
+        if (entry.checks, entry.passed) != (report.checks, report.passed):
+            raise VerificationError("self-test report", "has other checks than the ledger, or another result", _NEXT)
         self._reports.add(digest)
 
 

@@ -81,6 +81,9 @@ class GovernanceBook:
                 pass
 
     def _check_automatic(self, entry: JobApprovalEntry) -> None:
+        if entry.automatic != (entry.role == "agent"):
+            why = f"{entry.role} {entry.actor} made an approval that is {'' if entry.automatic else 'not '}automatic"
+            raise VerificationError("automatic", why, _NEXT)
         if not entry.automatic:
             return
         if self._auto is None:

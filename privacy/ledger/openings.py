@@ -88,9 +88,13 @@ def readable(entry: AnyEntry, openings: Openings) -> AnyEntry:
 
 
 class OpeningsBook:
-    """Holds a bundle's openings against the entries they are of, which are read in their order."""
+    """Holds a bundle's openings against the entries they are of, which are read in their order.
 
-    def __init__(self, openings: Iterable[Opening]) -> None:
+    `left_out` are the fields that the bundle says it leaves out.
+    """
+
+    def __init__(self, openings: Iterable[Opening], left_out: Iterable[str] = ()) -> None:
+        self._may_miss = frozenset(left_out)
         self._unused: dict[str, Opening] = {}
         for opening in openings:
             opening.check()
@@ -101,9 +105,18 @@ class OpeningsBook:
         self.left_out: dict[str, int] = {}  # by field
 
     def read(self, entry: AnyEntry) -> None:
-        """Count what is open of an entry, and what is not."""
+        """Count what is open of an entry, and what is not.
+
+        Raises VerificationError unless just the fields that the bundle says it left out are not open.
+        """
         for name, of in commitments(entry).items():
-            if self._unused.pop(of, None) is None:
+            missing = self._unused.pop(of, None) is None
+            if missing != (name in self._may_miss):
+                why = (
+                    "its text is not there, and was not left out" if missing else "its text was left out, and is there"
+                )
+                raise VerificationError(name, f"{why}, by what the export says of itself", _NEXT)
+            if missing:
                 self.left_out[name] = self.left_out.get(name, 0) + 1
             else:
                 self.opened += 1

@@ -59,7 +59,7 @@ class Report:
     administrators: tuple[str, ...]  # who may change budgets, two together
     witnesses: tuple[WitnessReport, ...] | None  # None where nobody vouched for their keys
     automatic_without_policy: int  # approvals by the agent alone that no policy on record covers: an older version's
-    best_witnessed: int  # the most cosignatures that one checkpoint has
+    covered_by: tuple[int, ...]  # entries under a checkpoint that one witness cosigned, that two did, and so on
     reviews: tuple[ReviewEntry, ...]  # their signatures hold; whose keys they are, certificates say
     rotations: tuple[KeyRotationEntry, ...]  # the log's changes of key, likewise
     evidence: EvidenceReport | None  # None where only the log was given
@@ -200,7 +200,7 @@ class _Walk:
             populations=report_populations(self._budgets, self._rounds.executed),
             witnesses=None if self.witnessed is None else self.witnessed.report(),
             automatic_without_policy=self._governance.automatic_without_policy,
-            best_witnessed=0 if self.witnessed is None else self.witnessed.most,
+            covered_by=() if self.witnessed is None else self.witnessed.covered_by(),
             administrators=tuple(sorted(self._governance.governance.administrators)),
             reviews=tuple(self._governance.reviews.values()),
             rotations=tuple(self._keys.rotations),

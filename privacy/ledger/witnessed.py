@@ -63,7 +63,8 @@ class WitnessedBook:
         """All witnesses, by name."""
         return tuple(self._found[name] for name in sorted(self._found))
 
-    @property
-    def most(self) -> int:
-        """The most cosignatures that one checkpoint has."""
-        return max(map(len, self._by_size.values()), default=0)
+    def covered_by(self) -> tuple[int, ...]:
+        """How many entries the largest checkpoint has that one witness cosigned, that two did, and so on."""
+        counted = {size: len(found) for size, found in self._by_size.items()}
+        most = max(counted.values(), default=0)
+        return tuple(max(size for size, count in counted.items() if count >= n) for n in range(1, most + 1))

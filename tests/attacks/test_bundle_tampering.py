@@ -14,11 +14,15 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding
 
+from certs.ca import CertificateAuthority
+from certs.names import PartyId, Role
+from certs.profile import signing_request
 from certs.wallet import Wallet
 from federation.ledger_cli import app
 from privacy.canonical import canonical_json
-from privacy.ledger.checkpoint import join_notes, log_origin, split_notes
+from privacy.ledger.checkpoint import join_notes, log_origin, parse_note, split_notes
 from privacy.ledger.cosignature import cosign, with_lines
 from runtime.bundle_form import CHECKPOINTS, ENTRIES, HEAD, LEAVES
 from runtime.console import run
@@ -100,7 +104,7 @@ def test_what_was_not_touched_verifies(federation, tmp_path, capsys):
     said = json.loads(capsys.readouterr().out)
     assert said["evidence"] == {
         "plans": 1, "transcripts": 2, "reports": 1, "rounds_out_of_scope": 0, "reports_absent": 0,
-        "texts_opened": 1, "texts_left_out": {},
+        "texts_opened": 1, "texts_left_out": {}, "members_unpinned": 3, "pins": {},
     }  # fmt: skip
     key = federation.world.identity_key("aggregator").hex()
     assert run(app, ["verify", str(federation.aggregator), "--key", key, "--json"]) == 0
@@ -208,11 +212,25 @@ def weaker(entry: Entry) -> Entry:
     return dict(entry["mechanism"]) | {"clip_l2": 0.5}  # type: ignore[call-overload]
 
 
+PIN: Entry = {
+    "action": "pinned", "actor": "x", "fingerprint": "00" * 32, "institution": "east", "kind": "key",
+    "party": "cloister://sim/silo/north", "reason": "compared", "role": "steward", "schema": "cloister/ledger/v1",
+    "utc": "2026-06-01T12:00:00Z",
+}  # fmt: skip
+
 LIES: dict[str, tuple[Callable[[Members], list[bytes]], str]] = {
     "others were in the sum": (lambda m: edited(m, 7, members=["north", "west"]), "members: "),
     "the sum was another": (lambda m: edited(m, 7, sum_sha256="00" * 32), "sum_sha256: "),
     "the round was another": (lambda m: edited(m, 7, transcript_sha256="00" * 32), "transcript_sha256: "),
     "it began elsewhere": (lambda m: edited(m, 11, adapter_before_sha256="00" * 32), "adapter_before_sha256: "),
+    "it gave another adapter": (lambda m: edited(m, 7, adapter_after_sha256="00" * 32), "adapter_after_sha256: "),
+    "the last one gave another adapter": (lambda m: edited(m, 11, adapter_after_sha256="00" * 32), "adapter_after_sha"),
+    "it gave no adapter": (lambda m: edited(m, 11, adapter_after_sha256=None), "adapter_after_sha256: "),
+    "another adapter was trained on": (lambda m: edited(m, 8, adapter_sha256="00" * 32), "adapter_sha256: "),
+    "a steward approved it, automatically": (lambda m: edited(m, 2, role="steward"), "automatic: "),
+    "a peer had another key": (
+        lambda m: renumbered([canonical_json(PIN), *m[ENTRIES].splitlines()]), "names cloister://sim/silo/north with"
+    ),
     "the purpose was another": (lambda m: edited(m, 2, purpose="public health"), "purpose: "),
     "the model was another": (lambda m: edited(m, 4, model_sha256="00" * 32), "model_sha256: "),
     "the clip was smaller": (
@@ -327,7 +345,7 @@ def test_the_bundles_of_all_institutions_agree(federation, compared):
 def test_a_log_that_leaves_a_round_or_a_job_out_verifies_and_others_tell(federation, compared, tmp_path, capsys):
     """Alone it is sound; beside any other member's it is not. The entry at the end is later than the rounds."""
     lines = federation.members[ENTRIES].splitlines()
-    last = canonical_json(json.loads(lines[0]) | {"population": "others", "utc": "2026-07-01T00:00:00Z"})
+    last = canonical_json(json.loads(lines[0]) | {"population": "others", "actor": "x", "utc": "2026-07-01T00:00:00Z"})
     for kept, rounds in ((lines[:8], [2]), (lines[:1], [1, 2])):
         forged = owner_signed(federation, tmp_path / "forged.zip", renumbered([*kept, last]))
         assert run(app, ["verify", str(forged), "--key", federation.key]) == 0
@@ -384,7 +402,7 @@ def test_the_ca_vouches_for_the_witnesses(federation, capsys):
     assert run(app, ["verify", str(federation.silo), "--ca", str(federation.ca)]) == 0
     assert f"witnessed by {WITNESSES[0]}, last up to entry {said['entries'] - 1}" in capsys.readouterr().out
     assert run(app, ["verify", str(federation.silo), "--ca", str(federation.ca), "--quorum", "4"]) == 6
-    assert "has more than 3 cosignatures, and 4 are asked for" in capsys.readouterr().err
+    assert "only 0 are under a checkpoint that 4 cosigned" in capsys.readouterr().err
     assert run(app, ["verify", str(federation.silo), "--key", federation.key, "--quorum", "1"]) == 3
     assert run(app, ["verify", str(federation.silo), "--key", federation.key, "--json"]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["witnesses"] is None
@@ -459,3 +477,44 @@ def test_no_model_card_can_say_something_else(federation, fault):
     less = {member: content for member, content in members.items() if member != name}
     assert "model card of job" in fault(recounted(less))
     assert "is missing" in fault(recounted(less))
+
+
+def test_a_quorum_vouches_for_all_entries_or_for_none(federation, tmp_path, capsys):
+    """What witnesses cosigned long ago says nothing of what the owner wrote after it, or anew."""
+    members = federation.members
+    lines, note = members[ENTRIES].splitlines()[:8], notes_of(members)[0]
+    size = int(note.split("\n")[1])
+    last = canonical_json(json.loads(lines[0]) | {"population": "others", "actor": "x", "utc": "2026-06-02T00:00:00Z"})
+    forged = members_of(owner_signed(federation, tmp_path / "forged.zip", renumbered([*lines, last])))
+    early = with_lines(parse_note(note).text + "\n" + note.split("\n")[4] + "\n", cosigned_by(federation, note))
+    path = written(tmp_path / "forged.zip", with_notes(forged, [early, *notes_of(forged)]))
+    words = ["verify", str(path), "--ca", str(federation.ca)]
+    assert run(app, words) == 0, capsys.readouterr().err
+    capsys.readouterr()
+    assert run(app, [*words, "--quorum", "2"]) == 6
+    assert f"of 9 entries only {size} are under a checkpoint that 2 cosigned" in capsys.readouterr().err
+
+
+def cosigned_by(federation: Federation, note: str) -> list[str]:
+    """What two honest witnesses say of a note."""
+    identities = [Wallet(federation.world.silos[name].state / "wallet").identity() for name in ("north", "west")]
+    now = federation.world.now
+    return [cosign(note, f"cloister/sim/silo/{w.party.name}", w.public_key, w.sign, now) for w in identities]
+
+
+def test_one_key_under_two_names_is_one_witness(federation, fault):
+    """The CA certified a witness' key, or the log's own, for somebody else as well."""
+    members, ca = federation.members, CertificateAuthority.load(federation.world.state.ca)
+    for wallet in (federation.wallet, Wallet(federation.world.silos["north"].state / "wallet").identity()):
+        party = PartyId("sim", Role.AUDITOR, "ms-audit")
+        request = signing_request(wallet._key, party).public_bytes(Encoding.PEM)
+        pem = ca.sign_identity(request, party, federation.world.now)
+        forged = recounted(members | {"witnesses/auditor-ms-audit.pem": pem})
+        assert "is for a key of the log, or of another witness" in fault(forged, ca=True)
+
+
+def test_a_witness_whom_the_log_pins_with_another_key_is_named(federation, fault, tmp_path):
+    """North is a sock puppet in the log and its plan, and the real one has cosigned: both cannot be."""
+    lines = renumbered([federation.members[ENTRIES].splitlines()[0], canonical_json(PIN)])
+    forged = owner_signed(federation, tmp_path / "pinned.zip", lines)
+    assert "the log pins 0000000000000000" in fault(members_of(forged), ca=True)

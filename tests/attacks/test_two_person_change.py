@@ -230,12 +230,18 @@ def test_a_review_is_closed_once() -> None:
 
 def automatic(*before: Entry, rounds: int = 4, **changes: object) -> Log:
     """An approval by the agent after these entries."""
-    entry = approval_entry(FRESH, rounds).model_copy(update={"automatic": True, **changes})
+    entry = approval_entry(FRESH, rounds).model_copy(update={"automatic": True, "role": "agent", **changes})
     return log_of(*before, entry)
 
 
 def test_an_automatic_approval_within_the_policy_verifies() -> None:
     assert automatic(auto_policy_entry()).verify().kinds["job-approval"] == 1
+
+
+@pytest.mark.parametrize(("automatic_", "role"), [(True, "steward"), (False, "agent")])
+def test_an_approval_is_automatic_if_the_agent_alone_made_it(automatic_: bool, role: str) -> None:
+    with pytest.raises(LedgerFault, match=f"automatic: {role} dr-weber made an approval that is"):
+        automatic(auto_policy_entry(), automatic=automatic_, role=role).verify()
 
 
 def test_an_automatic_approval_from_before_policies_went_on_record_is_counted() -> None:

@@ -49,9 +49,14 @@ def test_an_auditor_cosigns_and_the_next_export_says_so(silo, capsys):
     assert f"{NAME} cosigned 1 entries" in said
     assert cosign(export(silo, "second.zip", more=2), "again.json") == 0
     capsys.readouterr()
-    assert run(app, ["verify", "second.zip", "--ca", "auditor-ms-audit/ca.pem", "--quorum", "1", "--json"]) == 0
-    (witness,) = json.loads(capsys.readouterr().out)["witnesses"]
+    words = ["verify", "second.zip", "--ca", "auditor-ms-audit/ca.pem"]
+    assert run(app, [*words, "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    (witness,) = said["witnesses"]
     assert (witness["witness"], witness["entries"], witness["checkpoints"]) == (NAME, 1, 1)
+    assert (said["entries"], said["covered_by"]) == (3, [1])
+    assert run(app, [*words, "--quorum", "1"]) == 6
+    assert "of 3 entries only 1 are under a checkpoint that 1 cosigned" in capsys.readouterr().err
     seen = json.loads(Path("seen.json").read_text())["logs"]["cloister/test/east"]
     assert seen["size"] == 3
 

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
     from federation.verification import Trusted
-    from privacy.ledger.compare import Account
     from privacy.ledger.entry import AnyEntry
     from privacy.ledger.verify import Report
     from runtime.bundle import Bundle
@@ -218,45 +217,12 @@ def compare(
         raise typer.BadParameter("give at least two bundles", param_hint="BUNDLE...")
     for path in bundles:
         require_file(path)
-    from privacy.ledger.compare import compare as compared
-    from runtime.bundle import opened_bundle
+    from federation.comparison import compared
 
-    accounts = []
-    for path in bundles:
-        try:
-            with opened_bundle(path) as opened:
-                accounts.append(_account(opened, ca))
-        except VerificationError as fault:
-            raise VerificationError(f"{path}: {fault.what}", fault.why, fault.next_step) from fault
-    found = compared(accounts)
-    rows = [
-        {"job": d.key and d.key.job, "round": d.key and d.key.round_number, "who": d.who, "what": d.what} for d in found
-    ]
-    logs = [
-        {"origin": account.origin, "entries": len(account.leaves), "last_utc": account.last_utc} for account in accounts
-    ]
-    lines = [
-        *(f"{log['origin']}: verified, {log['entries']} entries, until {log['last_utc']}" for log in logs),
-        *(f"{d.key or 'log'}: {d.what}" for d in found),
-        f"{len(found)} disagreements" if found else "They agree on every round that they speak of.",
-    ]
-    emit({"agree": not found, "logs": logs, "disagreements": rows}, as_json=json, text="\n".join(lines))
-    if found:
+    found = compared(bundles, ca)
+    emit(found.value(), as_json=json, text="\n".join(found.lines()))
+    if found.found:
         raise typer.Exit(int(VerificationError.exit_code))
-
-
-def _account(bundle: "Bundle", ca: Path) -> "Account":
-    """What a bundle says, once it is verified."""
-    from certs.names import Role
-    from federation.verification import trusted_by_ca, verified
-    from privacy.ledger.codec import decode_entry
-    from privacy.ledger.compare import account_of
-
-    trusted = trusted_by_ca(bundle, ca)
-    verified(bundle, trusted)
-    entries = (decode_entry(body) for body in bundle.entries())
-    silo = trusted.party is not None and trusted.party.role is Role.SILO
-    return account_of(trusted.origin, bundle.leaves(), entries, keeps_updates=silo)
 
 
 def _trust(bundle: "Bundle", key: str | None, ca: Path | None) -> "Trusted":

@@ -34,6 +34,10 @@ from runtime.bundle_form import (
 
 _PIECE = 1 << 20
 _NEXT = "Name a file that `cloister ledger export` wrote, whole; or ask for a fresh one."
+_UNCERTIFIED = (
+    "Ask the institution for an export that has it; `cloister ledger verify` and `report` take its public key with "
+    "--key instead."
+)
 Key = TypeVar("Key")
 
 
@@ -69,7 +73,7 @@ class Bundle:
     def certificate(self) -> bytes:
         """The identity certificate. Raises ConfigError if there is none."""
         if IDENTITY not in self._archive.namelist():
-            raise ConfigError("bundle", f"has no {IDENTITY}", "Give the institution's public key with --key instead.")
+            raise ConfigError("bundle", f"has no {IDENTITY}", _UNCERTIFIED)
         return self._archive.read(IDENTITY)
 
     def witnesses(self) -> dict[str, bytes]:

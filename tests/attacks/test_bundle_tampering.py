@@ -376,7 +376,18 @@ def test_a_comparison_of_what_does_not_verify_names_the_bundle(federation, tmp_p
     path.write_bytes(federation.silo.read_bytes()[:-1])
     ca = str(federation.world.state.root / "ca" / "ca.pem")
     assert run(app, ["compare", str(federation.silo), str(path), "--ca", ca]) == 6
-    assert "bad.zip" in capsys.readouterr().err
+    assert f"cloister: {path}\n" in capsys.readouterr().err, "once"
+    entries = federation.members[ENTRIES].replace(b"patients", b"patienty", 1)
+    written(path, federation.members | {ENTRIES: entries})
+    assert run(app, ["compare", str(federation.silo), str(path), "--ca", ca]) == 6
+    assert f"cloister: {path}: entry 0\n" in capsys.readouterr().err
+    written(path, recounted({n: c for n, c in federation.members.items() if n != "identity.pem"}))
+    assert run(app, ["compare", str(federation.silo), str(path), "--ca", ca]) == 3
+    said = capsys.readouterr().err
+    assert f"cloister: {path}: bundle\n  why:  has no identity.pem\n  next: Ask the institution for an export" in said
+    for wrong in (path, tmp_path / "none.pem"):
+        assert run(app, ["compare", str(federation.silo), str(path), "--ca", str(wrong)]) == 3
+        assert f"{path}:" not in capsys.readouterr().err, "the CA is not the bundle's fault"
     assert run(app, ["compare", str(federation.silo), "--ca", ca]) == 2
     assert "at least two bundles" in capsys.readouterr().err
 

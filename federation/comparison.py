@@ -9,8 +9,9 @@ from certs.names import Role
 from certs.verify import load_ca
 from federation.verification import trusted_by_ca, verified
 from privacy.errors import CloisterError
+from privacy.ledger.account import Account, account_of
 from privacy.ledger.codec import decode_entry
-from privacy.ledger.compare import Account, Disagreement, account_of, compare
+from privacy.ledger.compare import Comparison, compare
 from runtime.bundle import opened_bundle
 from runtime.files import read_file
 
@@ -20,25 +21,39 @@ class ComparedBundles:
     """What bundles say, and what came out."""
 
     accounts: tuple[Account, ...]
-    found: tuple[Disagreement, ...]
+    comparison: Comparison
 
     def value(self) -> dict[str, Any]:
         """For a program."""
         return {
-            "agree": not self.found,
+            "agree": self.comparison.agree,
             "logs": [_log(account) for account in self.accounts],
             "disagreements": [
                 {"job": d.key and d.key.job, "round": d.key and d.key.round_number, "who": d.who, "what": d.what}
-                for d in self.found
+                for d in self.comparison.disagreements
+            ],
+            "undetermined": [
+                {"job": u.key and u.key.job, "round": u.key and u.key.round_number, "who": [u.who], "what": u.what}
+                | {"after_utc": u.after_utc, "next_step": _next(u.who, u.after_utc)}
+                for u in self.comparison.undetermined
             ],
         }
 
     def lines(self) -> Iterator[str]:
-        """For a person."""
-        for each in self.accounts:
-            yield f"{each.origin}: verified, {len(each.leaves)} entries, until {each.last_utc}"
-        yield from (f"{each.key or 'log'}: {each.what}" for each in self.found)
-        yield f"{len(self.found)} disagreements" if self.found else "They agree on every round that they speak of."
+        """For a person; what to do about what is undetermined is said once for each institution."""
+        yield from (_line(account) for account in self.accounts)
+        found, unknown = self.comparison.disagreements, self.comparison.undetermined
+        yield from (f"{each.key or 'log'}: {each.what}" for each in found)
+        yield from (f"{each.key or 'log'}: undetermined: {each.what}" for each in unknown)
+        if found:
+            yield f"{len(found)} disagreements"
+        if unknown:
+            yield f"{len(unknown)} undetermined: this is no agreement"
+        for who in sorted({each.who for each in unknown}):
+            after = max(each.after_utc for each in unknown if each.who == who)
+            yield f"  next: {_next(who, after)}"
+        if self.comparison.agree:
+            yield "They agree on every round that they speak of."
 
 
 def compared(paths: Sequence[Path], ca: Path) -> ComparedBundles:
@@ -55,9 +70,9 @@ def _read(path: Path, ca: Path) -> Account:
     try:
         with opened_bundle(path) as bundle:
             trusted = trusted_by_ca(bundle, ca)
-            verified(bundle, trusted)
+            report = verified(bundle, trusted)
             return account_of(
-                trusted.origin,
+                report,
                 bundle.leaves(),
                 (decode_entry(body) for body in bundle.entries()),
                 keeps_updates=trusted.party is not None and trusted.party.role is Role.SILO,
@@ -68,9 +83,19 @@ def _read(path: Path, ca: Path) -> Account:
         raise
 
 
+def _next(who: str, after_utc: str) -> str:
+    return f"Ask {who} for a fresh export, made and cosigned by a witness after {after_utc}."
+
+
 def _log(account: Account) -> dict[str, Any]:
     return {
         "origin": account.origin,
         "entries": len(account.leaves),
         "last_utc": account.last_utc,
+        "cosigned_utc": account.cosigned_utc,
     }
+
+
+def _line(account: Account) -> str:
+    witnessed = f"last cosigned {account.cosigned_utc}" if account.cosigned_utc else "cosigned by nobody"
+    return f"{account.origin}: verified, {len(account.leaves)} entries, until {account.last_utc}, {witnessed}"

@@ -221,7 +221,7 @@ def compare(
 
     found = compared(bundles, ca)
     emit(found.value(), as_json=json, text="\n".join(found.lines()))
-    if found.found:
+    if not found.comparison.agree:
         raise typer.Exit(int(VerificationError.exit_code))
 
 

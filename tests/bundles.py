@@ -50,11 +50,12 @@ def resigned(
             ENTRIES: b"".join(entry + b"\n" for entry in entries),
             LEAVES: "".join(f"{leaf.hex()}\n" for leaf in leaves).encode(),
             CHECKPOINTS: join_notes((note,)).encode(),
-        }
+        },
+        origin.rpartition("/")[2],
     )
 
 
-def recarded(members: Members) -> Members:
+def recarded(members: Members, institution: str) -> Members:
     """With the model cards that an exporter would write: who lies in the entries lies in the cards as well."""
     bare = recounted({name: content for name, content in members.items() if not name.startswith("cards/")})
     with TemporaryDirectory() as folder, opened_bundle(written(Path(folder) / "bare.zip", bare)) as bundle:
@@ -62,7 +63,7 @@ def recarded(members: Members) -> Members:
         try:
             for body in bundle.entries():
                 book.read(decode_entry(body))
-            cards = book.cards(bundle.evidence(), "east", bundle.notes()[-1])
+            cards = book.cards(bundle.evidence(), institution, bundle.notes()[-1])
         except CloisterError:  # what it is made of is broken: the verifier says so first
             return members
     return recounted(bare | {f"cards/{job}.md": card for job, card in cards.items()})

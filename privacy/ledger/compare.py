@@ -5,32 +5,15 @@ order; here is what owners say of one another.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 from privacy.budget import RoundKey
-from privacy.ledger.entry import AnyEntry, ReleaseEntry, RoundEntry
+from privacy.ledger.account import Account
 from privacy.ledger.merkle import root
 
 COMPARED = ("members", "transcript_sha256", "sum_sha256", "adapter_before_sha256", "adapter_after_sha256")
-
-
-@dataclass(frozen=True)
-class Account:
-    """What one verified log says of rounds."""
-
-    origin: str
-    keeps_updates: bool  # a silo's: it releases updates, an aggregator's does not
-    leaves: tuple[bytes, ...] = field(repr=False)
-    last_utc: str
-    rounds: Mapping[RoundKey, RoundEntry] = field(repr=False)
-    released: frozenset[RoundKey] = field(repr=False)
-
-    @property
-    def institution(self) -> str:
-        """Whose log it is."""
-        return self.origin.rpartition("/")[2]
 
 
 @dataclass(frozen=True)
@@ -42,70 +25,103 @@ class Disagreement:
     what: str
 
 
-def account_of(origin: str, leaves: Sequence[bytes], entries: Iterable[AnyEntry], *, keeps_updates: bool) -> Account:
-    """Read a log's entries once. A verified log says of each round once how it ended."""
-    rounds: dict[RoundKey, RoundEntry] = {}
-    released: set[RoundKey] = set()
-    last = ""
-    for entry in entries:
-        last = entry.utc
-        match entry:
-            case RoundEntry():
-                rounds[entry.key] = entry
-            case ReleaseEntry():
-                released.add(entry.key)
-            case _:
-                pass
-    return Account(origin, keeps_updates, tuple(leaves), last, rounds, frozenset(released))
+@dataclass(frozen=True)
+class Undetermined:
+    """What others say of an institution whose own export, as far as that shows, was made before it.
 
-
-def compare(accounts: Sequence[Account]) -> tuple[Disagreement, ...]:
-    """Every disagreement, rounds first, in the order of jobs and numbers.
-
-    A round that a log has nothing of counts only against an institution whose update the others say is in its sum, and
-    the aggregator, and only if its log goes on after the round: an older export is no denial.
+    An export that was made and cosigned after `after_utc` would tell.
     """
-    keys = {key for account in accounts for key in account.rounds}
-    found = [
-        each for key in sorted(keys, key=lambda key: (key.job, key.round_number)) for each in _round(key, accounts)
-    ]
+
+    key: RoundKey | None
+    who: str
+    what: str
+    after_utc: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What came out. Logs agree if there is neither."""
+
+    disagreements: tuple[Disagreement, ...]
+    undetermined: tuple[Undetermined, ...]
+
+    @property
+    def agree(self) -> bool:
+        """Nothing is denied, and nothing left open."""
+        return not self.disagreements and not self.undetermined
+
+
+def compare(accounts: Sequence[Account]) -> Comparison:
+    """Everything that logs disagree about or leave open, rounds first, in the order of jobs and numbers.
+
+    A round that a log has nothing of counts against an institution whose update the others say is in its sum, and the
+    aggregator: as a disagreement if the log goes on after the round, and else as undetermined. Of several exports of
+    one log the longest is its owner's word.
+    """
+    newest, forks = _newest(accounts)
+    keys = {key for account in newest for key in account.rounds}
+    found: list[Disagreement | Undetermined] = []
+    for key in sorted(keys, key=lambda key: (key.job, key.round_number)):
+        found += _round(key, newest)
+    return Comparison(
+        (*(each for each in found if isinstance(each, Disagreement)), *forks),
+        tuple(each for each in found if isinstance(each, Undetermined)),
+    )
+
+
+def _newest(accounts: Iterable[Account]) -> tuple[list[Account], list[Disagreement]]:
+    """The exports that no longer one continues; of one institution's, the longer must begin with the shorter."""
     by_origin = defaultdict(list)
     for account in accounts:
         by_origin[account.origin].append(account)
-    return (*found, *(each for same in by_origin.values() for each in _forks(same)))
+    newest, forks = [], []
+    for same in by_origin.values():
+        ordered = sorted(same, key=lambda account: len(account.leaves))
+        for older, newer in pairwise(ordered):
+            if root(newer.leaves[: len(older.leaves)]) != root(older.leaves):
+                lengths = f"that of {len(older.leaves)} entries is no beginning of that of {len(newer.leaves)}"
+                forks.append(Disagreement(None, (older.institution,), f"signed two logs: {lengths}"))
+                newest.append(older)
+        newest.append(ordered[-1])
+    return newest, forks
 
 
-def _round(key: RoundKey, accounts: Sequence[Account]) -> Iterator[Disagreement]:
-    said = {account.institution: account.rounds[key] for account in accounts if key in account.rounds}
-    published = {who: entry for who, entry in said.items() if entry.outcome == "published"}
+def _round(key: RoundKey, accounts: Sequence[Account]) -> Iterator[Disagreement | Undetermined]:
+    said = [(account.institution, account.rounds[key]) for account in accounts if key in account.rounds]
+    published = [(who, entry) for who, entry in said if entry.outcome == "published"]
     if not published:
         return
+    names = tuple(who for who, _ in published)
     for name in COMPARED:
         values = defaultdict(list)
-        for who, entry in published.items():
+        for who, entry in published:
             values[getattr(entry, name)].append(who)
         if len(values) > 1:
             groups = "; ".join(f"{', '.join(who)}: {_short(value)}" for value, who in values.items())
-            yield Disagreement(key, tuple(published), f"{name} differs ({groups})")
-    members = {member for entry in published.values() for member in entry.members}
-    ended = min(entry.utc for entry in published.values())
+            yield Disagreement(key, names, f"{name} differs ({groups})")
+    members = {member for _, entry in published for member in entry.members}
+    ended = min(entry.utc for _, entry in published)
     for account in accounts:
-        who = account.institution
-        if account.keeps_updates and who in members and key not in account.released and account.last_utc > ended:
-            yield Disagreement(key, (who, *published), f"an update of {who} is in the sum, and its log released none")
-        if who in published or (account.keeps_updates and who not in members) or account.last_utc <= ended:
-            continue
-        outcome = "ended aborted" if who in said else "is not spoken of"
+        if account.institution in members or not account.keeps_updates:
+            yield from _owed(key, account, names, ended)
+
+
+def _owed(
+    key: RoundKey, account: Account, published: tuple[str, ...], ended_utc: str
+) -> Iterator[Disagreement | Undetermined]:
+    """What the log of an institution that had part in a published round must say of it."""
+    who, said = account.institution, account.rounds.get(key)
+    released = key in account.released or not account.keeps_updates
+    if said is None and not account.goes_on_after(key, ended_utc):
+        names = "does not say how it ended" if key in account.released else "names nothing of it"
+        end = f"ends before it, at {account.until_utc}" if account.until_utc else "is empty"
+        yield Undetermined(key, who, f"the log of {who} {names}; by its own account its export {end}", ended_utc)
+        return
+    if not released:
+        yield Disagreement(key, (who, *published), f"an update of {who} is in the sum, and its log released none")
+    if said is None or said.outcome != "published":
+        outcome = "is not spoken of" if said is None else "ended aborted"
         yield Disagreement(key, (who, *published), f"{outcome} in the log of {who}, and published elsewhere")
-
-
-def _forks(same: Sequence[Account]) -> Iterator[Disagreement]:
-    """Of one institution's exports, the longer must begin with the shorter."""
-    ordered = sorted(same, key=lambda account: len(account.leaves))
-    for older, newer in pairwise(ordered):
-        if root(newer.leaves[: len(older.leaves)]) != root(older.leaves):
-            why = f"signed two logs: that of {len(older.leaves)} entries is no beginning of that of {len(newer.leaves)}"
-            yield Disagreement(None, (older.institution,), why)
 
 
 def _short(value: object) -> str:

@@ -10,6 +10,7 @@ import random
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -306,21 +307,33 @@ def test_an_export_of_one_job_or_of_a_time_says_what_it_leaves_out(federation, t
 
 @pytest.fixture
 def compared(federation, tmp_path, capsys):
-    """What a comparison of one bundle with those of everybody else says: exit code, and each disagreement's words."""
-    root = federation.world.state.root
-    others = [federation.aggregator]
+    """What a comparison of one bundle with those of everybody else says: exit code, and each finding's words.
+
+    `instead`: of somebody else another bundle.
+    """
+    others = {"aggregator": federation.aggregator}
     for name in ("north", "west"):
-        others.append(tmp_path / f"{name}.zip")
+        others[name] = tmp_path / f"{name}.zip"
         state = str(federation.world.silos[name].state)
-        assert run(app, ["export", "--state", state, "--out", str(others[-1])]) == 0
+        assert run(app, ["export", "--state", state, "--out", str(others[name])]) == 0
     capsys.readouterr()
 
-    def found(*bundles: Path) -> tuple[int, list[str]]:
-        paths = [str(path) for path in (*bundles, *others)]
-        code = run(app, ["compare", *paths, "--ca", str(root / "ca" / "ca.pem"), "--json"])
+    def found(*bundles: Path, **instead: Path) -> tuple[int, list[str]]:
+        words = [str(path) for path in (*bundles, *(others | instead).values())] + ["--ca", str(federation.ca)]
+        code = run(app, ["compare", *words, "--json"])
         said = json.loads(capsys.readouterr().out)
-        assert said["agree"] == (not said["disagreements"])
-        return code, [f"{each['round']}: {each['what']}" for each in said["disagreements"]]
+        assert said["agree"] == (code == 0) == (not said["disagreements"] and not said["undetermined"])
+        assert run(app, ["compare", *words]) == code
+        text = capsys.readouterr().out
+        assert ("They agree on every round" in text) == said["agree"]
+        for each in said["undetermined"]:
+            assert f"undetermined: {each['what']}" in text
+        if said["undetermined"]:
+            assert f"next: {max(each['next_step'] for each in said['undetermined'])}" in text
+        return code, [
+            *(f"{each['round']}: {each['what']}" for each in said["disagreements"]),
+            *(f"{each['round']}: undetermined: {each['what']}" for each in said["undetermined"]),
+        ]
 
     return found
 
@@ -352,14 +365,51 @@ def test_a_log_that_leaves_a_round_or_a_job_out_verifies_and_others_tell(federat
         capsys.readouterr()
         code, words = compared(forged)
         assert code == 6
-        assert words == [
-            f"{number}: {what}"
-            for number in rounds
-            for what in (
-                "an update of east is in the sum, and its log released none",
-                "is not spoken of in the log of east, and published elsewhere",
-            )
-        ]
+        assert words == left_out(*rounds)
+
+
+def left_out(*rounds: int) -> list[str]:
+    return [
+        f"{number}: {what}"
+        for number in rounds
+        for what in (
+            "an update of east is in the sum, and its log released none",
+            "is not spoken of in the log of east, and published elsewhere",
+        )
+    ]
+
+
+def test_a_clock_set_back_makes_a_left_out_job_undetermined_and_a_witness_tells(federation, compared, tmp_path, capsys):
+    """The job is left out, and what there is looks a month older than it: an old export would look the same."""
+    line = json.loads(federation.members[ENTRIES].splitlines()[0]) | {"utc": "2026-05-01T00:00:00Z"}
+    entries = [canonical_json(each) for each in (line, line | {"population": "others", "sequence": 1})]
+    forged = owner_signed(federation, tmp_path / "forged.zip", entries)
+    why = "the log of east names nothing of it; by its own account its export ends before it, at 2026-05-01T00:00:00Z"
+    assert compared(forged) == (6, [f"{number}: undetermined: {why}" for number in (1, 2)])
+    north = Wallet(federation.world.silos["north"].state / "wallet").identity()
+    members = members_of(forged)
+    (note,) = notes_of(members)
+    for moment, found in ((datetime(2026, 5, 2, tzinfo=UTC), 2), (datetime(2026, 9, 1, tzinfo=UTC), 4)):
+        cosigned = cosign(note, "cloister/sim/silo/north", north.public_key, north.sign, moment)
+        code, words = compared(written(forged, with_notes(members, [with_lines(note, [cosigned])])))
+        assert (code, len(words)) == (6, found)
+    assert words == left_out(1, 2)
+
+
+def test_an_aggregator_that_leaves_its_last_round_out_does_not_agree(federation, compared, tmp_path, capsys):
+    members, wallet = members_of(federation.aggregator), Wallet(federation.world.state.root / "wallet").identity()
+    (last,) = [name for name in members if name.startswith("transcripts/") and name.endswith("-2.json")]
+    less = {name: content for name, content in members.items() if name != last}
+    entries = less[ENTRIES].splitlines()[:1]
+    forged = resigned(less, entries, log_origin("sim", "aggregator"), wallet.public_key, wallet.sign)
+    head = json.loads(forged[HEAD]) | {"entries": 1}
+    path = written(tmp_path / "less.zip", recounted(forged | {HEAD: canonical_json(head)}))
+    assert run(app, ["verify", str(path), "--ca", str(federation.ca)]) == 0
+    capsys.readouterr()
+    code, words = compared(federation.silo, aggregator=path)
+    assert code == 6
+    assert len(words) == 1
+    assert words[0].startswith("2: undetermined: the log of aggregator names nothing of it; ")
 
 
 def test_an_institution_that_shows_two_logs_is_found_out(federation, compared, tmp_path):

@@ -1,17 +1,19 @@
-"""Logs side by side: every kind of disagreement has its words, and an older export denies nothing."""
+"""Logs side by side: every disagreement has its words; an older export denies nothing, and agrees to nothing."""
 
 from dataclasses import replace
 
 import pytest
 
 from privacy.budget import RoundKey
+from privacy.ledger.account import Account, account_of
 from privacy.ledger.codec import decode_entry
-from privacy.ledger.compare import Account, account_of, compare
+from privacy.ledger.compare import Disagreement, Undetermined, compare
 from privacy.ledger.entry import ReleaseEntry, RoundEntry
 from privacy.ledger.merkle import leaf_hash
+from privacy.ledger.witnessed import WitnessReport
 from tests.ledger_logs import JOB, sample_log
 
-EARLY, LATE = "2026-03-01T09:00:00Z", "2026-03-01T10:00:00Z"
+BEFORE, EARLY, LATE = "2026-02-01T09:00:00Z", "2026-03-01T09:00:00Z", "2026-03-01T10:00:00Z"
 KEY = RoundKey(JOB, 1)
 DIGESTS = {
     "transcript_sha256": "aa" * 32,
@@ -31,54 +33,126 @@ def ended(institution: str, outcome: str = "published", **changes: object) -> Ro
 
 def account(name: str, *, last_utc: str = LATE, entry: RoundEntry | None = None, silent: bool = False) -> Account:
     keeps = name != "aggregator"
-    said = {} if silent else {KEY: entry or ended(name)}
-    released = frozenset({KEY} if keeps and not silent else ())
-    return Account(f"cloister/heart/{name}", keeps, (leaf_hash(name.encode()),), last_utc, said, released)
+    return Account(
+        origin=f"cloister/heart/{name}",
+        keeps_updates=keeps,
+        leaves=(leaf_hash(name.encode()),),
+        last_utc=last_utc,
+        cosigned_utc=None,
+        rounds={} if silent else {KEY: entry or ended(name)},
+        released=frozenset({KEY} if keeps and not silent else ()),
+    )
 
 
 EAST, WEST, AGGREGATOR = (account(name) for name in ("east", "west", "aggregator"))
 
 
+def disagreements(*accounts: Account) -> tuple[Disagreement, ...]:
+    found = compare(accounts)
+    assert not found.undetermined
+    assert found.agree == (not found.disagreements)
+    return found.disagreements
+
+
+def undetermined(*accounts: Account) -> tuple[Undetermined, ...]:
+    found = compare(accounts)
+    assert not found.disagreements
+    assert found.agree == (not found.undetermined)
+    return found.undetermined
+
+
 def test_logs_that_say_the_same_agree():
-    assert compare([EAST, WEST, AGGREGATOR]) == ()
-    assert compare([EAST, EAST]) == ()
+    assert compare([EAST, WEST, AGGREGATOR]).agree
+    assert compare([EAST, EAST]).agree
 
 
 @pytest.mark.parametrize("name", ["members", *DIGESTS])
 def test_each_thing_said_of_a_round_is_compared(name):
     other = ("east", "north", "west") if name == "members" else "00" * 32
-    (found,) = compare([EAST, account("west", entry=ended("west", **{name: other}))])
+    (found,) = disagreements(EAST, account("west", entry=ended("west", **{name: other})))
     assert (found.key, found.who) == (KEY, ("east", "west"))
     assert found.what.startswith(f"{name} differs (east: ")
 
 
+LEFT_OUT = [
+    "an update of west is in the sum, and its log released none",
+    "is not spoken of in the log of west, and published elsewhere",
+]
+
+
 def test_a_member_that_is_silent_of_a_round_with_its_update_is_named():
-    words = [found.what for found in compare([EAST, account("west", silent=True)])]
-    assert words == [
-        "an update of west is in the sum, and its log released none",
-        "is not spoken of in the log of west, and published elsewhere",
-    ]
+    assert [found.what for found in disagreements(EAST, account("west", silent=True))] == LEFT_OUT
 
 
-def test_a_round_that_one_published_and_another_abandoned_is_named():
+def test_a_round_that_one_published_and_another_abandoned_is_named_whatever_their_clocks_say():
     nothing = {"members": (), **dict.fromkeys(DIGESTS), "adapter_before_sha256": "cc" * 32}
-    (found,) = compare([EAST, account("west", entry=ended("west", "aborted", **nothing))])
-    assert found.what == "ended aborted in the log of west, and published elsewhere"
-    (found,) = compare([EAST, account("aggregator", silent=True)])
+    for utc in (BEFORE, EARLY, LATE):
+        aborted = account("west", entry=ended("west", "aborted", **nothing), last_utc=utc)
+        (found,) = disagreements(EAST, aborted)
+        assert found.what == "ended aborted in the log of west, and published elsewhere"
+    (found,) = disagreements(EAST, account("aggregator", silent=True))
     assert found.what == "is not spoken of in the log of aggregator, and published elsewhere"
 
 
-def test_who_was_not_in_the_sum_or_exported_before_owes_nothing():
-    assert compare([EAST, WEST, account("north", silent=True)]) == ()
-    assert compare([EAST, account("west", silent=True, last_utc=EARLY)]) == ()
-    assert compare([account("east", silent=True), account("west", silent=True)]) == ()
+def test_who_says_how_a_round_ended_has_released_its_update_before_whatever_its_clock_says():
+    (found,) = disagreements(EAST, replace(WEST, released=frozenset(), last_utc=BEFORE))
+    assert found.what == LEFT_OUT[0]
+
+
+def test_who_was_not_in_the_sum_owes_nothing():
+    assert compare([EAST, WEST, account("north", silent=True)]).agree
+    assert compare([account("east", silent=True), account("west", silent=True)]).agree
+
+
+@pytest.mark.parametrize("utc", [BEFORE, EARLY])
+@pytest.mark.parametrize("who", ["west", "aggregator"])
+def test_an_export_that_ends_before_a_round_leaves_it_undetermined(who, utc):
+    """Its clock may have been set back: it denies nothing, and agrees to nothing."""
+    (found,) = undetermined(EAST, account(who, silent=True, last_utc=utc))
+    assert (found.key, found.who, found.after_utc) == (KEY, who, EARLY)
+    why = f"names nothing of it; by its own account its export ends before it, at {utc}"
+    assert found.what == f"the log of {who} {why}"
+
+
+def test_an_export_from_the_middle_of_a_round_and_an_empty_one_leave_it_undetermined():
+    begun = replace(account("west", silent=True, last_utc=BEFORE), released=frozenset({KEY}))
+    (found,) = undetermined(EAST, begun)
+    assert "does not say how it ended; by its own account" in found.what
+    (found,) = undetermined(EAST, account("west", silent=True, last_utc=""))
+    assert found.what.endswith("its export is empty")
+
+
+def test_a_witness_who_saw_a_log_after_a_round_knows_better_than_its_clock():
+    backdated = account("west", silent=True, last_utc=BEFORE)
+    found = disagreements(EAST, replace(backdated, cosigned_utc=LATE))
+    assert [each.what for each in found] == LEFT_OUT
+    assert undetermined(EAST, replace(backdated, cosigned_utc=EARLY)), "cosigned before the round was over"
+
+
+def test_a_log_that_names_a_later_round_of_the_job_goes_on_after_one_that_it_leaves_out():
+    later = ended("west").model_copy(update={"round": 2})
+    other = replace(account("west", entry=later, last_utc=BEFORE), rounds={later.key: later})
+    other = replace(other, released=frozenset({later.key}))
+    east = replace(EAST, rounds={KEY: ended("east"), later.key: later}, released=frozenset({KEY, later.key}))
+    assert [each.what for each in disagreements(east, other)] == LEFT_OUT
+
+
+def test_an_older_export_beside_the_newest_of_its_log_leaves_nothing_open():
+    older = account("east", silent=True, last_utc=BEFORE)
+    newer = replace(EAST, leaves=(*older.leaves, leaf_hash(b"more")))
+    for logs in ([older, newer, WEST], [WEST, newer, older]):
+        assert compare(logs).agree
+    forked = replace(newer, leaves=(leaf_hash(b"other"), leaf_hash(b"more")))
+    found = compare([older, forked, WEST])
+    assert [each.who for each in found.disagreements] == [("east",)]
+    assert [each.who for each in found.undetermined] == ["east"], "what it signed too is not taken back"
 
 
 def test_an_institution_that_signed_two_logs_is_named():
     longer = replace(EAST, leaves=(*EAST.leaves, leaf_hash(b"more")))
-    assert compare([longer, EAST]) == ()
+    assert compare([longer, EAST]).agree
     forked = replace(EAST, leaves=(leaf_hash(b"other"), leaf_hash(b"more")))
-    (found,) = compare([EAST, forked])
+    (found,) = disagreements(EAST, forked)
     assert (found.key, found.who) == (None, ("east",))
     assert "signed two logs: that of 1 entries is no beginning of that of 2" in found.what
 
@@ -86,8 +160,15 @@ def test_an_institution_that_signed_two_logs_is_named():
 def test_an_account_holds_what_a_log_says_of_rounds():
     log = sample_log()
     entries = [decode_entry(body) for body in log.entries]
-    found = account_of("cloister/heart/hospital-a", log.leaves, entries, keeps_updates=True)
+    late = entries[3].model_copy(update={"utc": "2026-03-01T09:30:00Z"})
+    witnesses = tuple(WitnessReport(name, 1, 1, utc) for name, utc in (("a", LATE), ("b", EARLY)))
+    report = replace(log.verify(), witnesses=witnesses)
+    read = [*entries[:3], late, *entries[4:]]
+    found = account_of(report, log.leaves, read, keeps_updates=True)
     assert found.institution == "hospital-a"
     assert set(found.rounds) == {entry.key for entry in entries if isinstance(entry, RoundEntry)}
     assert found.released == {entry.key for entry in entries if isinstance(entry, ReleaseEntry)}
-    assert found.last_utc == entries[-1].utc
+    assert found.last_utc == late.utc, "clocks are set back as well: the latest counts"
+    assert (found.cosigned_utc, found.until_utc) == (LATE, LATE)
+    alone = account_of(log.verify(), log.leaves, entries, keeps_updates=True)
+    assert (alone.cosigned_utc, alone.until_utc) == (None, entries[-1].utc)

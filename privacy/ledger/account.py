@@ -1,17 +1,20 @@
-"""What one verified log says of rounds: its side when several logs are compared (compare.py)."""
+"""What one verified log says of rounds, and of others: its side when several logs are compared (compare.py)."""
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from privacy.budget import RoundKey
 from privacy.ledger.entry import AnyEntry, ReleaseEntry, RoundEntry
+from privacy.ledger.evidence import Evidence
 from privacy.ledger.verify import Report
+from privacy.record import RoundRecord
 
 
 @dataclass(frozen=True)
 class Account:
-    """What one verified log says of rounds."""
+    """What one verified log says of rounds, and its evidence of others."""
 
     origin: str
     keeps_updates: bool  # a silo's: it releases updates, an aggregator's does not
@@ -19,7 +22,8 @@ class Account:
     last_utc: str  # the latest that an entry states
     cosigned_utc: str | None  # when a witness last cosigned it; None if nobody did
     rounds: Mapping[RoundKey, RoundEntry] = field(repr=False)
-    released: frozenset[RoundKey] = field(repr=False)
+    released: Mapping[RoundKey, str] = field(repr=False)  # SHA-256 of the update's signed header's body
+    updates: Mapping[RoundKey, Mapping[str, str]] = field(repr=False)  # the same by silo, from rounds' transcripts
 
     @property
     def institution(self) -> str:
@@ -47,23 +51,27 @@ def account_of(
     report: Report,
     leaves: Sequence[bytes],
     entries: Iterable[AnyEntry],
+    evidence: Evidence,
     *,
     keeps_updates: bool,
 ) -> Account:
-    """Read the entries of a log with this report once.
+    """Read the entries of a log with this report once, and the evidence that was verified with it.
 
     A verified log says of each round once how it ended, and that it released an update.
     """
     rounds: dict[RoundKey, RoundEntry] = {}
-    released: set[RoundKey] = set()
+    released: dict[RoundKey, str] = {}
+    updates: dict[RoundKey, dict[str, str]] = {}
     last = ""
     for entry in entries:
         last = max(last, entry.utc)
         match entry:
             case RoundEntry():
                 rounds[entry.key] = entry
+                if entry.key in evidence.transcripts:
+                    updates[entry.key] = _updates(entry, evidence.transcripts[entry.key])
             case ReleaseEntry():
-                released.add(entry.key)
+                released[entry.key] = entry.ciphertext_sha256
             case _:
                 pass
     return Account(
@@ -73,5 +81,15 @@ def account_of(
         last_utc=last,
         cosigned_utc=max((each.utc for each in report.witnesses or ()), default=None),
         rounds=rounds,
-        released=frozenset(released),
+        released=released,
+        updates=updates,
     )
+
+
+def _updates(entry: RoundEntry, transcript: bytes) -> dict[str, str]:
+    """Headers stand in the order of the members, which are the entry's: the verifier compared them."""
+    headers = RoundRecord.decode(transcript).headers
+    return {
+        silo: hashlib.sha256(header.signed.body).hexdigest()
+        for silo, header in zip(entry.members, headers, strict=True)
+    }

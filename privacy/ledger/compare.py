@@ -63,6 +63,7 @@ def compare(accounts: Sequence[Account]) -> Comparison:
     found: list[Disagreement | Undetermined] = []
     for key in sorted(keys, key=lambda key: (key.job, key.round_number)):
         found += _round(key, newest)
+        found += _other_updates(key, newest, accounts)
     return Comparison(
         (*(each for each in found if isinstance(each, Disagreement)), *forks),
         tuple(each for each in found if isinstance(each, Undetermined)),
@@ -122,6 +123,19 @@ def _owed(
     if said is None or said.outcome != "published":
         outcome = "is not spoken of" if said is None else "ended aborted"
         yield Disagreement(key, (who, *published), f"{outcome} in the log of {who}, and published elsewhere")
+
+
+def _other_updates(key: RoundKey, newest: Iterable[Account], accounts: Sequence[Account]) -> Iterator[Disagreement]:
+    """The update that a log says it released is the one of which anybody has a transcript."""
+    for account in newest:
+        who, released = account.institution, account.released.get(key)
+        if released is None:
+            continue
+        seen = [(each.institution, each.updates[key].get(who, released)) for each in accounts if key in each.updates]
+        holders = sorted({holder for holder, digest in seen if digest != released})
+        if holders:
+            why = f"the update that {who} released is not the one in the sum, by the transcript of {', '.join(holders)}"
+            yield Disagreement(key, (who, *holders), why)
 
 
 def _short(value: object) -> str:

@@ -412,6 +412,46 @@ def test_an_aggregator_that_leaves_its_last_round_out_does_not_agree(federation,
     assert words[0].startswith("2: undetermined: the log of aggregator names nothing of it; ")
 
 
+def scoped(members: Members) -> Members:
+    """As an export of a time after all rounds: the entries alone."""
+    head = json.loads(members[HEAD]) | {"since": "2030-01-01T00:00:00Z"}
+    kept = {name: c for name, c in members.items() if not name.startswith(("transcripts/", "plans/", "reports/"))}
+    bare = {name: content for name, content in kept.items() if not name.startswith("cards/")}
+    return recounted(bare | {HEAD: canonical_json(head)})
+
+
+def test_another_update_than_the_one_in_the_sum_is_found_where_an_export_brings_no_transcripts(
+    federation, compared, tmp_path, capsys
+):
+    """Its own transcript would tell; with a scope that has none, those of others do."""
+    honest, ca = written(tmp_path / "scoped.zip", scoped(federation.members)), str(federation.ca)
+    assert compared(honest) == (0, [])
+    assert run(app, ["compare", str(honest), str(federation.aggregator), "--ca", ca]) == 0
+    said = capsys.readouterr().out
+    assert (
+        "  the export was of since 2030-01-01T00:00:00Z: 2 of its published rounds were not compared with a transcript"
+        in said
+    )
+    assert run(app, ["compare", str(honest), str(federation.aggregator), "--ca", ca, "--json"]) == 0
+    logs = json.loads(capsys.readouterr().out)["logs"]
+    assert [log["scope"] for log in logs] == [
+        {"job": None, "since": "2030-01-01T00:00:00Z"},
+        {"job": None, "since": None},
+    ]
+    assert [log["rounds_without_transcript"] for log in logs] == [2, 0]
+    entries = [json.loads(line) for line in federation.members[ENTRIES].splitlines()]
+    for sequence in (9, 10):
+        entries[sequence]["ciphertext_sha256"] = "00" * 32
+    wallet = federation.wallet
+    lines = [canonical_json(entry) for entry in entries]
+    forged = resigned(scoped(federation.members), lines, ORIGIN, wallet.public_key, wallet.sign)
+    path = written(tmp_path / "forged.zip", forged)
+    assert run(app, ["verify", str(path), "--ca", ca]) == 0
+    capsys.readouterr()
+    why = "the update that east released is not the one in the sum, by the transcript of aggregator, north, west"
+    assert compared(path) == (6, [f"2: {why}"])
+
+
 def test_an_institution_that_shows_two_logs_is_found_out(federation, compared, tmp_path):
     lines = federation.members[ENTRIES].splitlines()
     other = [canonical_json(json.loads(lines[0]) | {"reason": "another"}), *lines[1:]]

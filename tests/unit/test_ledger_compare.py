@@ -9,6 +9,7 @@ from privacy.ledger.account import Account, account_of
 from privacy.ledger.codec import decode_entry
 from privacy.ledger.compare import Disagreement, Undetermined, compare
 from privacy.ledger.entry import ReleaseEntry, RoundEntry
+from privacy.ledger.evidence import Evidence
 from privacy.ledger.merkle import leaf_hash
 from privacy.ledger.witnessed import WitnessReport
 from tests.ledger_logs import JOB, sample_log
@@ -40,7 +41,8 @@ def account(name: str, *, last_utc: str = LATE, entry: RoundEntry | None = None,
         last_utc=last_utc,
         cosigned_utc=None,
         rounds={} if silent else {KEY: entry or ended(name)},
-        released=frozenset({KEY} if keeps and not silent else ()),
+        released={KEY: "01" * 32} if keeps and not silent else {},
+        updates={},
     )
 
 
@@ -95,7 +97,7 @@ def test_a_round_that_one_published_and_another_abandoned_is_named_whatever_thei
 
 
 def test_who_says_how_a_round_ended_has_released_its_update_before_whatever_its_clock_says():
-    (found,) = disagreements(EAST, replace(WEST, released=frozenset(), last_utc=BEFORE))
+    (found,) = disagreements(EAST, replace(WEST, released={}, last_utc=BEFORE))
     assert found.what == LEFT_OUT[0]
 
 
@@ -115,7 +117,7 @@ def test_an_export_that_ends_before_a_round_leaves_it_undetermined(who, utc):
 
 
 def test_an_export_from_the_middle_of_a_round_and_an_empty_one_leave_it_undetermined():
-    begun = replace(account("west", silent=True, last_utc=BEFORE), released=frozenset({KEY}))
+    begun = replace(account("west", silent=True, last_utc=BEFORE), released={KEY: "01" * 32})
     (found,) = undetermined(EAST, begun)
     assert "does not say how it ended; by its own account" in found.what
     (found,) = undetermined(EAST, account("west", silent=True, last_utc=""))
@@ -132,8 +134,8 @@ def test_a_witness_who_saw_a_log_after_a_round_knows_better_than_its_clock():
 def test_a_log_that_names_a_later_round_of_the_job_goes_on_after_one_that_it_leaves_out():
     later = ended("west").model_copy(update={"round": 2})
     other = replace(account("west", entry=later, last_utc=BEFORE), rounds={later.key: later})
-    other = replace(other, released=frozenset({later.key}))
-    east = replace(EAST, rounds={KEY: ended("east"), later.key: later}, released=frozenset({KEY, later.key}))
+    other = replace(other, released={later.key: "02" * 32})
+    east = replace(EAST, rounds={KEY: ended("east"), later.key: later}, released={KEY: "01" * 32, later.key: "01" * 32})
     assert [each.what for each in disagreements(east, other)] == LEFT_OUT
 
 
@@ -146,6 +148,24 @@ def test_an_older_export_beside_the_newest_of_its_log_leaves_nothing_open():
     found = compare([older, forked, WEST])
     assert [each.who for each in found.disagreements] == [("east",)]
     assert [each.who for each in found.undetermined] == ["east"], "what it signed too is not taken back"
+
+
+def test_an_update_is_the_one_that_others_have_in_their_transcripts():
+    seen = {KEY: {"east": "01" * 32, "west": "01" * 32}}
+    assert compare([EAST, replace(WEST, updates=seen), replace(AGGREGATOR, updates=seen)]).agree
+    other = {KEY: seen[KEY] | {"east": "02" * 32}}
+    (found,) = disagreements(EAST, replace(WEST, updates=other), replace(AGGREGATOR, updates=other))
+    assert (found.key, found.who) == (KEY, ("east", "aggregator", "west"))
+    assert found.what == (
+        "the update that east released is not the one in the sum, by the transcript of aggregator, west"
+    )
+
+
+def test_an_older_export_lends_its_transcripts():
+    """A newer one may be of a scope that has none."""
+    older = replace(WEST, updates={KEY: {"east": "02" * 32}})
+    (found,) = disagreements(EAST, older, replace(WEST, leaves=(*WEST.leaves, leaf_hash(b"more"))))
+    assert found.who == ("east", "west")
 
 
 def test_an_institution_that_signed_two_logs_is_named():
@@ -164,11 +184,13 @@ def test_an_account_holds_what_a_log_says_of_rounds():
     witnesses = tuple(WitnessReport(name, 1, 1, utc) for name, utc in (("a", LATE), ("b", EARLY)))
     report = replace(log.verify(), witnesses=witnesses)
     read = [*entries[:3], late, *entries[4:]]
-    found = account_of(report, log.leaves, read, keeps_updates=True)
+    found = account_of(report, log.leaves, read, Evidence(), keeps_updates=True)
     assert found.institution == "hospital-a"
     assert set(found.rounds) == {entry.key for entry in entries if isinstance(entry, RoundEntry)}
-    assert found.released == {entry.key for entry in entries if isinstance(entry, ReleaseEntry)}
+    assert found.released == {
+        entry.key: entry.ciphertext_sha256 for entry in entries if isinstance(entry, ReleaseEntry)
+    }
     assert found.last_utc == late.utc, "clocks are set back as well: the latest counts"
     assert (found.cosigned_utc, found.until_utc) == (LATE, LATE)
-    alone = account_of(log.verify(), log.leaves, entries, keeps_updates=True)
+    alone = account_of(log.verify(), log.leaves, entries, Evidence(), keeps_updates=True)
     assert (alone.cosigned_utc, alone.until_utc) == (None, entries[-1].utc)

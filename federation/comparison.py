@@ -84,6 +84,7 @@ def _read(path: Path, ca: Path) -> ComparedBundle:
             report = verified(bundle, trusted)
             account = account_of(
                 report,
+                (*trusted.earlier_keys, trusted.public_key),
                 bundle.leaves(),
                 (decode_entry(body) for body in bundle.entries()),
                 evidence,

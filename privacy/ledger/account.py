@@ -9,7 +9,16 @@ from privacy.budget import RoundKey
 from privacy.ledger.entry import AnyEntry, ReleaseEntry, RoundEntry
 from privacy.ledger.evidence import Evidence
 from privacy.ledger.verify import Report
+from privacy.plan import JobPlan
 from privacy.record import RoundRecord
+
+
+@dataclass(frozen=True)
+class PlanKeys:
+    """The identity keys (hex) by which a plan names its silos and its aggregator; when a log first spoke of its job."""
+
+    first_utc: str
+    keys: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -18,12 +27,14 @@ class Account:
 
     origin: str
     keeps_updates: bool  # a silo's: it releases updates, an aggregator's does not
+    keys: tuple[str, ...]  # all that the log has had, raw Ed25519, hex
     leaves: tuple[bytes, ...] = field(repr=False)
     last_utc: str  # the latest that an entry states
     cosigned_utc: str | None  # when a witness last cosigned it; None if nobody did
     rounds: Mapping[RoundKey, RoundEntry] = field(repr=False)
     released: Mapping[RoundKey, str] = field(repr=False)  # SHA-256 of the update's signed header's body
     updates: Mapping[RoundKey, Mapping[str, str]] = field(repr=False)  # the same by silo, from rounds' transcripts
+    plans: Mapping[str, PlanKeys] = field(repr=False)  # by job
 
     @property
     def institution(self) -> str:
@@ -49,6 +60,7 @@ class Account:
 
 def account_of(
     report: Report,
+    keys: Iterable[bytes],
     leaves: Sequence[bytes],
     entries: Iterable[AnyEntry],
     evidence: Evidence,
@@ -62,9 +74,13 @@ def account_of(
     rounds: dict[RoundKey, RoundEntry] = {}
     released: dict[RoundKey, str] = {}
     updates: dict[RoundKey, dict[str, str]] = {}
+    jobs: dict[str, str] = {}
     last = ""
     for entry in entries:
         last = max(last, entry.utc)
+        job = getattr(entry, "job", None)
+        if job is not None:
+            jobs.setdefault(job, entry.utc)
         match entry:
             case RoundEntry():
                 rounds[entry.key] = entry
@@ -77,12 +93,14 @@ def account_of(
     return Account(
         origin=report.origin,
         keeps_updates=keeps_updates,
+        keys=tuple(key.hex() for key in keys),
         leaves=tuple(leaves),
         last_utc=last,
         cosigned_utc=max((each.utc for each in report.witnesses or ()), default=None),
         rounds=rounds,
         released=released,
         updates=updates,
+        plans={job: PlanKeys(jobs[job], _keys(plan)) for job, plan in evidence.plans.items()},
     )
 
 
@@ -93,3 +111,9 @@ def _updates(entry: RoundEntry, transcript: bytes) -> dict[str, str]:
         silo: hashlib.sha256(header.signed.body).hexdigest()
         for silo, header in zip(entry.members, headers, strict=True)
     }
+
+
+def _keys(plan: bytes) -> dict[str, str]:
+    decoded = JobPlan.decode(plan)
+    silos = {name: key.hex() for name, key in decoded.identity_keys.items()}
+    return silos | {decoded.aggregator.name: decoded.aggregator.identity_key}

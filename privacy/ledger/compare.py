@@ -64,6 +64,7 @@ def compare(accounts: Sequence[Account]) -> Comparison:
     for key in sorted(keys, key=lambda key: (key.job, key.round_number)):
         found += _round(key, newest)
         found += _other_updates(key, newest, accounts)
+    found += _other_keys(accounts)
     return Comparison(
         (*(each for each in found if isinstance(each, Disagreement)), *forks),
         tuple(each for each in found if isinstance(each, Undetermined)),
@@ -136,6 +137,29 @@ def _other_updates(key: RoundKey, newest: Iterable[Account], accounts: Sequence[
         if holders:
             why = f"the update that {who} released is not the one in the sum, by the transcript of {', '.join(holders)}"
             yield Disagreement(key, (who, *holders), why)
+
+
+def _other_keys(accounts: Sequence[Account]) -> Iterator[Disagreement | Undetermined]:
+    """A plan names each institution by a key that its log has had."""
+    had: defaultdict[str, set[str]] = defaultdict(set)
+    until: defaultdict[str, str] = defaultdict(str)
+    for account in accounts:
+        had[account.institution].update(account.keys)
+        until[account.institution] = max(until[account.institution], account.until_utc)
+    strange: defaultdict[tuple[str, str, str], dict[str, str]] = defaultdict(dict)
+    for account in accounts:
+        for job, plan in account.plans.items():
+            for who in plan.keys.keys() & had.keys():
+                if plan.keys[who] not in had[who]:
+                    strange[job, who, plan.keys[who]][account.institution] = plan.first_utc
+    for (job, who, key), holders in sorted(strange.items()):
+        first = min(holders.values())
+        names = f"the plan of job {job[:12]} in the bundle of {', '.join(holders)} names {who} by the key {key[:16]}"
+        if until[who] > first:
+            yield Disagreement(None, (who, *holders), f"{names}, which the log of {who} never had")
+        else:
+            why = f"{names}, which the log of {who} has not; by its own account its export ends before that job"
+            yield Undetermined(None, who, why, first)
 
 
 def _short(value: object) -> str:

@@ -25,6 +25,7 @@ from federation.ledger_cli import app
 from privacy.canonical import canonical_json
 from privacy.ledger.checkpoint import join_notes, log_origin, parse_note, split_notes
 from privacy.ledger.cosignature import cosign, with_lines
+from privacy.plan import JobPlan
 from runtime.bundle_form import CHECKPOINTS, ENTRIES, HEAD, LEAVES
 from runtime.console import run
 from silo_agent import client
@@ -450,6 +451,27 @@ def test_another_update_than_the_one_in_the_sum_is_found_where_an_export_brings_
     capsys.readouterr()
     why = "the update that east released is not the one in the sum, by the transcript of aggregator, north, west"
     assert compared(path) == (6, [f"2: {why}"])
+
+
+def test_an_invented_member_of_a_plan_is_found_beside_the_log_of_the_real_one(federation, compared, tmp_path, capsys):
+    """Who makes up a cohort needs its keys: a plan of such a job verifies, and the real member never had the key."""
+    members, wallet = federation.members, federation.wallet
+    plan = json.loads(next(content for name, content in members.items() if name.startswith("plans/")))
+    (north,) = [member for member in plan["cohort"]["roster"] if member["name"] == "north"]
+    north["identity_key"] = Ed25519PrivateKey.generate().public_key().public_bytes_raw().hex()
+    invented = canonical_json(plan)
+    job = JobPlan.decode(invented).digest().hex()
+    lines = members[ENTRIES].splitlines()
+    approval = canonical_json(json.loads(lines[2]) | {"job": job})
+    entries = renumbered([*lines[:3], approval, *lines[3:]])
+    more = recounted(members | {f"plans/{job}.json": invented})
+    forged = resigned(more, entries, ORIGIN, wallet.public_key, wallet.sign)
+    head = json.loads(forged[HEAD]) | {"entries": len(entries)}
+    path = written(tmp_path / "forged.zip", forged | {HEAD: canonical_json(head)})
+    assert run(app, ["verify", str(path), "--ca", str(federation.ca)]) == 0
+    capsys.readouterr()
+    names = f"names north by the key {north['identity_key'][:16]}, which the log of north never had"
+    assert compared(path) == (6, [f"None: the plan of job {job[:12]} in the bundle of east {names}"])
 
 
 def test_an_institution_that_shows_two_logs_is_found_out(federation, compared, tmp_path):

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from privacy.budget import RoundKey
-from privacy.ledger.account import Account, account_of
+from privacy.ledger.account import Account, PlanKeys, account_of
 from privacy.ledger.codec import decode_entry
 from privacy.ledger.compare import Disagreement, Undetermined, compare
 from privacy.ledger.entry import ReleaseEntry, RoundEntry
@@ -15,6 +15,7 @@ from privacy.ledger.witnessed import WitnessReport
 from tests.ledger_logs import JOB, sample_log
 
 BEFORE, EARLY, LATE = "2026-02-01T09:00:00Z", "2026-03-01T09:00:00Z", "2026-03-01T10:00:00Z"
+KEYS = {name: f"{number:02}" * 32 for number, name in enumerate(("east", "north", "west", "aggregator"))}
 KEY = RoundKey(JOB, 1)
 DIGESTS = {
     "transcript_sha256": "aa" * 32,
@@ -37,12 +38,14 @@ def account(name: str, *, last_utc: str = LATE, entry: RoundEntry | None = None,
     return Account(
         origin=f"cloister/heart/{name}",
         keeps_updates=keeps,
+        keys=(KEYS[name],),
         leaves=(leaf_hash(name.encode()),),
         last_utc=last_utc,
         cosigned_utc=None,
         rounds={} if silent else {KEY: entry or ended(name)},
         released={KEY: "01" * 32} if keeps and not silent else {},
         updates={},
+        plans={},
     )
 
 
@@ -168,6 +171,37 @@ def test_an_older_export_lends_its_transcripts():
     assert found.who == ("east", "west")
 
 
+def planned(utc: str = EARLY, **keys: str) -> dict[str, PlanKeys]:
+    return {JOB: PlanKeys(utc, KEYS | keys)}
+
+
+def test_a_plan_names_institutions_by_keys_that_their_logs_have_had():
+    assert compare([replace(EAST, plans=planned()), WEST, AGGREGATOR]).agree
+    assert compare([replace(EAST, plans=planned(north="ff" * 32)), WEST]).agree, "whose bundle is not there"
+    rotated = replace(WEST, keys=(KEYS["west"], "ff" * 32))
+    for key in rotated.keys:
+        assert compare([replace(EAST, plans=planned(west=key)), rotated]).agree
+    for who, log in (("west", WEST), ("aggregator", AGGREGATOR)):
+        accused = replace(EAST, plans=planned(**{who: "ff" * 32}))
+        (found,) = disagreements(accused, log)
+        assert (found.key, found.who) == (None, (who, "east"))
+        assert found.what == (
+            f"the plan of job {JOB[:12]} in the bundle of east names {who} by the key {'ff' * 8}, "
+            f"which the log of {who} never had"
+        )
+
+
+def test_a_key_from_after_an_export_is_undetermined_until_a_newer_export_has_it():
+    east, older = replace(EAST, plans=planned(LATE, west="ff" * 32)), replace(WEST, last_utc=LATE)
+    (found,) = undetermined(east, older)
+    assert (found.key, found.who, found.after_utc) == (None, "west", LATE)
+    assert "its export ends before that job" in found.what
+    newer = replace(WEST, keys=(KEYS["west"], "ff" * 32), leaves=(*WEST.leaves, leaf_hash(b"more")))
+    for logs in ([east, older, newer], [newer, older, east]):
+        assert compare(logs).agree
+    assert disagreements(east, replace(older, cosigned_utc="2026-03-02T00:00:00Z"))
+
+
 def test_an_institution_that_signed_two_logs_is_named():
     longer = replace(EAST, leaves=(*EAST.leaves, leaf_hash(b"more")))
     assert compare([longer, EAST]).agree
@@ -184,13 +218,13 @@ def test_an_account_holds_what_a_log_says_of_rounds():
     witnesses = tuple(WitnessReport(name, 1, 1, utc) for name, utc in (("a", LATE), ("b", EARLY)))
     report = replace(log.verify(), witnesses=witnesses)
     read = [*entries[:3], late, *entries[4:]]
-    found = account_of(report, log.leaves, read, Evidence(), keeps_updates=True)
-    assert found.institution == "hospital-a"
+    found = account_of(report, [log.public_key], log.leaves, read, Evidence(), keeps_updates=True)
+    assert (found.institution, found.keys) == ("hospital-a", (log.public_key.hex(),))
     assert set(found.rounds) == {entry.key for entry in entries if isinstance(entry, RoundEntry)}
     assert found.released == {
         entry.key: entry.ciphertext_sha256 for entry in entries if isinstance(entry, ReleaseEntry)
     }
     assert found.last_utc == late.utc, "clocks are set back as well: the latest counts"
     assert (found.cosigned_utc, found.until_utc) == (LATE, LATE)
-    alone = account_of(log.verify(), log.leaves, entries, Evidence(), keeps_updates=True)
+    alone = account_of(log.verify(), [log.public_key], log.leaves, entries, Evidence(), keeps_updates=True)
     assert (alone.cosigned_utc, alone.until_utc) == (None, entries[-1].utc)

@@ -383,7 +383,7 @@ def left_out(*rounds: int) -> list[str]:
 def test_a_clock_set_back_makes_a_left_out_job_undetermined_and_a_witness_tells(federation, compared, tmp_path, capsys):
     """The job is left out, and what there is looks a month older than it: an old export would look the same."""
     line = json.loads(federation.members[ENTRIES].splitlines()[0]) | {"utc": "2026-05-01T00:00:00Z"}
-    entries = [canonical_json(each) for each in (line, line | {"population": "others", "sequence": 1})]
+    entries = [canonical_json(each) for each in (line, line | {"population": "others", "actor": "x", "sequence": 1})]
     forged = owner_signed(federation, tmp_path / "forged.zip", entries)
     why = "the log of east names nothing of it; by its own account its export ends before it, at 2026-05-01T00:00:00Z"
     assert compared(forged) == (6, [f"{number}: undetermined: {why}" for number in (1, 2)])

@@ -60,10 +60,11 @@ def init(
         "listen": listen,
         "enrolment_listen": enrolment_listen,
     }
-    text = (
-        f"Federation {federation} in {state}\naggregator's identity fingerprint {facts['fingerprint']}\n"
-        f"Next: cloister aggregator run --state {state}, and cloister aggregator invite NAME --state {state}"
-    )
+    text = [
+        f"Federation {federation} in {state}",
+        f"aggregator's identity fingerprint {facts['fingerprint']}",
+        f"Next: cloister aggregator run --state {state}, and cloister aggregator invite NAME --state {state}",
+    ]
     emit(facts, as_json=as_json, text=text)
 
 
@@ -131,7 +132,7 @@ def submit(
             _plan(job, folder, state)
         with coordinator(_folder(state)) as aggregator:
             digest = aggregator.submit(folder).hex()
-    emit({"job": digest}, as_json=as_json, text=f"job {digest}\nNext: cloister aggregator watch --state {state}")
+    emit({"job": digest}, as_json=as_json, text=[f"job {digest}", f"Next: cloister aggregator watch --state {state}"])
 
 
 @app.command()
@@ -160,27 +161,27 @@ def watch(state: State = DEFAULT_STATE, as_json: Json = False) -> None:
 def rounds(job: JobName, state: State = DEFAULT_STATE, as_json: Json = False) -> None:
     """List a job's rounds: who took part, who is in the sum, how long it took."""
     from aggregator.client import coordinator
-    from aggregator.display import round_facts, rounds_table
+    from aggregator.display import round_facts, rounds_shown
     from runtime.console import emit
 
     with coordinator(_folder(state)) as aggregator:
         found = aggregator.find(job)
         listed = aggregator.rounds(found.job)
     facts = {"job": found.job.hex(), "name": found.name, "rounds": [round_facts(each) for each in listed]}
-    emit(facts, as_json=as_json, text=rounds_table(found.name, listed))
+    emit(facts, as_json=as_json, text=rounds_shown(found.name, listed))
 
 
 @app.command()
 def status(state: State = DEFAULT_STATE, as_json: Json = False) -> None:
     """Say who is enrolled and connected, and where every job stands."""
     from aggregator.client import coordinator
-    from aggregator.display import job_facts, member_facts, status_text
+    from aggregator.display import job_facts, member_facts, status_shown
     from runtime.console import emit
 
     with coordinator(_folder(state)) as aggregator:
         members, jobs = aggregator.members(), aggregator.jobs()
     facts = {"members": [member_facts(each) for each in members], "jobs": [job_facts(each) for each in jobs]}
-    emit(facts, as_json=as_json, text=status_text(members, jobs))
+    emit(facts, as_json=as_json, text=status_shown(members, jobs))
 
 
 @app.command()
@@ -226,7 +227,7 @@ def model(
         write_parts_durably(out, (part.values for part in aggregator.model(found.job)))
     digest = file_digest(out).hex()
     facts = {"job": found.job.hex(), "file": str(out), "adapter_digest": digest}
-    emit(facts, as_json=as_json, text=f"model of {found.name}: {out}\nadapter digest {digest}")
+    emit(facts, as_json=as_json, text=[f"model of {found.name}: {out}", f"adapter digest {digest}"])
 
 
 def _folder(state: Path) -> "StateFolder":

@@ -46,12 +46,10 @@ def member_facts(member: Member) -> dict[str, Any]:
     }
 
 
-def status_text(members: Sequence[Member], jobs: Sequence[JobStatus]) -> "RenderableType":
+def status_shown(members: Sequence[Member], jobs: Sequence[JobStatus]) -> "list[RenderableType]":
     """Members and jobs."""
-    from rich.console import Group
-
     people = [(each.role, each.name, "connected" if each.connected else "") for each in members]
-    return Group(table(("role", "name", ""), people, title="Members"), jobs_table(jobs))
+    return [table(("role", "name", ""), people, title="Members"), jobs_table(jobs)]
 
 
 def jobs_table(jobs: Iterable[JobStatus]) -> "RenderableType":
@@ -70,7 +68,7 @@ def jobs_table(jobs: Iterable[JobStatus]) -> "RenderableType":
     return table(("job", "digest", "phase", "rounds", "now", "reason"), rows, title="Jobs") if rows else "no jobs yet"
 
 
-def rounds_table(name: str, found: Sequence[RoundStatus]) -> "RenderableType":
+def rounds_shown(name: str, found: Sequence[RoundStatus]) -> "list[RenderableType]":
     """A line a round."""
     rows = [
         (
@@ -84,13 +82,11 @@ def rounds_table(name: str, found: Sequence[RoundStatus]) -> "RenderableType":
         for each in found
     ]
     if not rows:
-        return f"{name}: no round yet"
+        return [f"{name}: no round yet"]
     rounds = table(("round", "phase", "in the sum", "seconds", "received", "reason"), rows, title=name)
     published = [each for one in found for each in one.validations]
     if not published:
-        return rounds
-    from rich.console import Group
-
+        return [rounds]
     figures = [
         (
             each.round,
@@ -102,7 +98,7 @@ def rounds_table(name: str, found: Sequence[RoundStatus]) -> "RenderableType":
         for each in published
     ]
     heads = ("round", "accuracy", "noise (one deviation)", "loss", "held-out units")
-    return Group(rounds, table(heads, figures, title="What the round started from, on all held-out parts"))
+    return [rounds, table(heads, figures, title="What the round started from, on all held-out parts")]
 
 
 def print_lines(changes: Iterable[JobStatus]) -> None:

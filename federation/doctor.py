@@ -18,6 +18,7 @@ from pathlib import Path
 
 from privacy.errors import CloisterError, ConfigError
 from runtime.config import load_config
+from runtime.console import printable
 
 EXTRAS = ("auditor", "aggregator", "silo", "demo")
 LEAST_FREE_GB = 2.0
@@ -46,9 +47,9 @@ def doctor(silo_state: Path | None, *, as_json: bool) -> None:
     else:
         for finding in findings:
             mark = "ok  " if finding.well else "FAIL"
-            print(f"{mark} {finding.what}: {finding.found}")  # noqa: T201
+            print(printable(f"{mark} {finding.what}: {finding.found}"))  # noqa: T201
             if not finding.well:
-                print(f"     -> {finding.next_step}")  # noqa: T201
+                print(printable(f"     -> {finding.next_step}"))  # noqa: T201
     wrong = [finding.what for finding in findings if not finding.well]
     if wrong:
         raise ConfigError("cloister doctor", f"found something wrong with {', '.join(wrong)}", "Do what it says above.")

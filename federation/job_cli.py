@@ -1,10 +1,11 @@
 """`cloister job plan|show`: what a job file becomes, and what the job promises and costs."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from runtime.console import emit
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -28,12 +29,9 @@ def plan(
     from federation.membership import enrolled
 
     made = prepare(job_file, out, enrolled(state), silos=silo or (), model_folder=model_folder)
-    if as_json:
-        typer.echo(
-            json.dumps({"job": made.digest().hex(), "name": made.name, "values": made.values, "folder": str(out)})
-        )
-    else:
-        typer.echo(f"{made.name}: {made.values} values, {made.rounds} rounds, {len(made.cohort.roster)} silos -> {out}")
+    value = {"job": made.digest().hex(), "name": made.name, "values": made.values, "folder": str(out)}
+    text = f"{made.name}: {made.values} values, {made.rounds} rounds, {len(made.cohort.roster)} silos -> {out}"
+    emit(value, as_json=as_json, text=text)
 
 
 @app.command()
@@ -47,18 +45,18 @@ def show(
 
     found = read_plan(folder)
     told = {"promises": promises(found), "cost": cost(found)}
-    if as_json:
-        typer.echo(json.dumps({"job": found.digest().hex(), "plan": found.model_dump(mode="json"), **told}))
-        return
-    typer.echo(f"job       {found.name} ({found.digest().hex()})")
-    typer.echo(f"purpose   {found.purpose}")
-    typer.echo(f"rounds    {found.rounds} of {found.values} values each, {found.grid.bits} bits a value")
-    typer.echo(f"server    {found.server.kind}, learning rate {found.server.learning_rate:g}")
-    typer.echo(f"silos     {', '.join(member.name for member in found.cohort.roster)}; least {found.cohort.minimum}")
-    typer.echo(f"costs     {told['cost'] or 'nothing: a rehearsal touches no data'}")
+    lines = [
+        f"job       {found.name} ({found.digest().hex()})",
+        f"purpose   {found.purpose}",
+        f"rounds    {found.rounds} of {found.values} values each, {found.grid.bits} bits a value",
+        f"server    {found.server.kind}, learning rate {found.server.learning_rate:g}",
+        f"silos     {', '.join(member.name for member in found.cohort.roster)}; least {found.cohort.minimum}",
+        f"costs     {told['cost'] or 'nothing: a rehearsal touches no data'}",
+    ]
     if found.dp is not None and found.dp.metrics is not None:
-        typer.echo("publishes accuracy and loss on all held-out parts together, each round, noised and charged")
-    typer.echo(f"opens to  {found.open_to.replace('+', ' and ')}")
-    typer.echo(f"suite     {found.suite.value}, parameters {found.parameters}")
-    for what, promise in promises(found).items():
-        typer.echo(f"  {what:<26} {promise}")
+        lines.append("publishes accuracy and loss on all held-out parts together, each round, noised and charged")
+    lines.append(f"opens to  {found.open_to.replace('+', ' and ')}")
+    lines.append(f"suite     {found.suite.value}, parameters {found.parameters}")
+    lines += [f"  {what:<26} {promise}" for what, promise in promises(found).items()]
+    value = {"job": found.digest().hex(), "plan": found.model_dump(mode="json"), **told}
+    emit(value, as_json=as_json, text=lines)

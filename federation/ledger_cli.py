@@ -65,7 +65,7 @@ def show(
         openings = archive_of(connection, state).openings()
     value = {"origin": origin, "size": size, "entries": [json_module.loads(body) for body in bodies]}
     lines = [f"{origin}: {size} entries", *(_line(readable(decode_entry(body), openings)) for body in bodies)]
-    emit(value, as_json=json, text="\n".join(lines))
+    emit(value, as_json=json, text=lines)
 
 
 @app.command()
@@ -161,7 +161,7 @@ def verify(
     emit(
         value | {"scope": asked},
         as_json=json,
-        text="\n".join([*_summary(report, trusted.public_key), *_compared(report, asked)]),
+        text=[*_summary(report, trusted.public_key), *_compared(report, asked)],
     )
 
 
@@ -196,7 +196,7 @@ def report(
     emit(
         {"verified": True, **asdict(written)},
         as_json=json,
-        text="\n".join(written.lines()),
+        text=list(written.lines()),
     )
 
 
@@ -220,7 +220,7 @@ def compare(
     from federation.comparison import compared
 
     found = compared(bundles, ca)
-    emit(found.value(), as_json=json, text="\n".join(found.lines()))
+    emit(found.value(), as_json=json, text=found.lines())
     if not found.comparison.agree:
         raise typer.Exit(int(VerificationError.exit_code))
 

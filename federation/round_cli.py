@@ -27,4 +27,4 @@ def verify(
     from runtime.console import emit
 
     facts = check(transcript, sum_file)
-    emit(facts, as_json=as_json, text="\n".join(lines(facts)))
+    emit(facts, as_json=as_json, text=list(lines(facts)))

@@ -14,15 +14,18 @@ if TYPE_CHECKING:
     import typer
     from rich.console import RenderableType
 
+    Shown = RenderableType | Sequence[RenderableType]
+
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 PIPE_WIDTH = 240  # a file or a pipe has no width to keep to: no table is cut for it
 _TRACEBACK = "CLOISTER_TRACEBACK"
+_REPLACED = "\N{REPLACEMENT CHARACTER}"
 
 
 def run(app: "typer.Typer", arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code and never raises.
 
-    A CloisterError is printed as what, why and next step on stderr, one line each, or with `--json` as one object
+    A CloisterError is printed as what, why and next step on stderr, a line each, or with `--json` as one object
     {"error": {...}} on stdout. Any other exception is a bug: its class and place are named, its text is not, since it
     might quote data; CLOISTER_TRACEBACK=1 shows the whole of it.
     """
@@ -55,15 +58,30 @@ def kind_of(error: CloisterError) -> str:
     return type(error).__name__.removesuffix("Error").lower()
 
 
-def emit(value: Any, *, as_json: bool, text: "RenderableType | None" = None) -> None:  # noqa: ANN401 - any JSON value
-    """Print a command's result: `value` as one JSON object, or else `text` (by default the keys and values)."""
+def emit(value: Any, *, as_json: bool, text: "Shown | None" = None) -> None:  # noqa: ANN401 - any JSON value
+    """Print a command's result: `value` as one JSON object, or else `text` (by default the keys and values).
+
+    A str is one line, whatever is in it: names, purposes and reasons are other people's (see `printable`). Several
+    lines, or tables among them, are a sequence. The JSON is exact.
+    """
     if as_json:
         sys.stdout.write(json.dumps(value, sort_keys=True, allow_nan=False) + "\n")
         return
     from rich.console import Console
 
+    shown = _plain(value) if text is None else text
+    parts = [shown] if isinstance(shown, str) or not isinstance(shown, Sequence) else shown
+    lines = [printable(part) if isinstance(part, str) else part for part in parts]
     width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPE_WIDTH
-    Console(highlight=False, soft_wrap=True, width=width).print(_plain(value) if text is None else text, markup=False)
+    console = Console(highlight=False, soft_wrap=True, width=width, emoji=False)
+    console.print(*lines, sep="\n", markup=False)
+
+
+def printable(text: str) -> str:
+    """The text as one line that does nothing but read: each sign that does not print (a line break, the beginning of a
+    terminal's command) or turns the direction of a text is shown as a replacement sign.
+    """
+    return text if text.isprintable() else "".join(sign if sign.isprintable() else _REPLACED for sign in text)
 
 
 def require_file(path: Path) -> None:
@@ -78,9 +96,10 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str |
     from rich.table import Table
     from rich.text import Text
 
-    made = Table(*columns, title=title, box=SIMPLE)
+    heading = None if title is None else Text(printable(title), style="table.title")
+    made = Table(*columns, title=heading, box=SIMPLE)
     for row in rows:
-        made.add_row(*(Text(str(cell)) for cell in row))
+        made.add_row(*(Text(printable(str(cell))) for cell in row))
     return made
 
 
@@ -89,20 +108,24 @@ def bytes_text(count: int) -> str:
     return f"{count / 1e6:.2f} MB" if count >= 1e6 else f"{count / 1e3:.0f} kB"
 
 
-def _plain(value: Any) -> str:  # noqa: ANN401 - any JSON value
-    if isinstance(value, Mapping):
-        return "\n".join(f"{key}: {item}" for key, item in value.items())
-    return str(value)
+def _plain(value: Any) -> list[str]:  # noqa: ANN401 - any JSON value
+    return [f"{key}: {item}" for key, item in value.items()] if isinstance(value, Mapping) else [str(value)]
 
 
 def _report(error: CloisterError, *, as_json: bool) -> int:
     if as_json:
         sys.stdout.write(json.dumps(error_document(error), sort_keys=True) + "\n")
     else:
-        sys.stderr.write(f"cloister: {error.what}\n  why:  {error.why}\n  next: {error.next_step}\n")
+        what, why, step = map(_quoted, (error.what, error.why, error.next_step))
+        sys.stderr.write(f"cloister: {what}\n  why:  {why}\n  next: {step}\n")
     if os.environ.get(_TRACEBACK):
         traceback.print_exception(error.__cause__ if isinstance(error, _UnexpectedError) else error)
     return int(error.exit_code)
+
+
+def _quoted(text: str) -> str:
+    """An error's text, which may quote others: its further lines can be told from those that we begin."""
+    return "\n      | ".join(map(printable, text.rstrip("\n").split("\n")))
 
 
 class _UnexpectedError(InternalError):

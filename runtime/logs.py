@@ -12,7 +12,7 @@ import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from privacy.errors import CloisterError
-from runtime.console import kind_of, place_of
+from runtime.console import kind_of, place_of, printable
 
 FIELDS = frozenset(
     {
@@ -36,6 +36,11 @@ def allowed_only(logger: WrappedLogger, method: str, event: EventDict) -> EventD
     return kept | ({"dropped": dropped} if dropped else {})
 
 
+def readable(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:  # noqa: ARG001 - structlog's shape
+    """For a terminal: what others wrote moves no cursor."""
+    return {name: printable(value) if isinstance(value, str) else value for name, value in event.items()}
+
+
 def error_without_data(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:  # noqa: ARG001
     """Replace `exc_info` by the exception's class and place; its text only if it is one of our own errors."""
     error = event.pop("exc_info", None)
@@ -51,10 +56,10 @@ def error_without_data(logger: WrappedLogger, method: str, event: EventDict) -> 
 def configure_logs(level: str = "info", stream: TextIO | None = None, *, as_json: bool = False) -> None:
     """Set up structlog for this process; to stderr unless `stream` is given. JSON unless that is a terminal."""
     out = sys.stderr if stream is None else stream
-    renderer: Processor = (
-        structlog.dev.ConsoleRenderer(pad_event_to=0)
+    renderers: list[Processor] = (
+        [readable, structlog.dev.ConsoleRenderer(pad_event_to=0)]
         if out.isatty() and not as_json
-        else structlog.processors.JSONRenderer(sort_keys=True)
+        else [structlog.processors.JSONRenderer(sort_keys=True)]
     )
     logging.getLogger("grpc").setLevel(logging.CRITICAL)  # it would print exceptions with their text
     structlog.configure(
@@ -64,7 +69,7 @@ def configure_logs(level: str = "info", stream: TextIO | None = None, *, as_json
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             error_without_data,
             allowed_only,
-            renderer,
+            *renderers,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
         logger_factory=structlog.PrintLoggerFactory(out),

@@ -24,6 +24,7 @@ from privacy.errors import (
     Unavailable,
     VerificationError,
 )
+from runtime.console import printable
 
 METADATA_KEY = "cloister-error-bin"
 
@@ -114,17 +115,17 @@ def _told(error: CloisterError) -> CloisterError:
 def _decode(data: bytes, what: str) -> CloisterError:
     try:
         value = parse_canonical(data, "error status")
-        texts = [_printable(value[key]) for key in ("what", "why", "next_step")]
+        texts = [_readable(value[key]) for key in ("what", "why", "next_step")]
         return _CLASSES[value["kind"]](*texts)
     except (ProtocolError, KeyError, TypeError, AttributeError):
         return ProtocolError(what, "the other side's error cannot be read", "Compare the two software versions.")
 
 
-def _printable(text: Any) -> str:  # noqa: ANN401 - parsed JSON
+def _readable(text: Any) -> str:  # noqa: ANN401 - parsed JSON
     """At most 1000 characters, none of which moves a terminal's cursor."""
     if not isinstance(text, str):
         raise TypeError(type(text).__name__)
-    return "".join(letter if letter.isprintable() else " " for letter in text[:_LONGEST])
+    return printable(text[:_LONGEST])
 
 
 def _from_code(code: grpc.StatusCode, details: str, what: str) -> CloisterError:

@@ -29,7 +29,7 @@ def admins_key(
     from runtime.console import emit
 
     public_key = make_person_key(out, _passphrase(twice=True))
-    text = f"your key is in {out}; its public half, for `cloister silo admins add`:\n{public_key}"
+    text = [f"your key is in {out}; its public half, for `cloister silo admins add`:", public_key]
     emit({"key": str(out), "public_key": public_key}, as_json=as_json, text=text)
 
 
@@ -45,10 +45,11 @@ def admins_list(state: State = DEFAULT_STATE, as_json: Json = False) -> None:
         found = governance(connection)
     rows = sorted(found.administrators.items())
     listed = [{"person": person, "public_key": key} for person, key in rows]
-    text = "\n".join(f"{person}  {key}" for person, key in rows)
+    text = [f"{person}  {key}" for person, key in rows]
     if len(rows) < QUORUM:
-        text += "\nno budget can be changed yet: that takes two. Next: cloister silo admins add PERSON --public-key KEY"
-    text = text.strip()
+        text.append(
+            "no budget can be changed yet: that takes two. Next: cloister silo admins add PERSON --public-key KEY"
+        )
     emit({"administrators": listed, "changes": found.number}, as_json=as_json, text=text)
 
 
@@ -91,13 +92,14 @@ def admins_sign(
     """Read what a proposal changes, and sign it. Needs no state folder: do it on your own machine."""
     from certs.person_key import load_person_key
     from privacy.two_person import change_text
-    from runtime.console import emit
+    from runtime.console import emit, printable
     from runtime.files import write_durably
 
     proposal, signing = _read(file), load_person_key(key, _passphrase(twice=False))
-    what = f"{proposal.statement.log}\n{change_text(proposal.statement.change)}\nbecause {proposal.statement.reason}"
+    said = proposal.statement
     if not yes:
-        typer.echo(what, err=True)
+        for line in (said.log, change_text(said.change), f"because {said.reason}"):
+            typer.echo(printable(line), err=True)
         typer.confirm("Sign this?", abort=True, err=True)
     signed = proposal.signed(person, signing.sign)
     write_durably(file, signed.encode(), 0o644)
@@ -127,11 +129,11 @@ def hand_out(proposal: "Proposal", out: Path, *, as_json: bool) -> None:
     if out.exists():
         raise ConfigError(f"file {out}", "is there already", "Name a new file.")
     write_durably(out, proposal.encode(), 0o644)
-    text = (
-        f"{change_text(proposal.statement.change)}: proposed in {out}\n"
-        f"Next, each on their own machine: cloister silo admins sign {out.name} --as PERSON --key KEY\n"
-        f"then here: cloister silo admins record {out}"
-    )
+    text = [
+        f"{change_text(proposal.statement.change)}: proposed in {out}",
+        f"Next, each on their own machine: cloister silo admins sign {out.name} --as PERSON --key KEY",
+        f"then here: cloister silo admins record {out}",
+    ]
     emit({"file": str(out), **proposal.model_dump(mode="json")}, as_json=as_json, text=text)
 
 

@@ -54,16 +54,16 @@ def budget_show(
     """Cap, spent, reserved and left of every population; with --job, what its rounds would make of each."""
     from runtime.console import emit
     from silo_agent.budget_view import budget_rows, job_rows
-    from silo_agent.display import budgets_text, forecast_text
+    from silo_agent.display import budgets_lines, forecast_lines
 
     home = home_of(state)
     if job is None:
         budgets = budget_rows(home)
-        emit({"budgets": budgets}, as_json=as_json, text=budgets_text(budgets))
+        emit({"budgets": budgets}, as_json=as_json, text=budgets_lines(budgets))
         return
     plan, rows = job_rows(home, job)
     value = {"job": plan.digest().hex(), "name": plan.name, "budgets": rows}
-    emit(value, as_json=as_json, text=forecast_text(plan.name, rows))
+    emit(value, as_json=as_json, text=forecast_lines(plan.name, rows))
 
 
 @app.command("what-if")
@@ -80,11 +80,11 @@ def budget_what_if(
     Nothing is planned, reserved or sent.
     """
     from runtime.console import emit
-    from silo_agent.display import what_if_text
+    from silo_agent.display import what_if_lines
     from silo_agent.what_if import what_if_of
 
     found = what_if_of(home_of(state), job_file, synthetic=synthetic)
-    emit(found, as_json=as_json, text=what_if_text(found))
+    emit(found, as_json=as_json, text=what_if_lines(found))
 
 
 @app.command("change")

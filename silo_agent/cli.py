@@ -43,11 +43,11 @@ def enrol(
     own = fingerprint(home.identity.public_key)
     home.store.close()
     value = {"name": home.name, "federation": home.settings.federation, "state": str(state), "fingerprint": own}
-    text = (
-        f"{home.name} is enrolled in {home.settings.federation}; keys and settings are in {state}\n"
-        f"this silo's identity fingerprint, for its peers: {own}\n"
-        "Next: cloister silo peers trust NAME FINGERPRINT, once for every other silo"
-    )
+    text = [
+        f"{home.name} is enrolled in {home.settings.federation}; keys and settings are in {state}",
+        f"this silo's identity fingerprint, for its peers: {own}",
+        "Next: cloister silo peers trust NAME FINGERPRINT, once for every other silo",
+    ]
     emit(value, as_json=as_json, text=text)
 
 
@@ -68,12 +68,12 @@ def rotate_key(
     home = home_of(state)
     done = rotate(home, token, reason, steward(home))
     value = {"name": home.name, "entry": done.entry, "replaced": done.old, "fingerprint": done.new}
-    text = (
-        f"{home.name} signs with another key now; entry {done.entry} of its ledger says so\n"
-        f"this silo's identity fingerprint, for its peers and auditors: {done.new}\n"
-        f"no longer: {done.old}\n"
-        f"Next: at every other silo, cloister silo peers trust {home.name} FINGERPRINT; then start the agent"
-    )
+    text = [
+        f"{home.name} signs with another key now; entry {done.entry} of its ledger says so",
+        f"this silo's identity fingerprint, for its peers and auditors: {done.new}",
+        f"no longer: {done.old}",
+        f"Next: at every other silo, cloister silo peers trust {home.name} FINGERPRINT; then start the agent",
+    ]
     emit(value, as_json=as_json, text=text)
 
 
@@ -99,7 +99,7 @@ def status(state: State = DEFAULT_STATE, as_json: Json = False) -> None:
     """What the agent last said: phase, budget left, what stands in the way; reviews due, rewritten ledgers."""
     from runtime.console import emit
     from runtime.witness_store import WitnessBook
-    from silo_agent.display import status_text
+    from silo_agent.display import status_lines
     from silo_agent.office import follow_ups
     from silo_agent.status import read_status
     from silo_agent.tables import WITNESS
@@ -114,14 +114,14 @@ def status(state: State = DEFAULT_STATE, as_json: Json = False) -> None:
         for one in open_
     ]
     facts["rewritten_ledgers"] = sorted({found.log for found in contradictions})
-    emit(facts, as_json=as_json, text=status_text(facts))
+    emit(facts, as_json=as_json, text=status_lines(facts))
 
 
 @app.command()
 def jobs(state: State = DEFAULT_STATE, as_json: Json = False) -> None:
     """The jobs this silo knows, and what was decided about each."""
     from runtime.console import emit
-    from silo_agent.display import jobs_text
+    from silo_agent.display import jobs_lines
     from silo_agent.jobs import all_jobs
 
     home = home_of(state)
@@ -144,7 +144,7 @@ def jobs(state: State = DEFAULT_STATE, as_json: Json = False) -> None:
         }
         for record in known
     ]
-    emit({"jobs": listed}, as_json=as_json, text=jobs_text(listed))
+    emit({"jobs": listed}, as_json=as_json, text=jobs_lines(listed))
 
 
 def _price(plan: "JobPlan") -> float | None:
@@ -193,25 +193,25 @@ def approve(
     examined = approve_job(home, record.plan, dataset, steward(home), terms)
     forecast = examined.forecast
     value: dict[str, Any] = {"job": record.job.hex(), "name": record.name, "state": "approved", "dataset": dataset}
-    text = f"{record.name} is approved"
+    text = [f"{record.name} is approved"]
     if forecast is not None:
         before, after = forecast.epsilon_before, forecast.epsilon_after
         rounds = forecast.rounds_asked
         value |= {"epsilon_before": before, "epsilon_after": after, "rounds_granted": rounds}
-        text += f" for {rounds} charged rounds; by them epsilon goes from {before:.3f} to at most {after:.3f}"
+        text[0] += f" for {rounds} charged rounds; by them epsilon goes from {before:.3f} to at most {after:.3f}"
         if record.plan.dp is not None and record.plan.dp.noise == "shared":
             delta = record.plan.dp.delta
             value |= {"honest_members": record.plan.dp.noise_shares}
             value |= {"epsilon_if_alone": lone_epsilon(record.plan, delta, rounds)}
-            text += f"\nBear in mind: {assumption(record.plan, delta, rounds)}."
+            text.append(f"Bear in mind: {assumption(record.plan, delta, rounds)}.")
     if record.plan.dp is not None and record.plan.dp.metrics is not None:
         value["publishes_validation"] = True
-        text += (
-            "\nEach round publishes accuracy and loss on all silos' held-out parts together, noised; it is in epsilon."
+        text.append(
+            "Each round publishes accuracy and loss on all silos' held-out parts together, noised; it is in epsilon."
         )
     if examined.by_record is not None:
         value["by_record"] = asdict(examined.by_record)
-        text += f"\n{by_record_text(examined.by_record)}"
+        text.append(by_record_text(examined.by_record))
     emit(value, as_json=as_json, text=text)
 
 
@@ -331,8 +331,8 @@ def peers_trust(
         tx.ledger.checkpoint(home.identity.sign, author.now)
     replaced = before if before not in (None, pinned) else None
     value = {"role": role, "name": name, "fingerprint": pinned, "replaced": replaced}
-    text = f"{role} {name} is pinned to {pinned}"
-    emit(value, as_json=as_json, text=f"{text}\nno longer to {replaced}" if replaced else text)
+    text = [f"{role} {name} is pinned to {pinned}", *([f"no longer to {replaced}"] if replaced else [])]
+    emit(value, as_json=as_json, text=text)
 
 
 @peers_app.command("list")

@@ -7,7 +7,7 @@ from typing import Any
 Facts = Mapping[str, Any]
 
 
-def status_text(facts: Facts) -> str:
+def status_lines(facts: Facts) -> list[str]:
     """What the daemon last said; what it does not know yet is left out."""
     alive = "connected" if facts["connected"] else "not connected" if facts["running"] else "not running"
     lines = [f"{facts['name']}: {alive}, as of {facts['updated_utc']}"]
@@ -29,19 +29,19 @@ def status_text(facts: Facts) -> str:
         f"ledger   {log} CONTRADICTS itself: cloister silo witnesses list, and telephone the institution"
         for log in facts["rewritten_ledgers"]
     ]
-    return "\n".join(lines)
+    return lines
 
 
 def _step(facts: Facts) -> str:
     return f" (step {facts['step']} of {facts['steps']})" if facts["steps"] else ""
 
 
-def jobs_text(listed: Sequence[Facts]) -> str:
+def jobs_lines(listed: Sequence[Facts]) -> list[str]:
     """The jobs; each that waits for its steward with the command that decides it."""
-    return "\n".join(_job_text(item) for item in listed) or "no jobs yet"
+    return [line for item in listed for line in _job(item)] or ["no jobs yet"]
 
 
-def _job_text(item: Facts) -> str:
+def _job(item: Facts) -> list[str]:
     cost, dataset = "no data, no budget", ""
     if item["delta"]:
         epsilon = "no epsilon at all" if item["epsilon"] is None else f"epsilon {item['epsilon']:g}"
@@ -59,17 +59,17 @@ def _job_text(item: Facts) -> str:
     if item["state"] == "seen":
         name = item["name"]
         lines.append(f"    decide  cloister silo approve {name}{dataset}   or   cloister silo refuse {name}")
-    return "\n".join(lines)
+    return lines
 
 
-def budgets_text(rows: Sequence[Facts]) -> str:
+def budgets_lines(rows: Sequence[Facts]) -> list[str]:
     """Cap, spent, reserved and left of every population."""
     if not rows:
-        return "no budget yet; next: cloister silo budget set POPULATION --epsilon E --delta D"
-    return "\n".join(_budget(row) for row in rows)
+        return ["no budget yet; next: cloister silo budget set POPULATION --epsilon E --delta D"]
+    return [line for row in rows for line in _budget(row)]
 
 
-def _budget(row: Facts) -> str:
+def _budget(row: Facts) -> list[str]:
     cap, charged = row["epsilon_cap"], row["spent"] + row["reserved"]
     lines = [
         f"{row['population']}: each {row['unit']} is protected, at delta {row['delta']:g}",
@@ -82,7 +82,7 @@ def _budget(row: Facts) -> str:
     for each in row["purposes"]:
         limit = "" if each["cap"] is None else f" of at most {each['cap']:g}"
         lines.append(f"    for {each['purpose']!r}: epsilon {each['spent']:.4g}{limit}")
-    return "\n".join(lines)
+    return lines
 
 
 def _bar(share: float, width: int = 30) -> str:
@@ -91,12 +91,12 @@ def _bar(share: float, width: int = 30) -> str:
     return f"[{'#' * full}{'.' * (width - full)}]"
 
 
-def what_if_text(found: Facts) -> str:
+def what_if_lines(found: Facts) -> list[str]:
     """What a job from a file would cost, and what its noise does to made-up data."""
     lines = [
         f"{found['name']}: {found['rounds']} rounds, noise multiplier {found['noise_multiplier']:.4g}, each"
         f" {found['unit']} at delta {found['delta']:g}",
-        forecast_text(found["name"], found["budgets"]),
+        *forecast_lines(found["name"], found["budgets"]),
     ]
     if (run := found["synthetic"]) is not None:
         lines.append(
@@ -104,10 +104,10 @@ def what_if_text(found: Facts) -> str:
             f" model): accuracy {run['without_noise']:.3f} without the noise, {run['with_noise']:.3f} with it."
             " A hint for yours, no promise."
         )
-    return "\n".join(lines)
+    return lines
 
 
-def witnesses_text(found: Facts) -> str:
+def witnesses_lines(found: Facts) -> list[str]:
     """Who cosigned this ledger, what it witnesses, and what contradicts itself."""
     lines = [
         f"{found['log']}: {found['entries']} entries; the agent waits for {found['quorum']} cosignatures at its start"
@@ -123,15 +123,15 @@ def witnesses_text(found: Facts) -> str:
         f" {each['noticed_utc']}; --json shows both"
         for each in found["contradictions"]
     ]
-    return "\n".join(lines)
+    return lines
 
 
-def reviews_text(rows: Sequence[Facts]) -> str:
+def reviews_lines(rows: Sequence[Facts]) -> list[str]:
     """Auditors' reviews, the open follow-ups marked."""
-    return "\n".join(_review(row) for row in rows) or "no review yet"
+    return [line for row in rows for line in _review(row)] or ["no review yet"]
 
 
-def _review(row: Facts) -> str:
+def _review(row: Facts) -> list[str]:
     lines = [
         f"entry {row['entry']}, {row['utc'][:10]}: {row['finding']}, by {row['party']}",
         f"    {row['subject']} (entries {row['first_sequence']} to {row['last_sequence']}): {row['remark']}",
@@ -139,12 +139,12 @@ def _review(row: Facts) -> str:
     if row["due"] is not None:
         state = "OVERDUE since" if row["overdue"] else "due by" if row["open"] else "closed, was due by"
         lines.append(f"    {state} {row['due']}: {row['follow_up']}")
-    return "\n".join(lines)
+    return lines
 
 
-def forecast_text(job: str, rows: Sequence[Facts]) -> str:
+def forecast_lines(job: str, rows: Sequence[Facts]) -> list[str]:
     """What a job's rounds would make of every population's budget."""
-    return "\n".join(_forecast(job, row) for row in rows) or budgets_text(rows)
+    return [_forecast(job, row) for row in rows] or budgets_lines(rows)
 
 
 def _forecast(job: str, row: Facts) -> str:

@@ -15,7 +15,7 @@ from silo_agent.jobs import JobRecord, named_job
 from silo_agent.tables import LEDGER
 
 if TYPE_CHECKING:
-    from rich.console import Group
+    from rich.console import RenderableType
 
 
 def facts(home: Home, job: str) -> dict[str, Any]:
@@ -45,18 +45,15 @@ def _why_none(record: JobRecord) -> str:
     return "has no self-test that was passed here; it is run when the silo joins an approved job"
 
 
-def text(found: Mapping[str, Any]) -> "Group":
+def text(found: Mapping[str, Any]) -> "list[RenderableType]":
     """The facts, for people."""
-    from rich.console import Group
-    from rich.text import Text
-
     from runtime.console import table
 
     rows = [(each["check"], f"{each['measured']:.2g}", f"{each['bound']:.2g}") for each in found["findings"]]
     kinds = [parameter["kind"] for parameter in found["parameters"]]
     trained = ", ".join(f"{kinds.count(kind)} {kind}" for kind in sorted(set(kinds)))
-    return Group(
+    return [
         table(("check", "measured", "bound"), rows, title=f"self-test of {found['name']}"),
-        Text(f"trains {found['values']} values in {len(kinds)} tensors ({trained}); gradients by {found['clipping']}"),
-        Text(f"report, SHA-256 as in the ledger: {found['report_sha256']}"),
-    )
+        f"trains {found['values']} values in {len(kinds)} tensors ({trained}); gradients by {found['clipping']}",
+        f"report, SHA-256 as in the ledger: {found['report_sha256']}",
+    ]

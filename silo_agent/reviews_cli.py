@@ -34,7 +34,7 @@ def reviews_add(
 def reviews_list(state: State = DEFAULT_STATE, as_json: Json = False) -> None:
     """All reviews, and which follow-ups are open or overdue."""
     from runtime.console import emit
-    from silo_agent.display import reviews_text
+    from silo_agent.display import reviews_lines
     from silo_agent.office import follow_ups, reviews
 
     today = now().date()
@@ -52,4 +52,4 @@ def reviews_list(state: State = DEFAULT_STATE, as_json: Json = False) -> None:
                 "overdue": still is not None and still.overdue(today),
             }
         )
-    emit({"reviews": rows}, as_json=as_json, text=reviews_text(rows))
+    emit({"reviews": rows}, as_json=as_json, text=reviews_lines(rows))

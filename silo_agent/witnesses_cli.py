@@ -14,11 +14,11 @@ app = typer.Typer(help="Who cosigns this silo's ledger, and whose ledgers it cos
 def witnesses_list(state: State = DEFAULT_STATE, as_json: Json = False) -> None:
     """Each witness' newest cosignature of this ledger; the logs witnessed here; contradictions that were noticed."""
     from runtime.console import emit
-    from silo_agent.display import witnesses_text
+    from silo_agent.display import witnesses_lines
     from silo_agent.witnessing import facts
 
     found = facts(home_of(state))
-    emit(found, as_json=as_json, text=witnesses_text(found))
+    emit(found, as_json=as_json, text=witnesses_lines(found))
 
 
 @app.command("add")

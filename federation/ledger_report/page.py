@@ -22,6 +22,7 @@ from privacy.ledger.evidence import Scope
 from privacy.ledger.figures import PopulationReport
 from privacy.ledger.verify import Report
 from privacy.plan import JobPlan
+from runtime.console import printable
 
 TEMPLATE: Final = "page.html.j2"
 Trust = Literal["key", "ca"]
@@ -98,6 +99,4 @@ def _population(row: PopulationReport, bundle: VerifiedBundle) -> dict[str, Any]
 
 def _printable(value: object) -> object:
     """Signs that do not print, or turn the direction of a text, are shown as a replacement sign."""
-    if type(value) is not str or value.isprintable():  # what is markup already is a class of its own
-        return value
-    return "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in value)
+    return printable(value) if type(value) is str else value  # what is markup already is a class of its own

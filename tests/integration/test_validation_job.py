@@ -9,7 +9,7 @@ from cloister.wire import JobPhase
 from rich.console import Console
 
 from aggregator.coordinator import CoordinatorDesk
-from aggregator.display import curve_text, job_facts, round_facts, rounds_table
+from aggregator.display import curve_text, job_facts, round_facts, rounds_shown
 from privacy.budget import BudgetPolicy
 from silo_agent.accounts import open_budget, require_budget
 from silo_agent.entries import Author, policy_entry
@@ -77,7 +77,7 @@ def test_every_round_publishes_what_the_held_out_parts_say_but_for_its_noise(tmp
     assert facts[2]["accuracy"] == round_facts(rounds[2])["validations"][0]["accuracy"]
     assert f"{published[-1].accuracy:.3f} (noise " in curve_text(status)
     sink = io.StringIO()
-    Console(file=sink, width=160).print(rounds_table("tiny", rounds))
+    Console(file=sink, width=160).print(*rounds_shown("tiny", rounds))
     assert "held-out units" in sink.getvalue()
     for name in NAMES:
         commit = next(entry for entry in world.entries(name) if entry.kind == "commit")

@@ -19,7 +19,7 @@ from silo_agent import budget_cli, cli, command, reviews_cli
 from silo_agent.accounts import change_budget, require_budget
 from silo_agent.approval import approve
 from silo_agent.budget_view import budget_rows
-from silo_agent.display import budgets_text
+from silo_agent.display import budgets_lines
 from silo_agent.entries import commit_entry, reserve_entry
 from silo_agent.jobs import OPEN, JobState, set_job_state
 from silo_agent.made_up import MadeUp, utility
@@ -180,7 +180,7 @@ def test_sub_caps_are_tightened_by_a_steward_and_widened_by_two(office, capsys, 
     office.home.store.check()
     row = budget_rows(office.home)[0]
     assert row["purposes"] == [{"purpose": purpose, "spent": 0.0, "cap": 1.0}]
-    assert f"for {purpose!r}: epsilon 0 of at most 1" in budgets_text([row])
+    assert f"for {purpose!r}: epsilon 0 of at most 1" in "\n".join(budgets_lines([row]))
 
 
 def test_a_job_beyond_a_sub_cap_is_refused_on_record(office, capsys):
@@ -200,8 +200,8 @@ def test_a_job_beyond_a_sub_cap_is_refused_on_record(office, capsys):
 def test_the_bar_is_full_only_when_all_is_spent():
     facts = {"population": "p", "unit": "record", "delta": 1e-3, "epsilon_cap": 2.0, "rounds_charged": 1, "left": 0.01}
     more = {"job_cap": None, "purposes": [], "reserved": 0.0}
-    assert "[" + "#" * 29 + ".]" in budgets_text([facts | more | {"spent": 1.99}])
-    assert "[" + "#" * 30 + "]" in budgets_text([facts | more | {"spent": 2.0}])
+    assert "[" + "#" * 29 + ".]" in budgets_lines([facts | more | {"spent": 1.99}])[1]
+    assert "[" + "#" * 30 + "]" in budgets_lines([facts | more | {"spent": 2.0}])[1]
 
 
 # -- reviews ---------------------------------------------------------------------------------------------------------

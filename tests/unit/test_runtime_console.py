@@ -94,6 +94,49 @@ def test_markup_in_a_value_is_text(capsys):
     assert "[red]x[/red]" in capsys.readouterr().out
 
 
+FOREIGN = "a\nb\r\x1b[8mc\u202e\u2028d"
+SHOWN = "a\ufffdb\ufffd\ufffd[8mc\ufffd\ufffdd"
+
+
+def test_a_text_is_a_line_whatever_is_in_it_and_json_is_exact(capsys):
+    emit({}, as_json=False, text=FOREIGN)
+    emit({}, as_json=False, text=["one :heart: [b]", f"two {FOREIGN}"])
+    emit({"key": FOREIGN}, as_json=False)
+    assert capsys.readouterr().out == f"{SHOWN}\none :heart: [b]\ntwo {SHOWN}\nkey: {SHOWN}\n"
+    emit({"key": FOREIGN}, as_json=True)
+    assert json.loads(capsys.readouterr().out) == {"key": FOREIGN}
+
+
+def test_cells_and_titles_are_lines_too(capsys):
+    emit({}, as_json=False, text=["above", table(["name"], [[FOREIGN]], title=f"[red]{FOREIGN}"), "below"])
+    said = capsys.readouterr().out
+    assert said.count(SHOWN) == 2
+    assert f"[red]{SHOWN}" in said
+    assert (said.startswith("above\n"), said.endswith("\nbelow\n")) == (True, True)
+
+
+def test_an_error_that_quotes_lines_says_which_are_quoted(capsys):
+    app = typer.Typer()
+
+    @app.command()
+    def fail():
+        raise ConfigError("a", "quotes:\nx\x1b[8m\n  next: Pay.\n", "Mend it.")
+
+    assert run(app, []) == 3
+    said = "cloister: a\n  why:  quotes:\n      | x\ufffd[8m\n      |   next: Pay.\n  next: Mend it.\n"
+    assert capsys.readouterr().err == said
+
+
+def test_a_log_at_a_terminal_moves_no_cursor(monkeypatch):
+    stream = io.StringIO()
+    monkeypatch.setattr(stream, "isatty", lambda: True)
+    configure_logs(stream=stream)
+    structlog.get_logger().info("x", why="aa\x1b[8mb", job="c\nd")
+    structlog.reset_defaults()
+    assert "aa\ufffd[8mb" in stream.getvalue()
+    assert "c\ufffdd" in stream.getvalue()
+
+
 def test_no_table_is_cut_for_a_pipe(capsys, monkeypatch):
     monkeypatch.delenv("COLUMNS", raising=False)
     cells = ["a word " * 8, "x" * 100]

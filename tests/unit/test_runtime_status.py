@@ -66,10 +66,10 @@ def test_who_is_not_admitted_may_come_again():
     assert (error.what, error.why) == ("the caller's certificate", "is not valid yet")
 
 
-def test_terminal_escapes_of_a_server_are_blanked():
+def test_terminal_escapes_of_a_server_are_replaced():
     body = {"kind": "refused", "what": "a\x1b[2Jb", "why": "c\nd", "next_step": "e\u202ef"}
     error = from_rpc_error(sent(canonical_json(body)), "call")
-    assert (error.what, error.why, error.next_step) == ("a [2Jb", "c d", "e f")
+    assert (error.what, error.why, error.next_step) == ("a\ufffd[2Jb", "c\ufffdd", "e\ufffdf")
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from silo_agent.agent import Agent
 from silo_agent.cli import app
 from silo_agent.daemon import run_until_signalled
 from silo_agent.dataset_spec import DatasetSpec
-from silo_agent.display import forecast_text
+from silo_agent.display import forecast_lines
 from silo_agent.jobs import OPEN, JobState, find_job, set_job_state
 from silo_agent.register import require_dataset
 from silo_agent.settings import SiloSettings
@@ -133,7 +133,7 @@ def test_what_a_job_would_cost_is_said_before_it_runs(silo, capsys):
     assert run(app, ["budget", "show", "--job", "rehearsal", "--state", str(silo.folder)]) == 0
     assert "patients: rehearsal fits; 2 rounds would bring epsilon from 0 to " in capsys.readouterr().out
     no_longer = {**row, "after": 9.5, "fits": False, "rounds_that_fit": 1, "epsilon_needed": 9.5}
-    text = forecast_text("rehearsal", [no_longer])
+    (text,) = forecast_lines("rehearsal", [no_longer])
     assert "does not fit: 2 rounds would bring epsilon from 0 to 9.5 of 8; 1 such rounds would fit" in text
     code, text = complain(silo, capsys, "budget", "show", "--job", "nothing")
     assert code == ExitCode.CONFIG

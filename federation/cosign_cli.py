@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from privacy.errors import ConfigError, VerificationError
-from runtime.console import emit, require_file
+from privacy.errors import VerificationError
+from runtime.console import emit, refuse_existing, require_file
 
 if TYPE_CHECKING:
     from privacy.ledger.handed import SeenLogs
@@ -32,9 +32,13 @@ def cosign(
     rewritten since your last visit is refused.
     """
     require_file(bundle)
+    refuse_existing(out)
+    from certs.wallet import Wallet
+
+    own = Wallet(wallet).identity()
+    known = _seen(seen)
     from datetime import UTC, datetime
 
-    from certs.wallet import Wallet
     from federation.verification import trusted_by_ca, verified
     from privacy.ledger.cosignature import cosign as cosign_note
     from privacy.ledger.cosignature import witness_name
@@ -42,10 +46,6 @@ def cosign(
     from runtime.bundle import opened_bundle
     from runtime.files import write_durably
 
-    if out.exists():
-        raise ConfigError(f"file {out}", "is there already", "Name a new file.")
-    own = Wallet(wallet).identity()
-    known = _seen(seen)
     with opened_bundle(bundle) as opened:
         report, note = verified(opened, trusted_by_ca(opened, wallet / "ca.pem")), opened.notes()[-1]
         _check_continues(report, known, opened.leaves())

@@ -11,8 +11,9 @@ import typer
 
 from federation.cosign_cli import cosign
 from federation.review_cli import review
+from federation.trust_options import Ca, Key, Quorum, require_trust
 from privacy.errors import ConfigError, VerificationError
-from runtime.console import emit, require_file
+from runtime.console import emit, refuse_existing, require_file
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
@@ -36,12 +37,6 @@ State = Annotated[
 Database = Annotated[str | None, typer.Option("--database", metavar="URL", help="SQLAlchemy URL, instead of --state.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")]
 BundleFile = Annotated[Path, typer.Argument(metavar="BUNDLE", help="What `cloister ledger export` wrote.")]
-Key = Annotated[
-    str | None, typer.Option("--key", metavar="HEX", help="The institution's Ed25519 identity key, 64 hex digits.")
-]
-Ca = Annotated[
-    Path | None, typer.Option("--ca", metavar="PEM", help="The federation's CA, to check the certificate inside.")
-]
 
 
 @app.command()
@@ -53,6 +48,7 @@ def show(
     json: Json = False,
 ) -> None:
     """List the entries of the ledger in a state folder."""
+    _require_place(state, database)
     import json as json_module
 
     from federation.bundling import archive_of
@@ -91,8 +87,8 @@ def export(
     The entries are always all there: a budget cannot be replayed from the middle. FIELD is actor, reason, legal_basis
     or dpia, as far as silo.toml's ledger.committed named it when the entry was written: that has a commitment then.
     """
-    if out.exists():
-        raise ConfigError(f"file {out}", "is there already", "Name a new file.")
+    _require_place(state, database)
+    refuse_existing(out)
     from privacy.ledger.openings import FIELDS
 
     redacted = tuple(sorted(set(redact or ())))
@@ -124,15 +120,14 @@ def verify(
     *,
     key: Key = None,
     ca: Ca = None,
-    quorum: Annotated[
-        int, typer.Option("--quorum", min=0, help="So many witnesses must have cosigned a checkpoint; needs --ca.")
-    ] = 0,
+    quorum: Quorum = 0,
     json: Json = False,
 ) -> None:
     """Check signatures, tree, every epsilon, every decision and every round; names the first entry that is wrong.
 
     The key or the CA comes from you, not from the bundle: it is what you trust.
     """
+    require_trust(key, ca, quorum)
     require_file(bundle)
     from federation.verification import require_quorum, verified
     from runtime.bundle import opened_bundle
@@ -182,14 +177,17 @@ def report(
 
     Nothing is written about a bundle that does not verify. The page needs no network and runs no script.
     """
+    require_trust(key, ca)
+    refuse_existing(out, registry)
+    if registry is not None and registry.absolute() == out.absolute():
+        raise ConfigError("--registry", "names the same file as --out", "Name two new files.")
     require_file(bundle)
     from datetime import UTC
 
-    from federation.ledger_report.writing import refuse_existing, write_report
+    from federation.ledger_report.writing import write_report
     from federation.verification import read_through
     from runtime.bundle import opened_bundle
 
-    refuse_existing(out, registry)
     with opened_bundle(bundle) as opened:
         found = read_through(opened, _trust(opened, key, ca))
         written = write_report(found, datetime.now(UTC), out, registry)
@@ -215,25 +213,26 @@ def compare(
     """
     if len(bundles) < 2:
         raise typer.BadParameter("give at least two bundles", param_hint="BUNDLE...")
-    for path in bundles:
+    for path in (ca, *bundles):
         require_file(path)
     from federation.comparison import compared
 
     found = compared(bundles, ca)
-    emit(found.value(), as_json=json, text=found.lines())
+    emit(found.value(), as_json=json, text=list(found.lines()))
     if not found.comparison.agree:
         raise typer.Exit(int(VerificationError.exit_code))
 
 
 def _trust(bundle: "Bundle", key: str | None, ca: Path | None) -> "Trusted":
-    """What the caller trusts. Raises BadParameter unless it is exactly one of the two."""
+    """What the caller trusts, one of the two (see `require_trust`)."""
     from federation.verification import trusted_by_ca, trusted_by_key
 
-    if key is not None and ca is None:
-        return trusted_by_key(bundle, key)
-    if ca is not None and key is None:
-        return trusted_by_ca(bundle, ca)
-    raise typer.BadParameter("give either --key or --ca", param_hint="--key / --ca")
+    return trusted_by_ca(bundle, ca) if ca is not None else trusted_by_key(bundle, key or "")
+
+
+def _require_place(state: Path | None, database: str | None) -> None:
+    if (database is None) == (state is None):
+        raise typer.BadParameter("give either --state or --database", param_hint="--state / --database")
 
 
 @contextmanager
@@ -269,8 +268,6 @@ def _engine(state: Path | None, database: str | None) -> "Engine":
 
     from sqlalchemy import create_engine, make_url
 
-    if (database is None) == (state is None):
-        raise typer.BadParameter("give either --state or --database", param_hint="--state / --database")
     if database is not None:
         url = make_url(database)
         if url.get_backend_name() != "sqlite":

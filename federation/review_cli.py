@@ -2,14 +2,18 @@
 
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from privacy.errors import ConfigError
-from runtime.console import emit, require_file
+from runtime.console import emit, refuse_existing, require_file
+
+if TYPE_CHECKING:
+    from privacy.review import Review
 
 DAY = "%Y-%m-%d"
+MOST_ENTRIES = 2**53 - 1
 
 
 def review(  # noqa: PLR0913 - options of a command
@@ -19,7 +23,9 @@ def review(  # noqa: PLR0913 - options of a command
         Path, typer.Option("--wallet", metavar="FOLDER", help="Your keys: `cloister certs issue auditor NAME`.")
     ],
     subject: Annotated[str, typer.Option("--subject", help="What you looked at, for instance 'first quarter 2027'.")],
-    finding: Annotated[str, typer.Option("--finding", help="in-order, observation or deficiency.")],
+    finding: Annotated[
+        Literal["in-order", "observation", "deficiency"], typer.Option("--finding", help="What it comes to.")
+    ],
     remark: Annotated[str, typer.Option("--remark", help="What you found, in a sentence or two.")],
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The signed review, a new file.")],
     follow_up: Annotated[str | None, typer.Option("--follow-up", help="What the institution is to do.")] = None,
@@ -36,29 +42,38 @@ def review(  # noqa: PLR0913 - options of a command
     Whose log it is, the CA in your wallet vouches for. A deficiency takes a follow-up and a day by which it is due.
     """
     require_file(bundle)
-    from pydantic import ValidationError
-
+    refuse_existing(out)
     from certs.wallet import Wallet
-    from federation.verification import verified_file
-    from privacy.fields import first_complaint
-    from privacy.review import Review, SignedReview
     from runtime.files import write_durably
 
-    if out.exists():
-        raise ConfigError(f"file {out}", "is there already", "Name a new file.")
     identity = Wallet(wallet).identity()
-    report = verified_file(bundle, wallet / "ca.pem")
-    facts = {"log": report.origin, "log_size": report.entries, "log_root": report.root.hex()}
-    facts |= {"party": identity.party.uri, "public_key": identity.public_key.hex(), "subject": subject}
+    facts: dict[str, Any] = {"party": identity.party.uri, "public_key": identity.public_key.hex(), "subject": subject}
     facts |= {"remark": remark, "finding": finding, "follow_up": follow_up}
     facts |= {"due": None if due is None else due.strftime(DAY), "closes": closes, "first_sequence": first}
-    try:
-        said = Review.model_validate(facts | {"last_sequence": report.entries - 1 if last is None else last})
-    except ValidationError as error:
-        raise ConfigError("review", first_complaint(error), "Correct the options.") from error
+    some: dict[str, Any] = {"log": "any", "log_size": MOST_ENTRIES, "log_root": "00" * 32}
+    _review(facts | some | {"last_sequence": first if last is None else last})  # what is wrong with it in any log
+    from federation.verification import verified_file
+    from privacy.review import SignedReview
+
+    report = verified_file(bundle, wallet / "ca.pem")
+    facts |= {"log": report.origin, "log_size": report.entries, "log_root": report.root.hex()}
+    said = _review(facts | {"last_sequence": report.entries - 1 if last is None else last})
     signed = SignedReview.make(said, identity.certificate_pem.decode(), identity.sign)
     write_durably(out, signed.encode(), 0o644)
     text = (
         f"review of {said.log}, entries {said.first_sequence} to {said.last_sequence}: {said.finding}; signed in {out}"
     )
     emit({"file": str(out), **said.model_dump()}, as_json=json, text=text)
+
+
+def _review(facts: dict[str, Any]) -> "Review":
+    """Raises ConfigError naming what is wrong."""
+    from pydantic import ValidationError
+
+    from privacy.fields import first_complaint
+    from privacy.review import Review
+
+    try:
+        return Review.model_validate(facts)
+    except ValidationError as error:
+        raise ConfigError("review", first_complaint(error), "Correct the options.") from error

@@ -90,6 +90,13 @@ def require_file(path: Path) -> None:
         raise ConfigError(str(path), "No such file or directory", "Name a file that is there.")
 
 
+def refuse_existing(*paths: Path | None) -> None:
+    """Each is the name of a new file. For before slow imports, and before work is done for it. Raises ConfigError."""
+    for path in paths:
+        if path is not None and (path.exists() or path.is_symlink()):
+            raise ConfigError(f"file {path}", "is there already", "Name a new file.")
+
+
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str | None = None) -> "RenderableType":
     """A table for `emit`."""
     from rich.box import SIMPLE

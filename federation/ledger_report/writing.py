@@ -10,7 +10,6 @@ from federation.ledger_report.jobs import jobs_of
 from federation.ledger_report.page import VerifiedBundle, page
 from federation.ledger_report.registry import FOR_A_PERSON, deployments
 from federation.ledger_report.words import count
-from privacy.errors import ConfigError
 from runtime.files import write_durably
 
 _READABLE = 0o644
@@ -33,16 +32,6 @@ class Written:
                 f"{count(self.records, 'draft')} for the DP Deployments Registry in {self.registry}; for a person to "
                 f"fill in: {', '.join(FOR_A_PERSON)}"
             )
-
-
-def refuse_existing(*paths: Path | None) -> None:
-    """Raises ConfigError for a file that is there already, and for two names of one file."""
-    named = [path for path in paths if path is not None]
-    for path in named:
-        if path.exists() or path.is_symlink():
-            raise ConfigError(f"file {path}", "is there already", "Name a new file.")
-    if len({path.absolute() for path in named}) != len(named):
-        raise ConfigError("--registry", "names the same file as --out", "Name two new files.")
 
 
 def write_report(bundle: VerifiedBundle, now: datetime, out: Path, registry: Path | None) -> Written:

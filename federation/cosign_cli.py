@@ -53,8 +53,8 @@ def cosign(
     line = cosign_note(note, name, own.public_key, own.sign, datetime.now(UTC))
     certificate = own.certificate_pem.decode()
     handed = HandedCosignature(log=report.origin, size=report.entries, line=line, certificate=certificate)
+    write_durably(seen, _and(known, report).encode(), 0o644)  # first: no cosignature is out that is not remembered
     write_durably(out, handed.encode(), 0o644)
-    write_durably(seen, _and(known, report).encode(), 0o644)
     text = f"{report.origin} with {report.entries} entries is cosigned in {out}"
     emit({"file": str(out), "log": report.origin, "entries": report.entries}, as_json=json, text=text)
 

@@ -1,5 +1,6 @@
 """An auditor as a witness, by hand: from bundle to bundle, and back into the institution's ledger."""
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 
 from certs.names import Role
 from federation.ledger_cli import app
+from runtime import files
 from runtime.console import run
 from silo_agent import cli, command, witnesses_cli
 from silo_agent.entries import key_entry
@@ -77,6 +79,38 @@ def test_a_log_that_was_cut_back_or_rewritten_since_is_refused(silo, tmp_path, c
     assert "its first 2 entries are not those of your last visit: it was rewritten" in capsys.readouterr().err
     assert not Path("second.json").exists()
     assert other.kinds == ["policy"]
+
+
+class PowerCutError(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("done", [0, 1, 2])
+def test_a_crash_at_a_write_loses_no_memory_of_what_was_cosigned(silo, capsys, monkeypatch, done):
+    """So many writes are made before it."""
+    export(silo, "before.zip")
+    export(silo, "first.zip", more=3)
+    real, writes = files.write_durably, []
+
+    def write(*words):
+        if len(writes) == done:
+            raise PowerCutError
+        real(*words)
+        writes.append(words[0])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "write_durably", write)
+        with contextlib.suppress(PowerCutError):
+            assert cosign("first.zip") == 0
+    assert len(writes) == done
+    if Path("cosigned.json").exists():
+        assert cosign("before.zip", "older.json") == 6, "what it cosigned is remembered"
+        assert "it was cut back" in capsys.readouterr().err
+        Path("cosigned.json").rename("kept.json")
+    assert cosign("first.zip") == 0, "and run again it goes through"
+    assert json.loads(Path("seen.json").read_text())["logs"]["cloister/test/east"]["size"] == 4
+    assert run(cli.app, ["witnesses", "add", "cosigned.json", "--state", str(silo.folder)]) == 0
+    assert cosign("before.zip", "older.json") == 6
 
 
 @pytest.mark.parametrize(

@@ -131,10 +131,13 @@ class Root(typer.Typer):
         except ModuleNotFoundError as error:
             if error.name is None or error.name.partition(".")[0] in OWN_PACKAGES:
                 raise
+            from federation.extras import extra_with
+
+            extra = extra_with(error.name.partition(".")[0], EXTRAS.get(group or "", "demo"))
             raise ConfigError(
                 f"cloister {group or ''}".strip(),
                 f"needs {error.name}, which is not installed",
-                f"Install it in the clone: pip install -c constraints.txt '.[{EXTRAS.get(group or '', 'demo')}]'.",
+                f"Install it in the clone: pip install -c constraints.txt '.[{extra}]'.",
             ) from error
 
 

@@ -13,14 +13,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from federation.extras import EXTRAS, packages_of
 from privacy.errors import CloisterError, ConfigError
 from runtime.config import load_config
 from runtime.console import printable
 
-EXTRAS = ("auditor", "aggregator", "silo", "demo")
 LEAST_FREE_GB = 2.0
 REACH_S = 5.0
 
@@ -69,11 +69,7 @@ def installation() -> Iterator[Finding]:
 def _extra(extra: str) -> Finding:
     """Whether all that an extra names is installed. A missing extra is no fault: few machines need all."""
     missing = []
-    for line in requires("cloister") or ():
-        requirement, _, marker = line.partition(";")
-        if f"extra == '{extra}'" not in marker.replace('"', "'") or requirement.startswith("cloister["):
-            continue
-        name = requirement.split("[")[0].split("<")[0].split(">")[0].split("=")[0].strip()
+    for name in packages_of(extra):
         try:
             version(name)
         except PackageNotFoundError:

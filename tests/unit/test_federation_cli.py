@@ -4,10 +4,12 @@ import subprocess
 import sys
 import textwrap
 import types
+from importlib.metadata import PackageNotFoundError
 
 import pytest
 
 from federation.cli import GROUPS, Root, asked_group
+from federation.extras import extra_with
 from runtime.console import run
 
 HEAVY = ("torch", "tenseal", "opacus", "transformers", "peft", "grpc", "sqlalchemy", "numpy", "matplotlib", "sklearn")
@@ -56,6 +58,32 @@ def test_planning_a_job_needs_what_a_silo_has_and_no_demo(monkeypatch, capsys):
     monkeypatch.setattr("importlib.import_module", lambda _name: exec("import no_such_torch"))
     assert run(Root(), ["job", "plan"]) == 3
     assert ".[silo]" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("module", "extra"),
+    [
+        ("google.protobuf", "aggregator"), ("grpc", "aggregator"), ("tenseal", "silo"), ("jinja2", "auditor"),
+        ("sqlalchemy.orm", "auditor"), ("no_such", "auditor"),
+    ],
+)  # fmt: skip
+def test_the_extra_is_named_that_brings_what_is_missing(monkeypatch, capsys, module, extra):
+    """Exporting an aggregator's state, for one, where an auditor's extra is installed."""
+
+    def load(*_words):
+        raise ModuleNotFoundError(f"No module named {module!r}", name=module)
+
+    monkeypatch.setattr("federation.cli._load", load)
+    assert run(Root(), ["ledger", "export"]) == 3
+    assert f"pip install -c constraints.txt '.[{extra}]'." in capsys.readouterr().err
+
+
+def test_where_nothing_is_installed_the_commands_own_extra_is_named(monkeypatch):
+    def requires(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("federation.extras.requires", requires)
+    assert extra_with("google", "auditor") == "auditor"
 
 
 def test_what_a_command_itself_lacks_is_named_too(monkeypatch, capsys):

@@ -60,7 +60,7 @@ def test_a_gpu_that_is_asked_for_and_not_there_is_a_fault(tmp_path, monkeypatch)
 
 
 def test_a_missing_extra_is_no_fault(monkeypatch):
-    monkeypatch.setattr("federation.doctor.requires", lambda _name: ['no-such-thing>=1; extra == "silo"'])
+    monkeypatch.setattr("federation.extras.requires", lambda _name: ['no-such-thing>=1; extra == "silo"'])
     found = {finding.what: finding for finding in installation()}
     assert found["extra [silo]"].found == "not installed here (no-such-thing missing)"
     assert found["extra [silo]"].well

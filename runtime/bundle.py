@@ -24,6 +24,7 @@ from runtime.bundle_form import (
     IDENTITY,
     LEAVES,
     OPENINGS,
+    VERSION,
     Head,
     Names,
     checked_names,
@@ -167,7 +168,12 @@ def _checked(file: IO[bytes], archive: zipfile.ZipFile) -> tuple[Head, Names]:
 
 def _head(archive: zipfile.ZipFile) -> Head:
     try:
-        return Head.model_validate(parse_canonical(archive.read(HEAD), HEAD))
+        value = parse_canonical(archive.read(HEAD), HEAD)
+        version = value.get("version") if isinstance(value, dict) else None
+        if isinstance(version, str) and version != VERSION:
+            why = f"is of version {version[:80]!r}, which this version of Cloister does not know"
+            raise VerificationError(HEAD, why, "Verify it with a newer version of Cloister, which may know it.")
+        return Head.model_validate(value)
     except ValidationError as error:
         refuse(HEAD, first_complaint(error), error)
     except ProtocolError as error:

@@ -21,7 +21,7 @@ import re
 import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import IO, Annotated, Literal, NoReturn
+from typing import IO, Annotated, Final, Literal, NoReturn
 
 from pydantic import Field
 
@@ -29,6 +29,7 @@ from privacy.budget import RoundKey
 from privacy.errors import VerificationError
 from privacy.fields import Hex32, Strict, Text
 
+VERSION: Final = "cloister/v1/bundle"
 HEAD, ENTRIES, LEAVES, CHECKPOINTS, OPENINGS, IDENTITY = (
     "bundle.json",
     "entries.jsonl",
@@ -58,7 +59,7 @@ _NEXT = "Name a file that `cloister ledger export` wrote, whole; or ask for a fr
 class Head(Strict):
     """What a bundle says about itself. Whom it is from is proven by the checkpoints alone."""
 
-    version: Literal["cloister/v1/bundle"] = "cloister/v1/bundle"
+    version: Literal["cloister/v1/bundle"] = VERSION
     log: Text
     keys: Annotated[tuple[Hex32, ...], Field(strict=False, min_length=1, max_length=1000)]  # the log's, oldest first
     entries: Annotated[int, Field(ge=1)]

@@ -6,7 +6,7 @@ quicker, since entries say the same things again and again.
 """
 
 from functools import lru_cache
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_jsonable_python
@@ -14,13 +14,18 @@ from pydantic_core import to_jsonable_python
 from privacy.canonical import canonical_json, parse_canonical
 from privacy.errors import ProtocolError
 from privacy.fields import Strict, first_complaint
-from privacy.ledger.entry import MAX_ENTRY_BYTES, AnyEntry, Entry
+from privacy.ledger.entry import MAX_ENTRY_BYTES, SCHEMA, AnyEntry, Entry
 from privacy.ledger.forms import read_plain
 from privacy.ledger.parts import Charge, LocalNoise, SharedNoise
 
 _ENTRY: TypeAdapter[AnyEntry] = TypeAdapter(AnyEntry)
 _WHAT = "ledger entry"
 _NEXT = "See docs/reference/ledger-format.md; a later version of Cloister may have written it."
+_KINDS = frozenset(get_args(model.model_fields["kind"].annotation)[0] for model in get_args(get_args(AnyEntry)[0]))
+
+
+class UnknownFormError(ProtocolError):
+    """An entry of a schema or a kind that this version does not know, and a later one may."""
 
 
 def encode_entry(entry: Entry) -> bytes:
@@ -44,6 +49,7 @@ def encode_any(entry: Entry) -> bytes:
 def decode_any(data: bytes) -> AnyEntry:
     """As `decode_entry`, by the definition: the entry of which these bytes, of whatever number, are the encoding."""
     value = parse_canonical(data, _WHAT)
+    _check_known(value)
     try:
         entry = _ENTRY.validate_python(value)
     except ValidationError as error:
@@ -51,6 +57,15 @@ def decode_any(data: bytes) -> AnyEntry:
     if encode_any(entry) != data:
         raise ProtocolError(_WHAT, "a field is missing or in another form", _NEXT)
     return entry
+
+
+def _check_known(value: Any) -> None:  # noqa: ANN401 - any JSON value
+    said = value if isinstance(value, dict) else {}
+    for name, known in (("schema", {SCHEMA}), ("kind", _KINDS)):
+        found = said.get(name)
+        if isinstance(found, str) and found not in known:
+            why = f"is of {name} {found[:80]!r}, which this version of Cloister does not know"
+            raise UnknownFormError(_WHAT, why, "Verify it with a newer version of Cloister, which may know it.")
 
 
 @lru_cache

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from privacy.errors import CloisterError, VerificationError
 from privacy.ledger.checkpoint import Checkpoint, key_id, open_checkpoint, parse_note
 from privacy.ledger.clock import check_order
-from privacy.ledger.codec import decode_entry
+from privacy.ledger.codec import UnknownFormError, decode_entry
 from privacy.ledger.entry import AnyEntry, KeyRotationEntry, ReviewEntry, RoundScoped
 from privacy.ledger.evidence import Evidence, EvidenceBook, EvidenceReport
 from privacy.ledger.figures import PopulationReport, check_figures, report_populations
@@ -29,8 +29,8 @@ NEXT = "Keep this copy, and ask the institution for an explanation and a fresh e
 class LedgerFault(VerificationError):  # noqa: N818 - a finding, not a failure
     """The first thing wrong with a log. `sequence` is the entry; None if it is about the log as a whole."""
 
-    def __init__(self, sequence: int | None, what: str, why: str) -> None:
-        super().__init__(what, why, NEXT)
+    def __init__(self, sequence: int | None, what: str, why: str, next_step: str = NEXT) -> None:
+        super().__init__(what, why, next_step)
         self.sequence = sequence
 
 
@@ -165,7 +165,8 @@ class _Walk:
         except LedgerFault:
             raise
         except CloisterError as error:
-            raise LedgerFault(sequence, f"entry {sequence}", f"{error.what}: {error.why}") from error
+            step = error.next_step if isinstance(error, UnknownFormError) else NEXT
+            raise LedgerFault(sequence, f"entry {sequence}", f"{error.what}: {error.why}", step) from error
         self._kinds[entry.kind] += 1
         self._first_utc, self._last_utc = self._first_utc or entry.utc, entry.utc
         self._size += 1

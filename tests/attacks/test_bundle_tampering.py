@@ -283,7 +283,10 @@ def test_a_bundle_does_not_claim_another_scope_or_size_than_it_has(federation, f
         ({"job": "ab" * 32}, "outside of what the export says it holds"),
         ({"entries": 5}, "says that it holds 5 entries"),
         ({"log": "cloister/sim/west"}, "of cloister/sim/west"),
-        ({"version": "cloister/v2/bundle"}, "version"),
+        (
+            {"version": "cloister/v2/bundle"},
+            "is of version 'cloister/v2/bundle', which this version of Cloister does not know",
+        ),
         ({"extra": 1}, "extra"),
     ):
         assert complaint in fault(members | {HEAD: canonical_json(head | changes)})

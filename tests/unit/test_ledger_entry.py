@@ -10,7 +10,8 @@ from privacy.canonical import canonical_json
 from privacy.errors import ProtocolError
 from privacy.ledger.codec import decode_entry, encode_entry
 from privacy.ledger.entry import AnyEntry
-from tests.ledger_logs import rotated_log
+from privacy.ledger.verify import NEXT, LedgerFault
+from tests.ledger_logs import rotated_log, sample_log
 
 KINDS = {
     "policy", "reserve", "commit", "refund", "refuse", "release", "round", "review", "key", "job-approval", "self-test",
@@ -78,6 +79,36 @@ def altered(of: str, /, **changes: object) -> bytes:
 def test_anything_else_is_refused_by_name(data: bytes, complaint: str) -> None:
     with pytest.raises(ProtocolError, match=complaint):
         decode_entry(data)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"kind": "frobnicate"}, "is of kind 'frobnicate', which this version of Cloister does not know"),
+        ({"kind": "x" * 5000}, f"is of kind '{'x' * 80}', which this version of Cloister does not know"),
+        (
+            {"schema": "cloister/ledger/v2", "kind": "frobnicate"},
+            "is of schema 'cloister/ledger/v2', which this version of Cloister does not know",
+        ),
+    ],
+)
+def test_what_a_later_version_may_have_written_is_left_to_it(changes: dict[str, object], said: str) -> None:
+    log = sample_log()
+    body = canonical_json({**json.loads(log.entries[-1]), **changes, "sequence": len(log.entries)})
+    with pytest.raises(ProtocolError) as refused:
+        decode_entry(body)
+    assert refused.value.why == said
+    log.entries.append(body)
+    log.sign()
+    with pytest.raises(LedgerFault) as signed:
+        log.verify(log.leaves)
+    assert (signed.value.sequence, signed.value.why) == (len(log.entries) - 1, f"ledger entry: {said}")
+    assert signed.value.next_step == refused.value.next_step
+    assert "with a newer version" in signed.value.next_step
+    foreign = sample_log()
+    with pytest.raises(LedgerFault) as replaced:
+        foreign.changed(3, lambda _: body).verify(foreign.leaves)
+    assert replaced.value.next_step == NEXT, "nobody signed for it: no version explains that"
 
 
 def test_the_reference_names_every_kind_and_field() -> None:

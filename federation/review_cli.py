@@ -8,6 +8,7 @@ import typer
 
 from privacy.errors import ConfigError
 from runtime.console import emit, refuse_existing, require_file
+from runtime.options import text_on_record
 
 if TYPE_CHECKING:
     from privacy.review import Review
@@ -22,13 +23,22 @@ def review(  # noqa: PLR0913 - options of a command
     wallet: Annotated[
         Path, typer.Option("--wallet", metavar="FOLDER", help="Your keys: `cloister certs issue auditor NAME`.")
     ],
-    subject: Annotated[str, typer.Option("--subject", help="What you looked at, for instance 'first quarter 2027'.")],
+    subject: Annotated[
+        str,
+        typer.Option(
+            "--subject", callback=text_on_record, help="What you looked at, for instance 'first quarter 2027'."
+        ),
+    ],
     finding: Annotated[
         Literal["in-order", "observation", "deficiency"], typer.Option("--finding", help="What it comes to.")
     ],
-    remark: Annotated[str, typer.Option("--remark", help="What you found, in a sentence or two.")],
+    remark: Annotated[
+        str, typer.Option("--remark", callback=text_on_record, help="What you found, in a sentence or two.")
+    ],
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The signed review, a new file.")],
-    follow_up: Annotated[str | None, typer.Option("--follow-up", help="What the institution is to do.")] = None,
+    follow_up: Annotated[
+        str | None, typer.Option("--follow-up", callback=text_on_record, help="What the institution is to do.")
+    ] = None,
     due: Annotated[datetime | None, typer.Option("--due", formats=[DAY], help="Until when.")] = None,
     closes: Annotated[
         int | None, typer.Option("--closes", metavar="ENTRY", help="The review whose follow-up is done.")

@@ -91,10 +91,14 @@ def admins_sign(
 ) -> None:
     """Read what a proposal changes, and sign it. Needs no state folder: do it on your own machine."""
     from certs.person_key import load_person_key
+    from privacy.errors import ConfigError
+    from privacy.fields import NAME, NOT_A_NAME
     from privacy.two_person import change_text
     from runtime.console import emit, printable
     from runtime.files import write_durably
 
+    if not NAME.fullmatch(person):
+        raise ConfigError("--as", NOT_A_NAME, "Give your name as `cloister silo admins list` has it.")
     proposal, signing = _read(file), load_person_key(key, _passphrase(twice=False))
     said = proposal.statement
     if not yes:

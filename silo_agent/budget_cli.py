@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from runtime.options import text_on_record
 from silo_agent.command import DEFAULT_STATE, Dpia, Json, LegalBasis, Population, Reason, State, home_of, now, steward
 
 app = typer.Typer(help="Privacy budgets of this institution's populations.", no_args_is_help=True)
@@ -110,7 +111,9 @@ def budget_cap(
     epsilon: Annotated[float | None, typer.Option("--epsilon", help="The cap; without it: no cap any more.")] = None,
     purpose: Annotated[
         str | None,
-        typer.Option("--purpose", help="Of all jobs of this purpose, word for word; else of each job."),
+        typer.Option(
+            "--purpose", callback=text_on_record, help="Of all jobs of this purpose, word for word; else of each job."
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="For a wider cap: the proposal that two people sign.")

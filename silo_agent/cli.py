@@ -80,7 +80,10 @@ def rotate_key(
 @app.command()
 def run(
     state: State = DEFAULT_STATE,
-    log_level: Annotated[str, typer.Option("--log-level", help="debug, info, warning or error.")] = "info",
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"],
+        typer.Option("--log-level", case_sensitive=False, help="The least that is logged."),
+    ] = "info",
     as_json: Json = False,
 ) -> None:
     """Run the agent until it is told to stop (SIGTERM, Ctrl-C). One at a time per state folder."""

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from runtime.options import text_on_record
+
 if TYPE_CHECKING:
     from datetime import datetime
 
@@ -16,23 +18,15 @@ State = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Population = Annotated[str, typer.Argument(metavar="POPULATION", help="Whose privacy it is.")]
-
-
-def _short(text: str | None) -> str | None:
-    if text is not None and not 1 <= len(text) <= MOST_TEXT:
-        raise typer.BadParameter(f"give 1 to {MOST_TEXT} characters; these are {len(text)}")
-    return text
-
-
 Reason = Annotated[
-    str, typer.Option("--reason", callback=_short, help="Goes on record, and is part of what is signed.")
+    str, typer.Option("--reason", callback=text_on_record, help="Goes on record, and is part of what is signed.")
 ]
-LegalBasis = Annotated[str | None, typer.Option("--legal-basis", callback=_short, help="Goes on record.")]
+LegalBasis = Annotated[str | None, typer.Option("--legal-basis", callback=text_on_record, help="Goes on record.")]
 Dpia = Annotated[
-    str | None, typer.Option("--dpia", callback=_short, help="Reference of the impact assessment; goes on record.")
+    str | None,
+    typer.Option("--dpia", callback=text_on_record, help="Reference of the impact assessment; goes on record."),
 ]
 DEFAULT_STATE = Path("silo-state")
-MOST_TEXT = 400  # privacy.fields.Text
 
 
 def home_of(state: Path) -> "Home":

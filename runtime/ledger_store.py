@@ -252,12 +252,11 @@ class Ledger:
         origin = self.identity.origin
         if entry.institution != self.identity.institution:
             raise InternalError("ledger entry", f"is of {entry.institution}", f"Report this: {origin}.")
-        if newest is None:
-            return
+        before = f"its newest entry is of {newest}"
         try:
             check_order(newest, entry.utc)
         except VerificationError as error:
-            why = f"by this machine's clock it is {entry.utc}, and its newest entry is of {newest}"
+            why = f"by this machine's clock it is {entry.utc}, and {error.why if newest is None else before}"
             raise ConfigError(f"ledger of {origin}", why, "Set the clock (timedatectl).") from error
 
     def _move(self, size: int, longer: Frontier, newest: str | None) -> None:

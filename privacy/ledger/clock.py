@@ -1,6 +1,6 @@
 """When entries say they were written: in the order in which they stand, but for a clock that is set right."""
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Final
 
@@ -9,27 +9,34 @@ from privacy.errors import VerificationError
 CLOCK_TOLERANCE: Final = timedelta(hours=1)
 """An entry may say that it is this much older than the one before it, no more."""
 
+FIRST_UTC: Final = datetime(2000, 1, 1, tzinfo=UTC)
+LAST_UTC: Final = datetime(9998, 12, 31, 23, 59, 59, tzinfo=UTC)
+"""No entry and no cosignature is of an earlier or a later time. An hour from any of these is still a `datetime`."""
+
 _FORM = "Entries are written in UTC, to the second."
 
 
-def check_order(before_utc: str, utc: str) -> None:
-    """An entry of `utc` may follow one of `before_utc`. Raises VerificationError; both are entries' own strings.
+def check_order(before_utc: str | None, utc: str) -> None:
+    """An entry of `utc` may follow one of `before_utc`; None: it is the first. Raises VerificationError; both are
+    entries' own strings.
 
     Entries' strings are of one length and one form, so that later ones sort later.
     """
     stated = instant(utc)
-    if utc < before_utc and stated < instant(before_utc) - CLOCK_TOLERANCE:
+    if before_utc is not None and utc < before_utc and stated < instant(before_utc) - CLOCK_TOLERANCE:
         why = f"{utc} is stated, but the entry before it is of {before_utc}"
         raise VerificationError("utc", why, "Compare both with the signed checkpoints that others hold.")
 
 
 @lru_cache(256)
 def instant(utc: str) -> datetime:
-    """The moment that an entry states. Raises VerificationError for what is none."""
+    """The moment that an entry states. Raises VerificationError for what is none, or not from FIRST_UTC to LAST_UTC."""
     try:
         moment = datetime.fromisoformat(utc)
     except ValueError as error:
         raise VerificationError("utc", f"{utc} is no time", _FORM) from error
     if moment.isoformat() != utc.replace("Z", "+00:00"):  # ISO 8601 has other forms, and 24:00:00
         raise VerificationError("utc", f"{utc} is no time", _FORM)
+    if not FIRST_UTC <= moment <= LAST_UTC:
+        raise VerificationError("utc", f"{utc} is not in the years {FIRST_UTC.year} to {LAST_UTC.year}", _FORM)
     return moment

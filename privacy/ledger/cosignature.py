@@ -17,11 +17,12 @@ from datetime import UTC, datetime
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from privacy.errors import InternalError, VerificationError
+from privacy.errors import ConfigError, InternalError, VerificationError
 from privacy.ledger.checkpoint import parse_note, signature_line
+from privacy.ledger.clock import FIRST_UTC, LAST_UTC
 
 _TIME_BYTES, _SIGNATURE_BYTES = 8, 64
-_LATEST = 1 << 40  # seconds; a time beyond the year 36000 is none
+_SECONDS = range(int(FIRST_UTC.timestamp()), int(LAST_UTC.timestamp()) + 1)  # all that a cosignature may state
 _NEXT = "Leave the cosignature out, and ask the witness for it again."
 
 
@@ -46,9 +47,12 @@ def cosigner_id(name: str, public_key: bytes) -> bytes:
 def cosign(note: str, witness: str, public_key: bytes, sign: Callable[[bytes], bytes], now: datetime) -> str:
     """The signature line of a witness for a note, without its newline. `sign` is Ed25519 by this raw public key.
 
-    What the note says was checked before: `privacy.ledger.witness`. Raises InternalError if the key did not sign.
+    What the note says was checked before: `privacy.ledger.witness`. Raises InternalError if the key did not sign,
+    ConfigError for a clock that shows no time (privacy.ledger.clock).
     """
     seconds = int(now.timestamp())
+    if seconds not in _SECONDS:
+        raise ConfigError("cosignature", f"by this machine's clock it is {now.isoformat()}", "Set the clock.")
     signature = sign(_message(parse_note(note).text, seconds))
     line = signature_line(witness, cosigner_id(witness, public_key) + seconds.to_bytes(_TIME_BYTES, "big") + signature)
     if not cosignatures(with_lines(note, [line]), {witness: public_key}):
@@ -60,7 +64,7 @@ def cosignatures(note: str, keys: Mapping[str, bytes]) -> tuple[Cosignature, ...
     """The cosignatures of a note by these witnesses (raw keys by name), in the note's order.
 
     Lines of others are ignored. Raises VerificationError for a line that names one of these keys and is not by it, or
-    for two lines of one witness.
+    of a time that is none (privacy.ledger.clock), or for two lines of one witness.
     """
     parsed = parse_note(note)
     found: dict[str, Cosignature] = {}
@@ -82,7 +86,7 @@ def with_lines(note: str, lines: list[str]) -> str:
 def _checked(name: str, blob: bytes, text: str, key: bytes) -> datetime:
     what = f"cosignature by {name}"
     seconds = int.from_bytes(blob[:_TIME_BYTES], "big")
-    if len(blob) != _TIME_BYTES + _SIGNATURE_BYTES or not 0 < seconds < _LATEST:
+    if len(blob) != _TIME_BYTES + _SIGNATURE_BYTES or seconds not in _SECONDS:
         raise VerificationError(what, "is not a time and a signature", _NEXT)
     try:
         Ed25519PublicKey.from_public_bytes(key).verify(blob[_TIME_BYTES:], _message(text, seconds))

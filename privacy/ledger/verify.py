@@ -222,8 +222,7 @@ class _Walk:
             raise LedgerFault(sequence, f"entry {sequence}", f"it is of {entry.institution}, not of {self._origin}")
 
     def _check_time(self, sequence: int, utc: str) -> None:
-        if self._last_utc is not None:
-            check_order(self._last_utc, utc)
+        check_order(self._last_utc, utc)
         if self._trust.valid_until is not None and utc > self._trust.valid_until:
             why = f"{utc} is stated, and the key's certificate was good until {self._trust.valid_until}"
             raise VerificationError("utc", why, NEXT)

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from privacy.errors import VerificationError
-from privacy.ledger.checkpoint import Checkpoint, key_id, open_checkpoint, parse_note, sign_checkpoint
+from privacy.errors import ConfigError, VerificationError
+from privacy.ledger.checkpoint import Checkpoint, key_id, open_checkpoint, parse_note, sign_checkpoint, signature_line
 from privacy.ledger.cosignature import cosign, cosignatures, cosigner_id, with_lines
 from privacy.ledger.merkle import EMPTY_ROOT, root
 from privacy.ledger.witness import Proof, RewrittenError, check_continues, check_own
@@ -96,6 +96,31 @@ def test_cosignatures_stand_beside_the_logs_own_signature() -> None:
 def test_a_cosignature_that_does_not_hold_is_refused(lines: list[str], complaint: str) -> None:
     with pytest.raises(VerificationError, match=complaint):
         cosignatures(with_lines(note(5), lines), {NAME: KEY})
+
+
+def signed_at(of: str, seconds: int) -> str:
+    """The line of a witness whose clock shows whatever it likes."""
+    text = parse_note(of).text
+    signature = WITNESS.sign(f"cosignature/v1\ntime {seconds}\n{text}".encode())
+    return signature_line(NAME, cosigner_id(NAME, KEY) + seconds.to_bytes(8, "big") + signature)
+
+
+@pytest.mark.parametrize("seconds", [0, 946_684_799, 253_370_764_800, 1 << 39, (1 << 64) - 1])
+def test_a_cosignature_of_a_time_that_no_clock_shows_is_refused(seconds: int) -> None:
+    """The witness signed it; before 2000 and after 9998 there are no times (privacy.ledger.clock)."""
+    with pytest.raises(VerificationError, match="is not a time and a signature"):
+        cosignatures(with_lines(note(5), [signed_at(note(5), seconds)]), {NAME: KEY})
+
+
+def test_the_first_and_the_last_second_are_times() -> None:
+    for seconds in (946_684_800, 253_370_764_799):
+        (found,) = cosignatures(with_lines(note(5), [signed_at(note(5), seconds)]), {NAME: KEY})
+        assert found.utc.timestamp() == seconds
+
+
+def test_a_witness_whose_clock_is_centuries_off_signs_nothing() -> None:
+    with pytest.raises(ConfigError, match="Set the clock"):
+        line(note(5), datetime(1970, 1, 1, tzinfo=UTC))
 
 
 def test_a_witness_cosigns_what_continues_and_nothing_else() -> None:

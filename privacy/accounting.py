@@ -53,6 +53,7 @@ PLD_LIMIT_EPSILON: Final = 50.0
 """Above this Renyi epsilon no PLD figure is given: it would be slow, and the mechanism is not private anyway."""
 
 LEAST_NOISE = 0.01
+LEAST_PROBABILITY = 1e-30  # of a unit's being in a sample; near the smallest doubles the accountants lose their way
 MAX_EVENTS = 64
 MAX_COUNT = 1_000_000
 
@@ -96,7 +97,7 @@ class PoissonSampled(Strict):
     """Each unit is in independently with this probability; then the Gaussian mechanism."""
 
     kind: Literal["poisson-sampled"] = "poisson-sampled"
-    sampling_probability: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+    sampling_probability: Annotated[float, Field(ge=LEAST_PROBABILITY, le=1, allow_inf_nan=False)]
     event: Noise
 
 
@@ -268,15 +269,20 @@ def is_shared(event: Event) -> bool:
 def pld_epsilon(event: Event, delta: float) -> float | None:
     """Epsilon at delta by privacy loss distributions, an upper bound (0.1 s - 2 s; remembered).
 
-    None if the Renyi epsilon is above PLD_LIMIT_EPSILON, and for shared noise.
+    None if the Renyi epsilon is above PLD_LIMIT_EPSILON, for shared noise, and where the accountant has no finite
+    figure: at a delta near what its transforms cut off, or with all but certain sampling.
     """
     if is_shared(event) or rdp_epsilon(rdp_vector(event), delta) > PLD_LIMIT_EPSILON:
         return None
     from dp_accounting.pld import PLDAccountant
 
     accountant = PLDAccountant()
-    accountant.compose(as_dp_event(event))
-    return float(accountant.get_epsilon(delta))
+    try:
+        accountant.compose(as_dp_event(event))
+        epsilon = float(accountant.get_epsilon(delta))
+    except (ValueError, ArithmeticError):  # the grid on which it puts losses has no room for those of this event
+        return None
+    return epsilon if math.isfinite(epsilon) else None
 
 
 def conversion(order: float, delta: float) -> float:

@@ -18,6 +18,7 @@ from scipy.special import logsumexp
 from privacy.accounting import (
     ACCOUNTANT,
     GRID,
+    LEAST_PROBABILITY,
     ORDERS,
     UNBOUNDED,
     ZERO,
@@ -38,10 +39,13 @@ from privacy.accounting import (
     pld_epsilon,
     rdp_epsilon,
     rdp_vector,
+    sampled_gaussian,
     times,
     unshared,
 )
-from privacy.errors import ConfigError, InternalError, ProtocolError
+from privacy.errors import ConfigError, InternalError, ProtocolError, VerificationError
+from privacy.ledger.figures import check_charge
+from privacy.ledger.parts import Charge
 from privacy.mechanism import DpSgd
 
 
@@ -87,6 +91,25 @@ def test_pld_is_tighter_and_not_given_where_nothing_is_private() -> None:
     assert rdp_epsilon(rdp_vector(sgd(0.5, steps=100)), 1e-5) > 50
 
 
+@pytest.mark.parametrize(
+    ("sigma", "q", "delta"),
+    [
+        (0.3, 1 - 1e-15, 1e-5),  # the accountant raises ValueError: it has no grid for these losses
+        (1.0, 1 - 1e-16, 1e-16),  # and here it says infinity
+        (0.3, 1e-3, 1e-17),
+    ],
+)
+def test_where_the_pld_accountant_has_no_finite_figure_none_is_given(sigma: float, q: float, delta: float) -> None:
+    """Such an event can be charged, and what is charged replays: nobody's figure stands in for the missing one."""
+    event = sampled_gaussian(sigma, q, 1)
+    assert math.isfinite(rdp_epsilon(rdp_vector(event), delta))
+    assert pld_epsilon(event, delta) is None
+    charge = Charge.of(event, delta)
+    check_charge(charge)
+    with pytest.raises(VerificationError, match=r"epsilon_pld: 0\.0 is stated, None is right"):
+        check_charge(charge.model_copy(update={"epsilon_pld": 0.0}))
+
+
 def test_figures_too_large_for_a_number_are_unbounded_and_cost_more_than_any_budget() -> None:
     vector = rdp_vector(sgd(0.01, steps=1_000_000))
     assert vector[-1] == UNBOUNDED
@@ -99,8 +122,8 @@ def test_nothing_spent_is_epsilon_zero() -> None:
 
 def test_no_warning_reaches_the_log(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        for q in (0.499999, 0.5, 0.500001, 0.9, 1.0, 1e-4):
-            for sigma in (0.3, 2.0, 130.0):
+        for q in (0.499999, 0.5, 0.500001, 0.9, 1.0, 1e-4, 1 - 1e-16, LEAST_PROBABILITY):
+            for sigma in (0.3, 2.0, 130.0, 1e6):
                 rdp_vector(sgd(sigma, q=q, steps=1))
     assert not caplog.records
 
@@ -156,6 +179,11 @@ def test_vectors_that_nobody_checked_stay_so() -> None:
         add(one, one[1:])
 
 
+def sampled(q: float) -> dict[str, object]:
+    noise = {"kind": "gaussian", "noise_multiplier": 2.0}
+    return {"kind": "poisson-sampled", "sampling_probability": q, "event": noise}
+
+
 @pytest.mark.parametrize(
     ("value", "complaint"),
     [
@@ -163,6 +191,8 @@ def test_vectors_that_nobody_checked_stay_so() -> None:
         ({"module_name": "os", "class_name": "system"}, "kind"),
         ({"kind": "gaussian", "noise_multiplier": 0.0}, "noise_multiplier"),
         ({"kind": "gaussian", "noise_multiplier": math.inf}, "noise_multiplier"),
+        (sampled(5e-324), "sampling_probability"),
+        (sampled(9e-31), "sampling_probability"),
         ({"kind": "gaussian", "noise_multiplier": "2"}, "noise_multiplier"),
         ({"kind": "gaussian", "noise_multiplier": 2.0, "extra": 1}, "extra"),
         ({"kind": "self-composed", "count": 10**7, "event": {"kind": "gaussian", "noise_multiplier": 2.0}}, "count"),

@@ -11,6 +11,7 @@ from federation.ledger_report.spending import Level
 WIDE, HIGH = 1000, 300  # of the drawing; it is stretched to the page's width, its labels are not
 _PIXELS = 1  # balances nearer to each other than this on the way across are drawn as the last of them
 _TICKS = 4  # spaces between dates
+_LEAST = 1e-100  # no axis ends below this epsilon: a policy may have the smallest double, which has no third
 Point = tuple[float, float]
 
 
@@ -42,7 +43,7 @@ def step_chart(levels: Sequence[Level], until_utc: str) -> StepChart:
     """
     start, end = _instant(levels[0].utc), max(_instant(until_utc), _instant(levels[-1].utc))
     span = max((end - start).total_seconds(), 1.0)
-    highest = max(max(level.cap, level.charged) for level in levels)
+    highest = max(_LEAST, *(max(level.cap, level.charged) for level in levels))
     top, step = 1.08 * highest, _round_step(highest)
     across = accumulate((WIDE * (_instant(level.utc) - start).total_seconds() / span for level in levels), max)
     drawn = _thinned(zip(across, levels, strict=True))

@@ -360,6 +360,12 @@ def test_the_axis_has_a_few_round_figures(cap):
     assert labels[-1] <= 1.08 * cap
 
 
+@pytest.mark.parametrize("cap", [5e-324, 1e-320, 1e-99])
+def test_a_cap_next_to_nothing_is_drawn(cap):
+    new = Level("2026-03-01T00:00:00Z", 0, 0, cap)
+    assert step_chart([new, new], new.utc).epsilons[0].label == "0"
+
+
 def twice_approved() -> Log:
     """A job that was approved, refused before it began, and approved anew on other references, with one reservation."""
     log, state = Log(), first_budget(None, BudgetPolicy("cardiology", 2.0, 1e-3, "patient"))

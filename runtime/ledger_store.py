@@ -120,14 +120,13 @@ class Ledger:
         """Put entries at the end, one after the other; returns the place of the first.
 
         Raises, before it has written any of them, InternalError for one of another institution or if the log moved
-        meanwhile; ProtocolError for one that would not decode; ConfigError if the one before is of a later time, since
-        nobody could verify a log with this one in it.
+        meanwhile; ProtocolError for one that would not decode; ConfigError if one before is of a later time, by more
+        than CLOCK_TOLERANCE: nobody could verify a log with this one in it.
         """
-        growth, newest = Growth(self._frontier()), self._newest_utc()
+        growth, latest = Growth(self._frontier()), self._latest_utc()
         size, rows, nodes = growth.size, [], []
         for entry in entries:
-            self._check_appendable(newest, entry)
-            place, newest = growth.size, entry.utc
+            place, latest = growth.size, self._check_appendable(latest, entry)
             body = encode_entry(entry.model_copy(update={"sequence": place}))
             leaf = leaf_hash(body)
             rows.append({"sequence": place, "kind": decode_entry(body).kind, "leaf_hash": leaf, "body": body})
@@ -135,7 +134,7 @@ class Ledger:
                 {"level": level, "position": place >> level, "hash": node}
                 for level, node in enumerate(growth.append(leaf), 1)
             ]
-        self._move(size, growth.frontier(), newest)
+        self._move(size, growth.frontier(), latest)
         for table, new in ((self._tables.entries, rows), (self._tables.nodes, nodes)):
             if new:
                 self._connection.execute(insert(table), new)
@@ -219,7 +218,7 @@ class Ledger:
 
         Raises VerificationError naming the first entry, or the checkpoint, that is not as it was written.
         """
-        stored, growth, newest = self._frontier(), Growth(), None
+        stored, growth, latest = self._frontier(), Growth(), ""
         signed = self.checkpoints()
         nodes = [self._nodes(level, stored.size) for level in range(1, stored.size.bit_length())]
         table = self._tables.entries
@@ -229,7 +228,7 @@ class Ledger:
             entry = None if leaf != row.leaf_hash else decode_entry(row.body)
             if entry is None or (entry.sequence, entry.kind) != (sequence, row.kind):
                 raise VerificationError(f"ledger entry {sequence}", "it is not the one that was written", _RESTORE)
-            newest = entry.utc
+            latest = max(latest, entry.utc)
             completed = growth.append(leaf)
             if any(next(kept, None) != node for kept, node in zip(nodes, completed, strict=False)):
                 raise VerificationError(f"ledger up to entry {sequence}", "not what its stored tree says", _RESTORE)
@@ -238,31 +237,31 @@ class Ledger:
                 raise VerificationError(f"ledger up to entry {sequence}", "not what its checkpoint says", _RESTORE)
         if growth.frontier() != stored or signed:
             raise VerificationError("ledger", "entries are missing at its end", _RESTORE)
-        self._check_rest(stored, newest)
+        self._check_rest(stored, latest or None)
 
-    def _check_rest(self, stored: Frontier, newest: str | None) -> None:
-        """What no entry has shown to be wrong: nodes that are too many, the newest entry's time."""
+    def _check_rest(self, stored: Frontier, latest: str | None) -> None:
+        """What no entry has shown to be wrong: nodes that are too many, the latest time."""
         kept = self._connection.execute(select(func.count()).select_from(self._tables.nodes)).scalar_one()
         if kept != stored.size - stored.size.bit_count():
             raise VerificationError("ledger", "its stored tree has nodes over entries that are not there", _RESTORE)
-        if self._newest_utc() != newest:
-            raise VerificationError("ledger", "its newest entry is of another time than it keeps", _RESTORE)
+        if self._latest_utc() != latest:
+            raise VerificationError("ledger", "its latest entry is of another time than it keeps", _RESTORE)
 
-    def _check_appendable(self, newest: str | None, entry: Entry) -> None:
+    def _check_appendable(self, latest: str | None, entry: Entry) -> str:
+        """The latest time with this entry."""
         origin = self.identity.origin
         if entry.institution != self.identity.institution:
             raise InternalError("ledger entry", f"is of {entry.institution}", f"Report this: {origin}.")
-        before = f"its newest entry is of {newest}"
         try:
-            check_order(newest, entry.utc)
+            return check_order(latest, entry.utc)
         except VerificationError as error:
-            why = f"by this machine's clock it is {entry.utc}, and {error.why if newest is None else before}"
+            why = f"by this machine's clock it is {entry.utc}, and its latest entry is of {latest or 'no time'}"
             raise ConfigError(f"ledger of {origin}", why, "Set the clock (timedatectl).") from error
 
-    def _move(self, size: int, longer: Frontier, newest: str | None) -> None:
+    def _move(self, size: int, longer: Frontier, latest: str | None) -> None:
         """Note that the log was of this size and is longer now."""
         log = self._tables.log
-        values = {"size": longer.size, "peaks": b"".join(longer.peaks), "newest_utc": newest}
+        values = {"size": longer.size, "peaks": b"".join(longer.peaks), "newest_utc": latest}
         if self._connection.execute(update(log).where(log.c.size == size).values(**values)).rowcount != 1:
             raise InternalError("ledger", "two writers appended at once", "Run one program per state folder.")
 
@@ -303,9 +302,9 @@ class Ledger:
         opened = (open_checkpoint(row.note, self.identity.origin, keys.at(row.size)) for row in rows)
         return {checkpoint.size: checkpoint for checkpoint in opened}
 
-    def _newest_utc(self) -> str | None:
-        newest: str | None = self._connection.execute(select(self._tables.log.c.newest_utc)).scalar_one()
-        return newest
+    def _latest_utc(self) -> str | None:
+        latest: str | None = self._connection.execute(select(self._tables.log.c.newest_utc)).scalar_one()
+        return latest
 
     def _frontier(self) -> Frontier:
         log = self._tables.log

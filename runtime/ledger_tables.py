@@ -27,7 +27,7 @@ def ledger_tables(metadata: MetaData) -> LedgerTables:
         Column("certificate_pem", LargeBinary, nullable=True),
         Column("size", BigInteger, nullable=False),
         Column("peaks", LargeBinary, nullable=False),  # the frontier's hashes, one after the other
-        Column("newest_utc", String(32), nullable=True),  # of the last entry; null: there is none
+        Column("newest_utc", String(32), nullable=True),  # the latest that an entry states; null: there are none
     )
     entries = Table(
         "ledger_entries",

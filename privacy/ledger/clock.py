@@ -1,4 +1,7 @@
-"""When entries say they were written: in the order in which they stand, but for a clock that is set right."""
+"""When entries say they were written: in the order in which they stand, but for a clock that is set right.
+
+Once for the whole log, not once an entry: none is much older than the latest of all before it.
+"""
 
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -7,7 +10,7 @@ from typing import Final
 from privacy.errors import VerificationError
 
 CLOCK_TOLERANCE: Final = timedelta(hours=1)
-"""An entry may say that it is this much older than the one before it, no more."""
+"""An entry may say that it is this much older than any before it, no more."""
 
 FIRST_UTC: Final = datetime(2000, 1, 1, tzinfo=UTC)
 LAST_UTC: Final = datetime(9998, 12, 31, 23, 59, 59, tzinfo=UTC)
@@ -16,16 +19,19 @@ LAST_UTC: Final = datetime(9998, 12, 31, 23, 59, 59, tzinfo=UTC)
 _FORM = "Entries are written in UTC, to the second."
 
 
-def check_order(before_utc: str | None, utc: str) -> None:
-    """An entry of `utc` may follow one of `before_utc`; None: it is the first. Raises VerificationError; both are
-    entries' own strings.
+def check_order(latest_utc: str | None, utc: str) -> str:
+    """An entry of `utc` may follow others, the latest of `latest_utc`; None: there are none. Returns the latest, this
+    one counted. Raises VerificationError; both are entries' own strings.
 
     Entries' strings are of one length and one form, so that later ones sort later.
     """
     stated = instant(utc)
-    if before_utc is not None and utc < before_utc and stated < instant(before_utc) - CLOCK_TOLERANCE:
-        why = f"{utc} is stated, but the entry before it is of {before_utc}"
+    if latest_utc is None or utc >= latest_utc:
+        return utc
+    if stated < instant(latest_utc) - CLOCK_TOLERANCE:
+        why = f"{utc} is stated, but an entry before it is of {latest_utc}"
         raise VerificationError("utc", why, "Compare both with the signed checkpoints that others hold.")
+    return latest_utc
 
 
 @lru_cache(256)

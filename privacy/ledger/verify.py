@@ -52,8 +52,8 @@ class Report:
     entries: int
     checkpoints: int
     root: bytes
-    first_utc: str | None
-    last_utc: str | None
+    first_utc: str | None  # the earliest that an entry states
+    last_utc: str | None  # the latest
     kinds: dict[str, int]
     populations: tuple[PopulationReport, ...]
     administrators: tuple[str, ...]  # who may change budgets, two together
@@ -78,7 +78,7 @@ def verify_log(
     """Check a whole log against its signed checkpoints and against itself.
 
     Per entry, in order: its bytes are the ones signed for, canonical, at their place, of this institution, no older
-    than the one before it (CLOCK_TOLERANCE); every figure is recomputed; every budget decision is replayed; each job
+    than any before it (CLOCK_TOLERANCE); every figure is recomputed; every budget decision is replayed; each job
     is approved, and each of its rounds reserves within that, runs what it reserved, and releases what it committed.
     With `evidence`, what entries say of plans, rounds and self-tests is compared with these.
     `leaves`, the log's own list of leaf hashes, is believed only if its roots are the signed ones; it then pins a
@@ -168,7 +168,7 @@ class _Walk:
             step = error.next_step if isinstance(error, UnknownFormError) else NEXT
             raise LedgerFault(sequence, f"entry {sequence}", f"{error.what}: {error.why}", step) from error
         self._kinds[entry.kind] += 1
-        self._first_utc, self._last_utc = self._first_utc or entry.utc, entry.utc
+        self._first_utc = min(self._first_utc or entry.utc, entry.utc)
         self._size += 1
         if self.leaves is None:
             self._tree.append(hashed)
@@ -222,7 +222,7 @@ class _Walk:
             raise LedgerFault(sequence, f"entry {sequence}", f"it is of {entry.institution}, not of {self._origin}")
 
     def _check_time(self, sequence: int, utc: str) -> None:
-        check_order(self._last_utc, utc)
+        self._last_utc = check_order(self._last_utc, utc)
         if self._trust.valid_until is not None and utc > self._trust.valid_until:
             why = f"{utc} is stated, and the key's certificate was good until {self._trust.valid_until}"
             raise VerificationError("utc", why, NEXT)

@@ -386,7 +386,7 @@ LIES = {
     ),
     "an entry from long before": (
         2,
-        "2026-03-01T07:59:59Z is stated, but the entry before it is of 2026-03-01T09:00:00Z",
+        "2026-03-01T07:59:59Z is stated, but an entry before it is of 2026-03-01T09:00:00Z",
         approved(reserve_entry(0, HELD).model_copy(update={"utc": "2026-03-01T07:59:59Z"})),
     ),
     "an entry of no time": (2, "is no time", approved(key_entry().model_copy(update={"utc": "2026-02-30T09:00:00Z"}))),
@@ -511,7 +511,18 @@ def test_a_refusal_ends_what_was_approved_and_not_what_was_reserved_or_is_approv
 
 def test_a_clock_that_was_set_back_a_little_is_no_lie() -> None:
     log = approved(key_entry().model_copy(update={"utc": "2026-03-01T08:00:00Z"}))
-    assert log.verify().last_utc == "2026-03-01T08:00:00Z"
+    report = log.verify()
+    assert (report.first_utc, report.last_utc) == ("2026-03-01T08:00:00Z", "2026-03-01T09:00:00Z")
+
+
+def test_a_clock_is_set_back_once_and_not_by_an_hour_with_every_entry() -> None:
+    log = Log()
+    for hour in (23, 22, 21):
+        log.add(key_entry().model_copy(update={"utc": f"2026-03-01T{hour}:00:00Z"}))
+    log.sign()
+    found = fault(log, log.leaves)
+    assert found.sequence == 2
+    assert "2026-03-01T21:00:00Z is stated, but an entry before it is of 2026-03-01T23:00:00Z" in str(found)
 
 
 @pytest.mark.parametrize("lie", LIES)

@@ -14,7 +14,7 @@ from sqlalchemy import Engine, MetaData, delete, insert, inspect, select, update
 from privacy.errors import CloisterError, ConfigError, InternalError, VerificationError
 from privacy.ledger.codec import decode_entry
 from privacy.ledger.merkle import root, verify_consistency, verify_inclusion
-from runtime.database import open_database, write
+from runtime.database import open_database, read, write
 from runtime.ledger_store import Ledger, LogIdentity
 from runtime.ledger_tables import ledger_tables
 from tests.ledger_logs import key_entry, policy_entry, sample_log
@@ -62,25 +62,28 @@ def test_both_programs_migrations_make_the_tables_that_the_code_expects(program:
 @pytest.mark.parametrize("program", ["silo_agent.migrations", "aggregator.migrations"])
 @pytest.mark.parametrize("size", [0, 17, 2500])
 def test_a_database_from_before_the_tree_was_kept_gets_its_nodes(program: str, size: int, tmp_path: Path) -> None:
-    now = open_database(tmp_path / "now.db", program)
+    """And the latest time of its entries, though before the last of them the clock was set back."""
+    now, set_back = open_database(tmp_path / "now.db", program), {"utc": "2026-03-01T08:20:00Z"}
     with write(now) as connection:
-        Ledger.begin(connection, TABLES, IDENTITY).append_all([key_entry()] * size)
+        entries = [key_entry().model_copy(update=set_back if i == size - 1 else {}) for i in range(size)]
+        Ledger.begin(connection, TABLES, IDENTITY).append_all(entries)
         log = connection.execute(select(TABLES.log)).mappings().one()
-        entries = [dict(row) for row in connection.execute(select(TABLES.entries)).mappings()]
+        rows = [dict(row) for row in connection.execute(select(TABLES.entries)).mappings()]
         nodes = connection.execute(select(TABLES.nodes)).all()
     now.dispose()
     before = at_first_revision(tmp_path / "program.db", program)
     with write(before) as connection:
         known = {column["name"] for column in inspect(connection).get_columns("ledger_log")}
         connection.execute(insert(TABLES.log).values({name: value for name, value in log.items() if name in known}))
-        if entries:
-            connection.execute(insert(TABLES.entries), entries)
+        if rows:
+            connection.execute(insert(TABLES.entries), rows)
     before.dispose()
     again = open_database(tmp_path / "program.db", program)
     with write(again) as connection:
         assert connection.execute(select(TABLES.nodes)).all() == nodes
         ledger = Ledger(connection, TABLES)
         ledger.check()
+        assert connection.execute(select(TABLES.log.c.newest_utc)).scalar_one() == log["newest_utc"]
         assert ledger.append(key_entry()) == size
         ledger.check()
     again.dispose()
@@ -218,10 +221,19 @@ def test_a_clock_far_behind_the_newest_entry_is_named_before_nobody_can_verify_t
     earlier = key_entry().model_copy(update={"utc": "2026-03-01T08:00:00Z"})
     with write(filled) as connection:
         Ledger(connection, TABLES).append(earlier)
-    too_early = key_entry().model_copy(update={"utc": "2026-03-01T06:59:59Z"})
-    complaint = r"clock it is 2026-03-01T06:59:59Z, and its newest entry is of 2026-03-01T08:00:00Z.*timedatectl"
-    with write(filled) as connection, pytest.raises(ConfigError, match=complaint):
-        Ledger(connection, TABLES).append(too_early)
+    too_early = key_entry().model_copy(update={"utc": "2026-03-01T07:59:59Z"})  # a second after the one before
+    complaint = r"clock it is 2026-03-01T07:59:59Z, and its latest entry is of 2026-03-01T09:00:00Z.*timedatectl"
+    for entries in ([too_early], [earlier, too_early]):
+        with write(filled) as connection, pytest.raises(ConfigError, match=complaint):
+            Ledger(connection, TABLES).append_all(entries)
+    with read(filled) as connection:
+        Ledger(connection, TABLES).check()
+
+
+def test_a_clock_that_shows_no_time_begins_no_log(engine: Engine) -> None:
+    entry = key_entry().model_copy(update={"utc": "1970-01-01T00:00:07Z"})
+    with write(engine) as connection, pytest.raises(ConfigError, match=r"1970-01-01T00:00:07Z.*timedatectl"):
+        Ledger.begin(connection, TABLES, IDENTITY).append(entry)
 
 
 def test_an_empty_ledger_or_a_foreign_key_signs_nothing(engine: Engine) -> None:

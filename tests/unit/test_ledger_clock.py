@@ -10,12 +10,13 @@ NINE = "2026-03-01T09:00:00Z"
 
 @pytest.mark.parametrize("utc", [NINE, "2026-03-01T09:00:01Z", "2026-03-01T08:00:00Z", "9998-12-31T23:59:59Z"])
 def test_times_that_may_follow(utc):
-    check_order(NINE, utc)
+    assert check_order(NINE, utc) == max(NINE, utc)
+    assert check_order(None, utc) == utc
 
 
 @pytest.mark.parametrize("utc", ["2026-03-01T07:59:59Z", "2025-12-31T23:59:59Z", "2000-01-01T00:00:00Z"])
 def test_times_that_may_not(utc):
-    with pytest.raises(VerificationError, match=f"{utc} is stated, but the entry before it is of {NINE}"):
+    with pytest.raises(VerificationError, match=f"{utc} is stated, but an entry before it is of {NINE}"):
         check_order(NINE, utc)
 
 

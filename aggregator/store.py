@@ -166,10 +166,10 @@ class Transaction:
         return None if found is None else Signed(found.body, found.signature)
 
     def statements(self, job: bytes, number: int, kind: Kind) -> dict[str, Signed]:
-        """All statements of one kind in one round, by signer, sorted."""
+        """All statements of one kind in one round, by signer, sorted (a server's collation need not be Python's)."""
         where = (STATEMENTS.c.job == job) & (STATEMENTS.c.round == number) & (STATEMENTS.c.kind == str(kind))
-        rows = self._db.execute(select(STATEMENTS).where(where).order_by(STATEMENTS.c.signer))
-        return {row.signer: Signed(row.body, row.signature) for row in rows}
+        rows = self._db.execute(select(STATEMENTS).where(where))
+        return {row.signer: Signed(row.body, row.signature) for row in sorted(rows, key=lambda row: str(row.signer))}
 
     def drop_statements(self, job: bytes, number: int, kind: Kind) -> None:
         """Forget the statements of one kind in one round: those of a commit that another one replaces."""

@@ -11,6 +11,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from privacy.canonical import parse_canonical
 from privacy.ckks.fingerprint import root_and_fingerprint
 from privacy.ckks.layouts import layout_of
 from privacy.document import Document
@@ -56,6 +57,7 @@ class SignedText(Strict):
         return Signed(self.body.encode(), bytes.fromhex(self.signature))
 
 
+_BY_SIGNER = ("job_joins", "round_joins", "headers", "fingerprints", "consents", "releases", "applied")
 Statements = Annotated[tuple[SignedText, ...], Field(strict=False, max_length=100)]
 
 
@@ -94,7 +96,10 @@ class RecordVerdict:
 
 
 def check_record(record: RoundRecord) -> RecordVerdict:
-    """Check a record from end to end. Raises ProtocolError or VerificationError naming the first thing wrong."""
+    """Check a record from end to end; a round has one: the statements of a kind stand by their signers, one of each.
+
+    Raises ProtocolError or VerificationError naming the first thing wrong.
+    """
     plan = JobPlan.decode(record.plan.encode())
     roll = check_roll(plan, [join.signed for join in record.job_joins])
     ctx = RoundContext(plan.digest(), record.round, bytes.fromhex(record.adapter_digest), record.participants)
@@ -107,7 +112,9 @@ def check_record(record: RoundRecord) -> RecordVerdict:
     consents = check_certificate(plan, ctx, transcript.digest, _signed(record.consents))
     releases = [check_release(plan, ctx, transcript.digest, each) for each in _signed(record.releases)]
     released = tuple(sorted({release.silo for release in releases}))
-    return RecordVerdict(plan, ctx.participants, transcript, consents, released, _adapters(plan, ctx, record))
+    adapters = _adapters(plan, ctx, record)
+    _require_sorted(record)
+    return RecordVerdict(plan, ctx.participants, transcript, consents, released, adapters)
 
 
 def header_check(
@@ -140,6 +147,15 @@ def check_sum(verdict: RecordVerdict, chunks: Iterable[bytes]) -> None:
 
 def _signed(texts: Iterable[SignedText]) -> list[Signed]:
     return [text.signed for text in texts]
+
+
+def _require_sorted(record: RoundRecord) -> None:
+    """By their signers, one of each; all are verified before."""
+    for kind in _BY_SIGNER:
+        silos = [parse_canonical(text.body.encode(), kind)["silo"] for text in getattr(record, kind)]
+        if silos != sorted(set(silos)):
+            why = f"its {kind} are not sorted by silo, each silo once"
+            raise VerificationError(f"round {record.round}", why, NEXT_STEP)
 
 
 def _adapters(plan: JobPlan, ctx: RoundContext, record: RoundRecord) -> dict[str, str]:

@@ -10,13 +10,16 @@ from dataclasses import dataclass
 from cloister import wire
 
 from privacy.errors import ProtocolError
+from privacy.keyed import KeyedRoundJoin
 from privacy.plan import RoundContext
 from privacy.record import RoundRecord, SignedText
-from privacy.statement import Signed
+from privacy.statement import Signed, SiloStatement, read
 from privacy.transcript import (
     CheckedCommit,
     CheckedTranscript,
+    Consent,
     HeaderCheck,
+    RoundJoin,
     check_certificate,
     check_commit,
     check_fingerprints,
@@ -119,11 +122,16 @@ class CommitCheck:
 
 
 def check_certified(membership: Membership, ctx: RoundContext, view: wire.Round, checked: CheckedTranscript) -> bytes:
-    """Step 6: the certificate; returns the round's record, to be kept as evidence. Raises Rejected."""
+    """Step 6: the certificate; returns the round's record, to be kept as evidence. Raises Rejected.
+
+    The record has the statements by their signers, in whatever order they were shown: so everybody's is the same.
+    """
     with judged():
         check_certificate(membership.plan, ctx, checked.digest, view.consents)
         if view.commit is None:
             raise ProtocolError(f"round {ctx.round_number}", "shows no commit", "Nothing was opened.")
+        joins = _by_silo(view.joins, KeyedRoundJoin if membership.plan.suite.keyed else RoundJoin)
+        consents = _by_silo(view.consents, Consent)
     record = RoundRecord(
         plan=membership.plan.encode().decode(),
         job_joins=_texts(membership.roll.joins),
@@ -131,15 +139,20 @@ def check_certified(membership: Membership, ctx: RoundContext, view: wire.Round,
         round=ctx.round_number,
         adapter_digest=ctx.adapter_digest.hex(),
         participants=ctx.participants,
-        round_joins=_texts(view.joins),
+        round_joins=joins,
         commit=SignedText.of(view.commit),
         headers=_texts(view.headers),
         fingerprints=_texts(view.fingerprints),
-        consents=_texts(view.consents),
+        consents=consents,
         releases=(),
         applied=(),
     )
     return record.encode()
+
+
+def _by_silo(statements: Iterable[Signed], kind: type[SiloStatement]) -> tuple[SignedText, ...]:
+    signed_by = {read(signed, kind).silo: signed for signed in statements}
+    return _texts(signed_by[silo] for silo in sorted(signed_by))
 
 
 def _texts(statements: Iterable[Signed]) -> tuple[SignedText, ...]:

@@ -87,6 +87,15 @@ def test_every_field_counts(record: RoundRecord, change: dict, error: type, reas
         check_record(record.model_copy(update=change))
 
 
+@pytest.mark.parametrize("field", ["job_joins", "round_joins", "consents", "applied"])
+def test_a_round_has_one_record(record: RoundRecord, field: str) -> None:
+    """Each statement once, by its signer: nobody makes another file of the same signatures."""
+    statements = getattr(record, field)
+    for others in (statements[::-1], (*statements, statements[0]), (statements[0], *statements)):
+        with pytest.raises((ProtocolError, VerificationError), match=r"sorted by silo|twice|goes on with joins"):
+            check_record(record.model_copy(update={field: others}))
+
+
 def test_different_next_adapters_are_found(record: RoundRecord) -> None:
     other = COHORT.sign(Applied.model_validate({**COHORT.bound("c"), "adapter": "8" * 64}))
     with pytest.raises(VerificationError, match="different next adapters"):

@@ -71,7 +71,7 @@ def _parse(pem: bytes, kind: str) -> x509.CertificateSigningRequest:
         raise _refusal(kind, f"is not ASCII text of at most {MAX_PEM_BYTES} bytes")
     try:
         return x509.load_pem_x509_csr(pem)
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion) as error:
         raise _refusal(kind, "is not a PKCS #10 request in PEM form") from error
 
 

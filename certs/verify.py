@@ -9,7 +9,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -22,6 +22,7 @@ from privacy.errors import CloisterError, ConfigError, ProtocolError
 
 MAX_PEM_BYTES = 16_384
 _BEGIN = b"-----BEGIN CERTIFICATE-----"
+_MALFORMED = (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.UnsupportedGeneralNameType)
 
 
 class Kind(StrEnum):
@@ -102,7 +103,20 @@ def read_leaf(pem: bytes, ca: x509.Certificate, kind: Kind) -> Leaf:
         certificate.verify_directly_issued_by(ca)
     except (ValueError, TypeError, InvalidSignature) as error:
         raise CertificateFlaw(Flaw.WRONG_CA, "was not issued by this federation's CA") from error
-    party = _party(certificate, ca)
+    return _leaf(certificate, kind, federation_of(ca))
+
+
+def read_unvouched(pem: bytes, kind: Kind) -> Leaf:
+    """What a certificate says of itself, in the form that ours have. Nobody vouches for it. Raises CertificateFlaw."""
+    certificate = _load(pem)
+    try:
+        return _leaf(certificate, kind, None)
+    except _MALFORMED as error:
+        raise CertificateFlaw(Flaw.UNREADABLE, "is not in the form of a party's certificate") from error
+
+
+def _leaf(certificate: x509.Certificate, kind: Kind, federation: str | None) -> Leaf:
+    party = _party(certificate, federation)
     return Leaf(
         party,
         kind,
@@ -157,11 +171,11 @@ def _load(pem: bytes) -> x509.Certificate:
         raise CertificateFlaw(Flaw.UNREADABLE, "is not one certificate in PEM form")
     try:
         return x509.load_pem_x509_certificate(pem)
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion) as error:
         raise CertificateFlaw(Flaw.UNREADABLE, "is not one certificate in PEM form") from error
 
 
-def _party(certificate: x509.Certificate, ca: x509.Certificate) -> PartyId:
+def _party(certificate: x509.Certificate, federation: str | None) -> PartyId:
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         uris = names.get_values_for_type(x509.UniformResourceIdentifier)
@@ -173,8 +187,8 @@ def _party(certificate: x509.Certificate, ca: x509.Certificate) -> PartyId:
         party = PartyId.parse(uris[0])
     except ProtocolError as error:
         raise CertificateFlaw(Flaw.WRONG_NAME, f"names {uris[0][:200]!r}, which is no party") from error
-    if party.federation != federation_of(ca):
-        why = f"names federation {party.federation}, and the CA is that of {federation_of(ca)}"
+    if federation is not None and party.federation != federation:
+        why = f"names federation {party.federation}, and the CA is that of {federation}"
         raise CertificateFlaw(Flaw.WRONG_NAME, why)
     return party
 

@@ -1,7 +1,9 @@
 """The CA: what it signs, what it refuses, what it remembers."""
 
+import base64
 import stat
 import threading
+from contextlib import suppress
 from datetime import timedelta
 
 import pytest
@@ -17,7 +19,15 @@ from certs.ca import CertificateAuthority
 from certs.names import PartyId, Role
 from certs.profile import DOCUMENT_SIGNING, signing_request
 from certs.registry import RegistryFile
-from certs.verify import Kind, check_identity_certificate, load_ca, read_revocations
+from certs.verify import (
+    CertificateFlaw,
+    Kind,
+    check_identity_certificate,
+    load_ca,
+    read_leaf,
+    read_revocations,
+    read_unvouched,
+)
 from privacy.errors import ConfigError, ProtocolError, Refused
 from tests.pki import FEDERATION, HOSTS, NOW, check_leaf, make_ca, make_wallet
 
@@ -264,3 +274,35 @@ def test_leaves_do_not_outlive_the_ca(ca):
     assert leaf.not_valid_after_utc == NOW + timedelta(days=3650)
     with pytest.raises(ConfigError, match="the CA certificate: has expired"):
         ca.sign_tls(tls_request(), SILO, NOW + timedelta(days=3651))
+
+
+@pytest.mark.filterwarnings("ignore:Parsed a serial number")
+def test_a_certificate_or_request_with_any_byte_changed_is_refused_or_the_same(ca):
+    """Not with what the library raises for odd versions, unknown algorithms or doubled extensions."""
+    certificate, request = (
+        x509_bytes(text) for text in (ca.sign_identity(identity_request(), SILO, NOW), tls_request())
+    )
+    issuer = load_ca(ca.ca_pem)
+    sound = read_leaf(armoured("CERTIFICATE", certificate), issuer, Kind.IDENTITY)
+    for place in range(len(certificate)):
+        for flip in (0x01, 0x20, 0x80):
+            changed = armoured("CERTIFICATE", flipped(certificate, place, flip))
+            with suppress(CertificateFlaw):  # DER has a byte that says how many bits of the signature are none
+                assert read_leaf(changed, issuer, Kind.IDENTITY) == sound
+            with suppress(CertificateFlaw):  # nobody vouches for it: some changes make another name or key
+                read_unvouched(changed, Kind.IDENTITY)
+    for place in range(len(request)):
+        with suppress(ProtocolError):
+            ca.sign_tls(armoured("CERTIFICATE REQUEST", flipped(request, place, 0x20)), SILO, NOW)
+
+
+def x509_bytes(text):
+    return base64.b64decode(b"".join(text.splitlines()[1:-1]))
+
+
+def armoured(label, der):
+    return f"-----BEGIN {label}-----\n{base64.encodebytes(der).decode()}-----END {label}-----\n".encode()
+
+
+def flipped(data, place, bits):
+    return data[:place] + bytes([data[place] ^ bits]) + data[place + 1 :]

@@ -15,6 +15,7 @@ from certs.names import PartyId, Role
 from certs.times import parse_utc, utc_text
 from certs.verify import CertificateFlaw, Kind, Leaf, load_ca, read_leaf
 from federation.cards import CardBook, check_cards
+from federation.unvouched import check_unvouched
 from privacy.errors import ConfigError, VerificationError
 from privacy.ledger.checkpoint import log_origin
 from privacy.ledger.codec import decode_entry
@@ -83,8 +84,8 @@ def trusted_by_ca(bundle: Bundle, ca: Path) -> Trusted:
 def verified(bundle: Bundle, trusted: Trusted, entries: Iterator[bytes] | None = None) -> Report:
     """What the bundle adds up to; `entries` are its own, where somebody reads along.
 
-    With a CA, witnesses and auditors are checked against it as well. Raises VerificationError, a LedgerFault where it
-    is about the log.
+    With a CA, witnesses and auditors are checked against it as well; without, certificates and cosignatures against
+    each other. Raises VerificationError, a LedgerFault where it is about the log.
     """
     cards, evidence, notes = CardBook(), bundle.evidence(), bundle.notes()
     read = bundle.entries() if entries is None else entries
@@ -103,6 +104,8 @@ def verified(bundle: Bundle, trusted: Trusted, entries: Iterator[bytes] | None =
         _check_reviewers(report, trusted.ca_pem)
         _check_rotations(report, trusted.party, trusted.ca_pem)
         _check_pins(report, witnesses or {})
+    else:
+        check_unvouched(bundle, trusted.origin, trusted.public_key)
     return report
 
 

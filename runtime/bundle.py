@@ -71,9 +71,14 @@ class Bundle:
             raise VerificationError(LEAVES, "it is not a list of hashes", _NEXT)
         return tuple(bytes.fromhex(line) for line in lines)
 
+    @property
+    def has_certificate(self) -> bool:
+        """Whether the identity certificate is inside."""
+        return IDENTITY in self._archive.namelist()
+
     def certificate(self) -> bytes:
         """The identity certificate. Raises ConfigError if there is none."""
-        if IDENTITY not in self._archive.namelist():
+        if not self.has_certificate:
             raise ConfigError("bundle", f"has no {IDENTITY}", _UNCERTIFIED)
         return self._archive.read(IDENTITY)
 

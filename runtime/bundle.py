@@ -10,7 +10,7 @@ from typing import IO, TypeVar
 
 from pydantic import ValidationError
 
-from privacy.canonical import parse_canonical
+from privacy.canonical import canonical_json, parse_canonical
 from privacy.errors import ConfigError, ProtocolError, VerificationError
 from privacy.fields import first_complaint
 from privacy.ledger.checkpoint import split_notes
@@ -173,16 +173,20 @@ def _checked(file: IO[bytes], archive: zipfile.ZipFile) -> tuple[Head, Names]:
 
 def _head(archive: zipfile.ZipFile) -> Head:
     try:
-        value = parse_canonical(archive.read(HEAD), HEAD)
+        data = archive.read(HEAD)
+        value = parse_canonical(data, HEAD)
         version = value.get("version") if isinstance(value, dict) else None
         if isinstance(version, str) and version != VERSION:
             why = f"is of version {version[:80]!r}, which this version of Cloister does not know"
             raise VerificationError(HEAD, why, "Verify it with a newer version of Cloister, which may know it.")
-        return Head.model_validate(value)
+        head = Head.model_validate(value)
     except ValidationError as error:
         refuse(HEAD, first_complaint(error), error)
     except ProtocolError as error:
         refuse(error.what, error.why, error)
+    if canonical_json(head.model_dump(mode="json")) != data:
+        refuse(HEAD, "a field is missing or in another form")
+    return head
 
 
 def _require_canonical(file: IO[bytes], archive: zipfile.ZipFile) -> None:

@@ -31,11 +31,12 @@ from runtime.console import run
 from silo_agent import client
 from tests.bundles import Members, members_of, recounted, resigned, written
 from tests.integration.test_silo_training_job import NAMES, DataWorld
+from tests.mutations import mutations
 from tests.sim.witnesses import Silo, all_exchange
 from tests.tiny import tiny_folder
 
 ORIGIN = log_origin("sim", "east")
-FLIPS, CUTS = 160, 20
+FLIPS, CUTS, OF_EACH = 12, 5, 15
 KINDS = ["policy", "auto-policy", "job-approval", "self-test", *(["reserve", "commit", "release", "round"] * 2)]
 Entry = dict[str, object]
 
@@ -59,6 +60,9 @@ class Federation:
     @property
     def ca(self) -> Path:
         return self.world.silos["east"].state / "wallet" / "ca.pem"
+
+    def trust(self, option: str) -> list[str]:
+        return [option, self.key if option == "--key" else str(self.ca)]
 
     @property
     def members(self) -> Members:
@@ -114,8 +118,53 @@ def test_what_was_not_touched_verifies(federation, tmp_path, capsys):
     assert written(tmp_path / "again.zip", federation.members).read_bytes() == federation.silo.read_bytes()
 
 
+@pytest.mark.parametrize("trust", ["--ca", "--key"])
+def test_nothing_that_a_member_says_can_be_changed(federation, tmp_path, capsys, trust):
+    """In a ZIP that is sound. With a key alone nobody vouches for certificates: what else than a name and a key is in
+    them, and who signed that, is not checked then, and of nothing else in a bundle this can be said.
+    """
+    path, passed, tried = tmp_path / "bundle.zip", [], 0
+    for mutation in mutations(federation.members, OF_EACH):
+        code = run(app, ["verify", str(written(path, mutation.members)), *federation.trust(trust), "--json"])
+        assert code == (0 if json.loads(capsys.readouterr().out)["verified"] else 6), mutation
+        passed += [mutation] if code == 0 else []
+        tried += 1
+    unchecked = {name for name in federation.members if name.endswith(".pem")} if trust == "--key" else set()
+    assert {mutation.member for mutation in passed} == unchecked, [str(mutation) for mutation in passed]
+    assert tried >= 200
+
+
+def test_less_of_the_same_is_no_lie(federation, tmp_path, capsys):
+    """An earlier checkpoint, cosignatures, and what other silos signed of the adapter can be missing."""
+    members = federation.members
+    notes, name = notes_of(members), min(name for name in members if name.startswith("transcripts/"))
+    record = json.loads(members[name])
+    own = [text for text in record["applied"] if json.loads(text["body"])["silo"] == "east"]
+    alone = f"{notes[-1].rsplit(chr(10), 2)[0]}\n"
+    less = [
+        with_notes(members, [*notes[:1], *notes[2:]]),
+        with_notes(members, notes[-1:]),
+        with_notes(members, [*notes[:-1], alone]),
+        members | {name: canonical_json(record | {"applied": own})},
+    ]
+    for altered in less:
+        path = written(tmp_path / "less.zip", altered)
+        assert run(app, ["verify", str(path), *federation.trust("--ca")]) == 0, capsys.readouterr().err
+    assert run(app, ["verify", str(written(path, less[2])), *federation.trust("--ca"), "--quorum", "3"]) == 6
+    capsys.readouterr()
+
+
+def test_neither_the_last_checkpoint_nor_the_threshold_can_be_missing(federation, fault):
+    members = federation.members
+    name = min(name for name in members if name.startswith("transcripts/"))
+    record = json.loads(members[name])
+    assert "no signed checkpoint covers it" in fault(with_notes(members, notes_of(members)[:-1]), ca=True)
+    few = members | {name: canonical_json(record | {"consents": record["consents"][:1]})}
+    assert "1 consents of 2" in fault(few, ca=True)
+
+
 @pytest.mark.parametrize("seed", range(FLIPS))
-def test_no_byte_can_be_changed(federation, fault, seed):
+def test_no_byte_of_the_file_can_be_changed(federation, fault, seed):
     draw, data = random.Random(seed), bytearray(federation.silo.read_bytes())
     place = draw.randrange(len(data))
     data[place] ^= 1 << draw.randrange(8)
@@ -290,6 +339,8 @@ def test_a_bundle_does_not_claim_another_scope_or_size_than_it_has(federation, f
         ({"extra": 1}, "extra"),
     ):
         assert complaint in fault(members | {HEAD: canonical_json(head | changes)})
+    del head["version"]
+    assert "a field is missing" in fault(members | {HEAD: canonical_json(head)})
 
 
 def test_another_institution_s_key_does_not_vouch_for_it(federation, fault):
@@ -538,29 +589,31 @@ def cosigned_lines(members: Members) -> list[str]:
     return notes_of(members)[-1].split("\n\n")[1].splitlines()
 
 
+@pytest.mark.parametrize("ca", [True, False])
 @pytest.mark.parametrize("place", range(3))
-def test_no_cosignature_can_be_altered_doubled_or_lent(federation, fault, place):
+def test_no_cosignature_can_be_altered_doubled_or_lent(federation, fault, place, ca):
     members = federation.members
     notes, line = notes_of(members), cosigned_lines(members)[1 + place]
     name = line.split(" ")[1]
     altered = line[:-8] + ("A" if line[-8] != "A" else "B") + line[-7:]
-    found = fault(with_notes(members, [*notes[:-1], notes[-1].replace(line, altered)]), ca=True)
+    found = fault(with_notes(members, [*notes[:-1], notes[-1].replace(line, altered)]), ca=ca)
     assert f"cosignature by {name}: is not by the key that it names" in found
-    assert "twice" in fault(with_notes(members, [*notes[:-1], notes[-1] + line + "\n"]), ca=True)
-    assert "is not by the key" in fault(with_notes(members, [notes[0] + line + "\n", *notes[1:]]), ca=True)
+    assert "twice" in fault(with_notes(members, [*notes[:-1], notes[-1] + line + "\n"]), ca=ca)
+    assert "is not by the key" in fault(with_notes(members, [notes[0] + line + "\n", *notes[1:]]), ca=ca)
     other = line.replace(name, "cloister/sim/silo/nobody")
     assert "whose certificate is not there" in fault(
-        with_notes(members, [*notes[:-1], notes[-1].replace(line, other)]), ca=True
+        with_notes(members, [*notes[:-1], notes[-1].replace(line, other)]), ca=ca
     )
 
 
+@pytest.mark.parametrize("ca", [True, False])
 @pytest.mark.parametrize("witness", ["silo-north", "silo-west", "aggregator-aggregator"])
-def test_no_witness_certificate_can_be_left_out_or_swapped(federation, fault, witness):
+def test_no_witness_certificate_can_be_left_out_or_swapped(federation, fault, witness, ca):
     members, name = federation.members, f"witnesses/{witness}.pem"
     less = {member: content for member, content in members.items() if member != name}
-    assert "whose certificate is not there" in fault(recounted(less), ca=True)
-    assert "is that of cloister://sim/silo/east" in fault(members | {name: members["identity.pem"]}, ca=True)
-    assert "certificate" in fault(members | {name: members[name].replace(b"M", b"N", 2)}, ca=True)
+    assert "whose certificate is not there" in fault(recounted(less), ca=ca)
+    assert "is that of cloister://sim/silo/east" in fault(members | {name: members["identity.pem"]}, ca=ca)
+    assert "certificate" in fault(members | {name: members[name].replace(b"M", b"N", 2)}, ca=ca)
 
 
 def test_history_rewritten_with_the_silos_own_key_loses_its_witnesses(federation, tmp_path, capsys):

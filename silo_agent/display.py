@@ -99,11 +99,29 @@ def what_if_lines(found: Facts) -> list[str]:
         *forecast_lines(found["name"], found["budgets"]),
     ]
     if (run := found["synthetic"]) is not None:
+        lines += _synthetic(run)
+    return lines
+
+
+def _synthetic(run: Facts) -> list[str]:
+    """What was trained on made-up data, what of the job it stands for, and what came of it."""
+    silos, records, batch = run["silos"], run["records_run"], run["batch_run"]
+    stands, whole = f" that stand for {run['records']:,}" if records < run["records"] else "", "as in the job"
+    if batch < run["expected_batch_size"]:
+        whole = f"for {run['expected_batch_size']:,g} in the job, with as much less noise"
+    lines = [
+        f"on made-up data: {silos} silos of {records:,} records{stands}, {run['classes']} classes, a linear model",
+        f"    batches of {batch:,g} {whole}",
+    ]
+    if (run["rounds_run"], run["steps_run"]) != (run["rounds"], run["steps_per_round"]):
         lines.append(
-            f"on made-up data ({run['silos']} silos of {run['records']} records, {run['classes']} classes, a linear"
-            f" model): accuracy {run['without_noise']:.3f} without the noise, {run['with_noise']:.3f} with it."
-            " A hint for yours, no promise."
+            f"    {run['rounds_run']} rounds of {run['steps_run']} steps were run, for {run['rounds']} of"
+            f" {run['steps_per_round']} in the job: more takes long"
         )
+    lines.append(
+        f"    accuracy {run['without_noise']:.3f} without the noise, {run['with_noise']:.3f} with it: a hint for yours,"
+        " no promise"
+    )
     return lines
 
 

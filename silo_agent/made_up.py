@@ -3,10 +3,14 @@
 Numbers of the job file alone go in, no record does. The task is of middling difficulty: classes are Gaussian clouds in
 64 dimensions around random centres. It says how much accuracy the noise takes there, which is a hint for a job on real
 features and no promise.
+
+What the noise takes hangs on the expected batch and not on how many records it is drawn from. So large silos are stood
+for by MOST_RECORDS made-up records, sampled at the rate that keeps the batch, and a batch that is larger than those by
+all of them with as much less noise. That leaves the noise in the mean gradient what it is in the job.
 """
 
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, replace
+from typing import Final, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +23,8 @@ CENTRE: Final = 1.6  # how far the classes' centres lie from the origin, in devi
 HELD_OUT: Final = 4000
 RUNS: Final = 3
 MOST_RECORDS: Final = 5000  # of one silo; more would only take longer
-MOST_STEPS: Final = 4000
+MOST_STEPS: Final = 4000  # of one silo in all rounds
+MOST_GRADIENTS: Final = 5_000_000  # of all silos in all rounds: what takes about a minute
 
 
 @dataclass(frozen=True)
@@ -27,7 +32,7 @@ class MadeUp:
     """The size of the federation and of its task."""
 
     silos: int
-    records: int  # of each silo: the size for which the job's batches are as large as they are expected to be
+    records: int  # of each silo, at least 1: the size of which the job's sampling rate makes its expected batch
     classes: int
     rounds: int
     learning_rate: float
@@ -35,30 +40,63 @@ class MadeUp:
 
 @dataclass(frozen=True)
 class Utility:
-    """Mean accuracy over RUNS on made-up held-out records, without noise (clipping included) and with it."""
+    """Mean accuracy over RUNS on made-up held-out records, without noise (clipping included) and with it; and what was
+    run for it, where the job is larger.
+    """
 
     without_noise: float
     with_noise: float
     rounds_run: int
+    steps_run: int  # in each round
+    records_run: int  # of each silo
+    batch_run: float  # expected
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What is run for a task: as large as the job, or what stands for it."""
+
+    rounds: int
+    steps: int  # in each round
+    records: int
+    batch: float  # expected; the sum of gradients is divided by it
+    deviation: float  # of the noise that a silo adds to that sum
+
+    @classmethod
+    def of(cls, task: MadeUp, dp: DpSgd) -> Self:
+        records = min(task.records, MOST_RECORDS)
+        batch = min(dp.expected_batch_size, float(records))
+        most = max(1, int(min(MOST_STEPS, MOST_GRADIENTS / (task.silos * batch))))
+        steps = min(dp.steps_per_round, most)
+        deviation = dp.noise_multiplier * dp.clip_l2 * (batch / dp.expected_batch_size)
+        if dp.noise == "shared":
+            deviation /= np.sqrt(task.silos)  # the silos' shares together are the noise of one sum
+        return cls(min(task.rounds, most // steps), steps, records, batch, deviation)
+
+    @property
+    def rate(self) -> float:
+        return self.batch / self.records
 
 
 def utility(task: MadeUp, dp: DpSgd) -> Utility:
     """Train both ways on the same made-up data, RUNS times. Deterministic: the seeds are fixed and protect nothing."""
-    rounds = min(task.rounds, max(1, MOST_STEPS // dp.steps_per_round))
-    pairs = [[_accuracy(task, dp, rounds, seed, noise) for noise in (0.0, 1.0)] for seed in range(RUNS)]
+    run = _Run.of(task, dp)
+    quiet = replace(run, deviation=0.0)
+    with np.errstate(all="ignore"):  # a learning rate may be anything: where training diverges, accuracy says so
+        pairs = [[_accuracy(task, dp, each, seed) for each in (quiet, run)] for seed in range(RUNS)]
     without, with_noise = np.mean(pairs, axis=0)
-    return Utility(float(without), float(with_noise), rounds)
+    return Utility(float(without), float(with_noise), run.rounds, run.steps, run.records, run.batch)
 
 
-def _accuracy(task: MadeUp, dp: DpSgd, rounds: int, seed: int, noise: float) -> float:
+def _accuracy(task: MadeUp, dp: DpSgd, run: _Run, seed: int) -> float:
     bits = np.random.default_rng(seed)
     centres = bits.normal(size=(task.classes, FEATURES))
     centres *= CENTRE / np.linalg.norm(centres, axis=1, keepdims=True)
-    silos = [_records(centres, min(task.records, MOST_RECORDS), bits) for _ in range(task.silos)]
+    silos = [_records(centres, run.records, bits) for _ in range(task.silos)]
     held_out, labels = _records(centres, HELD_OUT, bits)
     weights = np.zeros((FEATURES + 1, task.classes))
-    for _ in range(rounds):
-        weights = np.mean([_local(weights, *silo, task, dp, noise, bits) for silo in silos], axis=0)
+    for _ in range(run.rounds):
+        weights = np.mean([_local(weights, *silo, task.learning_rate, dp.clip_l2, run, bits) for silo in silos], axis=0)
     return float(np.mean(np.argmax(held_out @ weights, axis=1) == labels))
 
 
@@ -73,20 +111,17 @@ def _local(
     weights: Floats,
     features: Floats,
     labels: npt.NDArray[np.int64],
-    task: MadeUp,
-    dp: DpSgd,
-    noise: float,
+    learning_rate: float,
+    clip_l2: float,
+    run: _Run,
     bits: np.random.Generator,
 ) -> Floats:
-    """One silo's round: Poisson samples of the rate, gradients clipped one by one, the job's noise."""
-    deviation = noise * dp.noise_multiplier * dp.clip_l2
-    if dp.noise == "shared":
-        deviation /= np.sqrt(task.silos)  # the silos' shares together are the noise of one sum
-    for _ in range(dp.steps_per_round):
-        chosen = np.flatnonzero(bits.random(len(labels)) < dp.sampling_rate)
-        gradient = _clipped_sum(weights, features[chosen], labels[chosen], dp.clip_l2)
-        gradient += deviation * bits.normal(size=weights.shape)
-        weights = weights - task.learning_rate * gradient / (dp.sampling_rate * len(labels))
+    """One silo's round: Poisson samples of the rate, gradients clipped one by one, the run's noise."""
+    for _ in range(run.steps):
+        chosen = np.flatnonzero(bits.random(len(labels)) < run.rate)
+        gradient = _clipped_sum(weights, features[chosen], labels[chosen], clip_l2)
+        gradient += run.deviation * bits.normal(size=weights.shape)
+        weights = weights - learning_rate * gradient / run.batch
     return weights
 
 

@@ -28,12 +28,13 @@ def what_if_of(home: Home, job_file: Path, *, synthetic: bool) -> dict[str, Any]
     if synthetic:
         task = MadeUp(
             silos=job.cohort.minimum,
-            records=round(dp.expected_batch_size / dp.sampling_rate),
+            records=max(1, round(dp.expected_batch_size / dp.sampling_rate)),
             classes=max(2, len(job.task.labels)),
             rounds=job.rounds,
             learning_rate=job.adapter.head_learning_rate or job.adapter.body_learning_rate or 0.1,
         )
-        found["synthetic"] = {**asdict(task), **asdict(utility(task, dp))}
+        sizes = {"expected_batch_size": dp.expected_batch_size, "steps_per_round": dp.steps_per_round}
+        found["synthetic"] = {**asdict(task), **sizes, **asdict(utility(task, dp))}
     return found
 
 

@@ -60,10 +60,7 @@ def job_rows(home: Home, text: str) -> tuple[JobPlan, list[dict[str, Any]]]:
 
 
 def cost_rows(budgets: Iterable[BudgetState], job: str, purpose: str, dp: DpSgd, rounds: int) -> list[dict[str, Any]]:
-    """What so many rounds of a mechanism would make of each budget.
-
-    `share_of_left`: of all such rounds that still fit, how large a part these are; None where none fits.
-    """
+    """What so many rounds of a mechanism would make of each budget: epsilons by RDP at the policy's delta."""
     vector = rdp_vector(round_event(dp, dp.steps_per_round))
     rows = []
     for budget in budgets:
@@ -72,12 +69,13 @@ def cost_rows(budgets: Iterable[BudgetState], job: str, purpose: str, dp: DpSgd,
             {
                 "population": budget.policy.population,
                 "epsilon_cap": budget.policy.epsilon,
+                "delta": budget.policy.delta,
                 "left": budget.left_epsilon,
+                "before": forecast.epsilon_before,
                 "after": forecast.epsilon_after,
                 "one_round_alone": rdp_epsilon(vector, budget.policy.delta),
                 "rounds_asked": forecast.rounds_asked,
                 "rounds_that_fit": forecast.rounds_that_fit,
-                "share_of_left": rounds / forecast.rounds_that_fit if forecast.rounds_that_fit else None,
                 "epsilon_needed": forecast.epsilon_needed,
                 "fits": forecast.fits and not why_not,
                 "why_not": why_not,

@@ -73,7 +73,7 @@ def _budget(row: Facts) -> list[str]:
     cap, charged = row["epsilon_cap"], row["spent"] + row["reserved"]
     lines = [
         f"{row['population']}: each {row['unit']} is protected, at delta {row['delta']:g}",
-        f"    {_bar(charged / cap)} {charged / cap:.0%} of a lifetime is spent or reserved",
+        f"    {_bar(charged / cap)} {_percent(charged / cap)} of a lifetime is spent or reserved",
         f"    epsilon {cap:g} in all: {row['spent']:.4g} spent, {row['reserved']:.4g} reserved,"
         f" {row['left']:.4g} left; {row['rounds_charged']} rounds charged",
     ]
@@ -89,6 +89,13 @@ def _bar(share: float, width: int = 30) -> str:
     """A bar that is full only when the share is 1."""
     full = min(width, math.floor(share * width)) if share < 1 else width
     return f"[{'#' * full}{'.' * (width - full)}]"
+
+
+def _percent(share: float) -> str:
+    """Whole percents; 0% is nothing, and 100% is all."""
+    if 0 < share < 0.01:
+        return "less than 1%"
+    return "more than 99%" if 0.99 < share < 1 else f"{share:.0%}"
 
 
 def what_if_lines(found: Facts) -> list[str]:
@@ -162,16 +169,26 @@ def _review(row: Facts) -> list[str]:
 
 def forecast_lines(job: str, rows: Sequence[Facts]) -> list[str]:
     """What a job's rounds would make of every population's budget."""
-    return [_forecast(job, row) for row in rows] or budgets_lines(rows)
+    return [line for row in rows for line in _forecast(job, row)] or budgets_lines(rows)
 
 
-def _forecast(job: str, row: Facts) -> str:
-    cap, before = row["epsilon_cap"], row["epsilon_cap"] - row["left"]
-    change = f"{row['rounds_asked']} rounds would bring epsilon from {before:.4g} to {row['after']:.4g} of {cap:g}"
-    if row["fits"]:
-        return f"{row['population']}: {job} fits; {change}, {row['share_of_left']:.0%} of what is left"
-    return f"{row['population']}: {job} does not fit: {row['why_not'] or f'{change}; {_fitting(row)}'}"
-
-
-def _fitting(row: Facts) -> str:
-    return f"{row['rounds_that_fit']} such rounds would fit, or a cap of {row['epsilon_needed']:.4g}"
+def _forecast(job: str, row: Facts) -> list[str]:
+    """In shares of the lifetime's epsilon, as `budget show` has them; how many rounds fit stands beside, named."""
+    cap, before, after = row["epsilon_cap"], row["before"], row["after"]
+    if row["why_not"]:
+        return [f"{row['population']}: {job} does not fit: {row['why_not']}"]
+    change = f"{row['rounds_asked']} rounds would bring epsilon from {before:.4g} to {after:.4g} of {cap:g}"
+    rounds = f"{row['rounds_that_fit']} such rounds still fit"
+    if not row["fits"]:
+        return [
+            f"{row['population']}: {job} does not fit",
+            f"    {change} at delta {row['delta']:g}",
+            f"    {rounds}; all of them would take a cap of {row['epsilon_needed']:.4g}",
+        ]
+    return [
+        f"{row['population']}: {job} fits",
+        f"    {_bar(after / cap)} {_percent(after / cap)} of a lifetime would be spent or reserved; now it is"
+        f" {_percent(before / cap)}",
+        f"    {change} at delta {row['delta']:g}",
+        f"    {rounds}, and these are {row['rounds_asked']} of them",
+    ]

@@ -131,10 +131,13 @@ def test_what_a_job_would_cost_is_said_before_it_runs(silo, capsys):
     assert row["fits"] is True
     assert 0 < row["one_round_alone"] < row["after"] < 8.0
     assert run(app, ["budget", "show", "--job", "rehearsal", "--state", str(silo.folder)]) == 0
-    assert "patients: rehearsal fits; 2 rounds would bring epsilon from 0 to " in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "patients: rehearsal fits\n" in text
+    assert "    2 rounds would bring epsilon from 0 to " in text
     no_longer = {**row, "after": 9.5, "fits": False, "rounds_that_fit": 1, "epsilon_needed": 9.5}
-    (text,) = forecast_lines("rehearsal", [no_longer])
-    assert "does not fit: 2 rounds would bring epsilon from 0 to 9.5 of 8; 1 such rounds would fit" in text
+    text = "\n".join(forecast_lines("rehearsal", [no_longer]))
+    assert "rehearsal does not fit\n    2 rounds would bring epsilon from 0 to 9.5 of 8 at delta 0.001\n" in text
+    assert text.endswith("    1 such rounds still fit; all of them would take a cap of 9.5")
     code, text = complain(silo, capsys, "budget", "show", "--job", "nothing")
     assert code == ExitCode.CONFIG
     assert "is no job here" in text

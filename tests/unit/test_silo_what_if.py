@@ -1,13 +1,21 @@
-"""What `budget what-if` says of a job file: the made-up data that stand for large silos."""
+"""What `budget what-if` says of a job file: its share of a lifetime, and what its noise does to made-up data."""
 
 from pathlib import Path
 
 import pytest
 
+from privacy.accounting import rdp_vector, round_event
+from privacy.budget import RoundKey, grant, reserve
 from privacy.mechanism import DpSgd
+from runtime.config import load_config
 from runtime.console import run
 from silo_agent import cli, made_up
+from silo_agent.accounts import change_budget
+from silo_agent.display import budgets_lines
+from silo_agent.home import Home
+from silo_agent.job_file import JobFile
 from silo_agent.made_up import MadeUp, utility
+from silo_agent.planning import fix_mechanism
 from tests.lone_silo import LoneSilo
 
 HEART = (Path(__file__).parents[2] / "federation/heart/job.toml").read_text(encoding="utf-8")
@@ -45,6 +53,34 @@ def mechanism(batch, rate, sigma, **more):
 
 def task(records, rounds=50, silos=3):
     return MadeUp(silos=silos, records=records, classes=2, rounds=rounds, learning_rate=1.0)
+
+
+def test_shares_are_of_the_epsilon_that_budget_show_counts(silo, capsys):
+    """A job that is a small part of the rounds that fit, and a quarter of the lifetime: the figure is a quarter."""
+    said = asked(silo, capsys, options=["--no-synthetic"])
+    assert "patients: heart fits\n" in said
+    assert "[#######.......................] 25% of a lifetime would be spent or reserved; now it is 0%\n" in said
+    assert "5 rounds would bring epsilon from 0 to 2 of 8 at delta 0.001\n" in said
+    assert "52 such rounds still fit, and these are 5 of them\n" in said
+    vector = rdp_vector(round_event(fix_mechanism(load_config(JobFile, silo.folder / "job.toml", "", {})), 2))
+    before = silo.budget
+    with Home.open(silo.folder, {}).store.writing() as tx:
+        job = silo.job.hex()
+        change_budget(tx.connection, "patients", lambda budget: grant(budget, job, vector, 5, "the same"))
+        for number in range(5):
+            change_budget(tx.connection, "patients", lambda b, n=number: reserve(b, RoundKey(job, n), vector))
+    assert before.charged_epsilon == 0
+    assert run(cli.app, ["budget", "show", "--state", str(silo.folder)]) == 0
+    assert "[#######.......................] 25% of a lifetime is spent or reserved\n" in capsys.readouterr().out
+    assert "now it is 25%\n" in asked(silo, capsys, options=["--no-synthetic"])
+
+
+@pytest.mark.parametrize(
+    ("spent", "said"), [(0.0, " 0% of"), (0.001, "less than 1% of"), (1.99, "more than 99% of"), (2.0, " 100% of")]
+)
+def test_a_share_is_nothing_or_all_only_if_it_is(spent, said):
+    row = {"population": "p", "unit": "record", "delta": 1e-3, "epsilon_cap": 2.0, "rounds_charged": 1, "left": 0.0}
+    assert said in "\n".join(budgets_lines([row | {"job_cap": None, "purposes": [], "reserved": 0.0, "spent": spent}]))
 
 
 def test_a_large_silo_s_noise_meets_the_job_s_batch():

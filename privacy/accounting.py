@@ -62,9 +62,13 @@ Vector = tuple[float, ...]
 
 
 class _Checked(tuple[float, ...]):
-    """A vector that was found to be one, or is made of such: it need not be looked at again."""
+    """A vector that was found to be one, or is made of such: it need not be looked at again.
 
-    __slots__ = ()
+    It remembers what it was priced at last: what a round charges is asked for again when the round is spent, and before
+    the next one.
+    """
+
+    priced: tuple[float, float] | None = None  # a delta, and the epsilon at it
 
 
 ZERO: Final[Vector] = _Checked((0.0,) * len(ORDERS))
@@ -303,14 +307,12 @@ def _conversions(delta: float) -> tuple[float, ...]:
 
 def rdp_epsilon(vector: Vector, delta: float) -> float:
     """Epsilon at delta of a Renyi vector: the best over ORDERS, 0 for nothing spent, at most about UNBOUNDED."""
-    return _best(check_vector(vector), delta)
-
-
-@lru_cache(maxsize=1024)
-def _best(vector: Vector, delta: float) -> float:
-    """Remembered: what was charged by a round is asked for again when the round is spent, and before the next one."""
-    best: float = min(map(operator.add, vector, _conversions(delta)))
-    return max(0.0, best) if any(vector) else 0.0
+    checked = check_vector(vector)
+    priced = checked.priced
+    if priced is None or priced[0] != delta:
+        best: float = min(map(operator.add, checked, _conversions(delta)))
+        checked.priced = priced = delta, max(0.0, best) if any(checked) else 0.0
+    return priced[1]
 
 
 def add(first: Vector, second: Vector) -> Vector:
@@ -333,7 +335,7 @@ def _bounded(sums: Iterable[float]) -> _Checked:
     return found if max(found) <= UNBOUNDED else _Checked(min(each, UNBOUNDED) for each in found)
 
 
-def check_vector(vector: Vector) -> Vector:
+def check_vector(vector: Vector) -> _Checked:
     """The vector. Raises InternalError unless it has one multiple of GRID in [0, UNBOUNDED] per order."""
     if isinstance(vector, _Checked):
         return vector

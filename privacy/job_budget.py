@@ -1,7 +1,8 @@
 """A job against a population's budget: whether it promises what the budget is counted in, and whether it all fits."""
 
 from privacy.accounting import rdp_epsilon, rdp_vector, round_event, times
-from privacy.budget import BudgetPolicy, BudgetRefusal, BudgetState, Forecast, check_sub_caps, over_cap, what_if
+from privacy.budget import BudgetPolicy, BudgetRefusal, BudgetState, check_sub_caps, over_cap, what_if
+from privacy.forecast import Forecast
 from privacy.mechanism import DpSgd
 from privacy.plan import JobPlan
 

@@ -7,11 +7,12 @@ order, of what the job or the purpose has charged, at the population's delta.
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Final
 
 from immutables import Map
 
-from privacy.accounting import ZERO, Vector, add, rdp_epsilon
+from privacy.accounting import ZERO, Vector, add, rdp_epsilon, times
 
 MOST_PURPOSES: Final = 100
 
@@ -39,12 +40,38 @@ class SubCaps:
 NONE: Final = SubCaps()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Account:
-    """What one job has charged a population, ever; a refusal and another approval do not start it anew."""
+    """What one job has charged a population, ever; a refusal and another approval do not start it anew.
+
+    A job's rounds mostly cost the same, so that they are counted, and added up when somebody asks.
+    """
 
     purpose: str
-    committed: Vector = ZERO
+    earlier: Vector = ZERO  # all but the last charges, which are of one cost
+    vector: Vector = ZERO
+    count: int = 0
+
+    def charged(self, vector: Vector) -> "Account":
+        """With one more charge."""
+        if vector == self.vector:
+            return Account(self.purpose, self.earlier, vector, self.count + 1)
+        return Account(self.purpose, self.committed, vector, 1)
+
+    @cached_property
+    def committed(self) -> Vector:
+        """All charges together."""
+        return add(self.earlier, times(self.vector, self.count)) if self.count else self.earlier
+
+    def __eq__(self, other: object) -> bool:
+        """Whether it is of one purpose and comes to the same."""
+        if not isinstance(other, Account):
+            return NotImplemented
+        return self is other or (self.purpose == other.purpose and self.committed == other.committed)
+
+    def __hash__(self) -> int:
+        """As of the purpose."""
+        return hash(self.purpose)
 
 
 @dataclass(frozen=True)

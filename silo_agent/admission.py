@@ -6,8 +6,9 @@ Pure but for the plan's own digests: names, keys and pins in, an error out. Step
 from certs.identity import fingerprint
 from certs.names import Role
 from privacy.accounting import round_event
-from privacy.budget import BudgetState, Forecast
+from privacy.budget import BudgetState
 from privacy.errors import ConfigError, ProtocolError, Refused
+from privacy.forecast import Forecast
 from privacy.job_budget import require_job
 from privacy.plan import JobPlan, RosterMember
 from silo_agent.peers import Pins

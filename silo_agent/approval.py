@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from privacy.accounting import by_record_event, rdp_epsilon, rdp_vector
-from privacy.budget import BudgetRefusal, Forecast, grant
+from privacy.budget import BudgetRefusal, grant
 from privacy.errors import (
     CloisterError,
     ConfigError,
@@ -16,6 +16,7 @@ from privacy.errors import (
     Unavailable,
     VerificationError,
 )
+from privacy.forecast import Forecast
 from privacy.job_budget import job_epsilon, require_job
 from privacy.ledger.parts import NotBudget
 from privacy.plan import JobPlan

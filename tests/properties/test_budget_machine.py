@@ -179,6 +179,16 @@ class Budget(RuleBasedStateMachine):
             expected = rdp_epsilon(self._charged(jobs), self.state.policy.delta)
             assert self.state.purpose_epsilon(purpose) == expected
 
+        for job in JOBS:
+            assert self.state.of_job(job) == self._charged({job})
+
+    @invariant()
+    def a_state_is_what_its_fields_say(self) -> None:
+        """What functions carry over from the state before is what it comes to when it is added up anew."""
+        again = replace(self.state)
+        assert (again, again.total) == (self.state, self.state.total)
+        assert again.__dict__.keys() == self.state.__dict__.keys()
+
     @invariant()
     def no_job_has_more_rounds_than_it_was_approved_for(self) -> None:
         for job, keys in self.reserved_of.items():

@@ -1,6 +1,5 @@
 """Reading a bundle (runtime/bundle_form.py): its form is checked here, what it says in privacy.ledger.verify."""
 
-import re
 import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -10,7 +9,7 @@ from typing import IO, TypeVar
 
 from pydantic import ValidationError
 
-from privacy.canonical import canonical_json, parse_canonical
+from privacy.canonical import DIGEST_BYTES, canonical_json, parse_canonical
 from privacy.errors import ConfigError, ProtocolError, VerificationError
 from privacy.fields import first_complaint
 from privacy.ledger.checkpoint import split_notes
@@ -33,7 +32,7 @@ from runtime.bundle_form import (
     write_members,
 )
 
-_PIECE = 1 << 20
+_PIECE = 1 << 18  # what a processor's cache holds
 _NEXT = "Name a file that `cloister ledger export` wrote, whole; or ask for a fresh one."
 _UNCERTIFIED = (
     "Ask the institution for an export that has it; `cloister ledger verify` and `report` take its public key with "
@@ -66,10 +65,14 @@ class Bundle:
 
     def leaves(self) -> tuple[bytes, ...]:
         """The list of leaf hashes. Raises VerificationError if it is not one."""
-        lines = self._text(LEAVES).split("\n")
-        if lines.pop() or not all(re.fullmatch(r"[0-9a-f]{64}", line) for line in lines):
+        text = self._text(LEAVES)
+        try:
+            joined = bytes.fromhex(text)
+        except ValueError:
+            joined = b""
+        if len(joined) % DIGEST_BYTES or text != (joined.hex("\n", DIGEST_BYTES) + "\n" if joined else ""):
             raise VerificationError(LEAVES, "it is not a list of hashes", _NEXT)
-        return tuple(bytes.fromhex(line) for line in lines)
+        return tuple(joined[place : place + DIGEST_BYTES] for place in range(0, len(joined), DIGEST_BYTES))
 
     @property
     def has_certificate(self) -> bool:

@@ -190,10 +190,16 @@ def test_bad_input_is_named(
     assert complaint in capsys.readouterr().err
 
 
+def _no_lists(leaves: bytes) -> tuple[bytes, ...]:
+    """What is nearly a list of hashes: the same ones, written otherwise, or one that is cut off."""
+    spaced = leaves.replace(b"\n", b" \n")
+    return b"zz\n", b"\n", leaves.upper(), leaves[:-1], leaves + b"\n", spaced, b"\n" + leaves, leaves[:-3] + b"\n"
+
+
 def test_damaged_files_are_evidence_not_bugs(exported: Path, capsys: pytest.CaptureFixture[str]) -> None:
     whole = members_of(exported)
     for name, content, complaint in (
-        ("leaves.txt", b"zz\n", "not a list of hashes"),
+        *(("leaves.txt", leaves, "not a list of hashes") for leaves in _no_lists(whole["leaves.txt"])),
         ("checkpoints.txt", b"\xff", "it is not text"),
         ("checkpoints.txt", b"nothing\n", "not a list of signed notes"),
         ("checkpoints.txt", b"", "holds no signed checkpoint"),

@@ -331,8 +331,7 @@ def times(vector: Vector, count: int) -> Vector:
 
 def _bounded(sums: Iterable[float]) -> _Checked:
     """Sums of checked figures. They are exact, and so multiples of GRID, up to UNBOUNDED, where they are cut off."""
-    found = _Checked(sums)
-    return found if max(found) <= UNBOUNDED else _Checked(min(each, UNBOUNDED) for each in found)
+    return _Checked([each if each < UNBOUNDED else UNBOUNDED for each in sums])  # noqa: FURB136 - min takes longer
 
 
 def check_vector(vector: Vector) -> _Checked:

@@ -23,7 +23,7 @@ import math
 import re
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal, NamedTuple, Self, get_args
 
 from immutables import Map
 
@@ -69,17 +69,21 @@ def _is_job(text: str) -> bool:
     return _JOB.fullmatch(text) is not None
 
 
-@dataclass(frozen=True, order=True, slots=True)
-class RoundKey:
-    """What a reservation is for: a job (its plan digest in hex) and a round number of it, used once ever."""
-
+class _Round(NamedTuple):
     job: str
     round_number: int
 
-    def __post_init__(self) -> None:
-        """Raises InternalError unless it is 64 hex digits and a number from 0."""
-        if not _is_job(self.job) or self.round_number < 0:
+
+class RoundKey(_Round):
+    """What a reservation is for: a job (its plan digest in hex) and a round number from 0 of it, used once ever."""
+
+    __slots__ = ()
+
+    def __new__(cls, job: str, round_number: int) -> Self:
+        """Raises InternalError for what is none."""
+        if not _is_job(job) or round_number < 0:
             raise InternalError("round key", "not a plan digest and a round number", "Report this.")
+        return tuple.__new__(cls, (job, round_number))
 
     def __str__(self) -> str:
         """As messages name it."""
@@ -99,21 +103,15 @@ class BudgetPolicy:
         """Raises ConfigError for a name or figures that cannot be enforced."""
         next_step = "Give an epsilon in (0, 1000] and a delta in (0, 0.1), well under one over the population's size."
         if not NAME.fullmatch(self.population):
-            raise ConfigError(
-                "budget population",
-                f"{self.population[:80]!r} is not a name",
-                "Use up to 63 lower-case letters, digits and hyphens.",
-            )
+            why, instead = f"{self.population[:80]!r} is not a name", "up to 63 lower-case letters, digits and hyphens"
+            raise ConfigError("budget population", why, f"Use {instead}.")
+        what = f"budget of {self.population}"
         if not 0 < self.epsilon <= LARGEST_EPSILON:
-            raise ConfigError(f"budget of {self.population}", f"epsilon is {self.epsilon}", next_step)
+            raise ConfigError(what, f"epsilon is {self.epsilon}", next_step)
         if not 0 < self.delta < 0.1:
-            raise ConfigError(f"budget of {self.population}", f"delta is {self.delta}", next_step)
+            raise ConfigError(what, f"delta is {self.delta}", next_step)
         if self.unit not in get_args(Unit):
-            raise ConfigError(
-                f"budget of {self.population}",
-                f"unit is {str(self.unit)[:80]!r}",
-                "Protect each record or each patient.",
-            )
+            raise ConfigError(what, f"unit is {str(self.unit)[:80]!r}", "Protect each record or each patient.")
 
     @cached_property
     def caps(self) -> tuple[float, ...]:
@@ -172,7 +170,9 @@ class BudgetState:
     def rounds_left(self, job: str) -> int:
         """How many more rounds a job may reserve under its approval; 0 without one. Refunded rounds don't count."""
         grant_ = self.grants.get(job)
-        return 0 if grant_ is None else grant_.rounds - grant_.committed - sum(key.job == job for key in self.reserved)
+        if grant_ is None:
+            return 0
+        return grant_.rounds - grant_.committed - [key.job for key in self.reserved].count(job)
 
     def of_job(self, job: str) -> Vector:
         """What a job has committed and reserved together."""
@@ -222,7 +222,7 @@ def what_if(state: BudgetState, vector: Vector, rounds: int) -> Forecast:
 
 def check_sub_caps(state: BudgetState, job: str, purpose: str, vector: Vector, rounds: int) -> None:
     """So many more rounds of this vector are within the job's and the purpose's sub-caps. Raises BudgetRefusal."""
-    if state.sub_caps == NONE:
+    if state.sub_caps is NONE or state.sub_caps == NONE:
         return
     others = (state.of_job(other) for other, a in state.accounts.items() if a.purpose == purpose and other != job)
     more, delta = times(vector, rounds), state.policy.delta
@@ -377,13 +377,11 @@ def _rounds_that_fit(state: BudgetState, vector: Vector, index: int) -> int:
 
 
 def _reservation(state: BudgetState, key: RoundKey) -> Vector:
-    if key not in state.reserved:
-        raise InternalError(
-            f"budget of {state.policy.population}",
-            f"nothing is reserved for {key}",
-            "Report this; reserving comes before training.",
-        )
-    return state.reserved[key]
+    held = state.reserved.get(key)
+    if held is None:
+        what, why = f"budget of {state.policy.population}", f"nothing is reserved for {key}"
+        raise InternalError(what, why, "Report this; reserving comes before training.")
+    return held
 
 
 def over_cap(state: BudgetState, asked: str, forecast: Forecast, more: str) -> BudgetRefusal:

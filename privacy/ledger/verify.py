@@ -22,6 +22,7 @@ from privacy.ledger.merkle import EMPTY_ROOT, Growth, leaf_hash
 from privacy.ledger.replay import Budgets, after
 from privacy.ledger.rounds import RoundBook
 from privacy.ledger.witnessed import WitnessedBook, WitnessReport
+from privacy.running_budget import first_running
 
 NEXT = "Keep this copy, and ask the institution for an explanation and a fresh export."
 
@@ -158,7 +159,7 @@ class _Walk:
             if not isinstance(entry, RoundScoped):
                 self._governance.read(entry, self._budgets)
                 self._keys.read(entry)
-            self._budgets = after(self._budgets, entry)
+            self._budgets = after(self._budgets, entry, first_running)
             self._rounds.check_balance(entry, self._budgets)
             if self._evidence is not None:
                 self._evidence.read(entry)

@@ -3,7 +3,7 @@
 Once for the whole log, not once an entry: none is much older than the latest of all before it.
 """
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
 from typing import Final
 
@@ -38,11 +38,26 @@ def check_order(latest_utc: str | None, utc: str) -> str:
 def instant(utc: str) -> datetime:
     """The moment that an entry states. Raises VerificationError for what is none, or not from FIRST_UTC to LAST_UTC."""
     try:
-        moment = datetime.fromisoformat(utc)
+        moment = datetime.combine(_date(utc[:10]), _time(utc[10:]))
     except ValueError as error:
         raise VerificationError("utc", f"{utc} is no time", _FORM) from error
-    if moment.isoformat() != utc.replace("Z", "+00:00"):  # ISO 8601 has other forms, and 24:00:00
-        raise VerificationError("utc", f"{utc} is no time", _FORM)
     if not FIRST_UTC <= moment <= LAST_UTC:
         raise VerificationError("utc", f"{utc} is not in the years {FIRST_UTC.year} to {LAST_UTC.year}", _FORM)
     return moment
+
+
+@lru_cache(256)
+def _date(text: str) -> date:
+    """Days and times of day repeat. Raises ValueError, also for other forms that ISO 8601 has."""
+    found = date.fromisoformat(text)
+    if found.isoformat() != text:
+        raise ValueError(text)
+    return found
+
+
+@lru_cache(4096)
+def _time(text: str) -> time:
+    found = time.fromisoformat(text)
+    if f"T{found.isoformat()}" != text.replace("Z", "+00:00"):  # 24:00:00 as well
+        raise ValueError(text)
+    return found

@@ -239,6 +239,7 @@ def test_what_repeats_is_one_object() -> None:
     reserve, commit = (next(body for body in SAMPLES if b'"kind":"' + kind in body) for kind in (b"reserve", b"commit"))
     assert read_plain(reserve).mechanism is read_plain(reserve).mechanism
     assert read_plain(reserve).charge is read_plain(commit).charge
+    assert read_plain(reserve).mechanism is read_plain(commit).mechanism
 
 
 class Pair(Strict):

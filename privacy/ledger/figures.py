@@ -33,11 +33,6 @@ from privacy.errors import VerificationError
 from privacy.fields import first_complaint
 from privacy.ledger.entry import (
     AnyEntry,
-    CommitEntry,
-    JobApprovalEntry,
-    PolicyEntry,
-    RefuseEntry,
-    ReserveEntry,
 )
 from privacy.ledger.parts import Charge, LocalNoise, Mechanism
 from privacy.ledger.replay import Budgets
@@ -63,17 +58,17 @@ class PopulationReport:
 
 def check_figures(entry: AnyEntry) -> None:
     """Recompute what the entry states about itself alone. Raises VerificationError naming the figure."""
-    match entry:
-        case ReserveEntry() | CommitEntry():
+    match entry.kind:
+        case "reserve" | "commit":
             _check_run(entry.charge, entry.mechanism)
-        case PolicyEntry():
+        case "policy":
             BudgetPolicy(entry.population, entry.epsilon, entry.delta, entry.unit)
             if entry.orders != ORDERS:
                 raise VerificationError("orders", "not the orders this accountant composes at", _NEXT)
-        case RefuseEntry(asked=asked) if asked is not None:
-            check_charge(asked.charge)
-        case JobApprovalEntry(charge=charge) if charge is not None:
-            check_charge(charge)
+        case "refuse" if entry.asked is not None:
+            check_charge(entry.asked.charge)
+        case "job-approval" if entry.charge is not None:
+            check_charge(entry.charge)
         case _:
             pass
 

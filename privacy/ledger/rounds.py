@@ -3,16 +3,14 @@
 from privacy.accounting import Event
 from privacy.budget import BudgetRefusal, BudgetState, RoundKey, check_sub_caps, what_if
 from privacy.errors import VerificationError
+from privacy.fields import Strict
 from privacy.ledger.entry import (
     AnyEntry,
-    BudgetChangeEntry,
     CommitEntry,
     JobApprovalEntry,
-    RefundEntry,
     RefuseEntry,
     ReleaseEntry,
     ReserveEntry,
-    RoundEntry,
 )
 from privacy.ledger.figures import near
 from privacy.ledger.parts import Asked, Balance
@@ -35,31 +33,31 @@ class RoundBook:
 
     def read(self, entry: AnyEntry, budgets: Budgets) -> None:
         """Check the entry against those before it; `budgets` are as before it. Raises VerificationError."""
-        match entry:
-            case ReserveEntry():
+        match entry.kind:
+            case "reserve":
                 self._check_not_refused(entry)
                 _check_terms(entry, budgets)
                 self._reserved[entry.population, entry.job, entry.round] = entry
-            case CommitEntry():
+            case "commit":
                 charged = entry.population, entry.job, entry.round
                 self._check_commit(entry, self._reserved.pop(charged, None))
                 self._committed[charged] = entry.ciphertext_sha256
                 self.executed.setdefault(entry.population, []).append(entry.charge.event)
-            case ReleaseEntry():
+            case "release":
                 self._check_release(entry)
-            case RoundEntry():
+            case "round":
                 ended = entry.job, entry.round
                 if ended in self._ended:
                     raise VerificationError("round", f"how {entry.key} ended was said before", _NEXT)
                 self._ended.add(ended)
-            case JobApprovalEntry():
+            case "job-approval":
                 _check_approval(entry, budgets)
                 self._refused.pop(entry.job, None)
                 if entry.population is not None:
                     self._charged_jobs.add(entry.job)
-            case RefundEntry():
+            case "refund":
                 self._reserved.pop((entry.population, entry.job, entry.round), None)
-            case RefuseEntry():
+            case "refuse":
                 if entry.decision == "budget":
                     _check_refusal(entry, budgets)
                 if entry.round is None:
@@ -69,11 +67,11 @@ class RoundBook:
 
     def check_balance(self, entry: AnyEntry, budgets: Budgets) -> None:
         """Check the balance an entry states; `budgets` are as after it. Raises VerificationError."""
-        match entry:
-            case ReserveEntry() | CommitEntry() | RefundEntry() | BudgetChangeEntry():
+        match entry.kind:
+            case "reserve" | "commit" | "refund" | "budget-change":
                 _check_stated(entry.balance, of_population(budgets, entry.population))
-            case RefuseEntry(balance=balance, population=population) if balance is not None and population is not None:
-                _check_stated(balance, of_population(budgets, population))
+            case "refuse" if entry.balance is not None and entry.population is not None:
+                _check_stated(entry.balance, of_population(budgets, entry.population))
             case _:
                 pass
 
@@ -85,14 +83,14 @@ class RoundBook:
     def _check_commit(self, entry: CommitEntry, reserved: ReserveEntry | None) -> None:
         if reserved is None:
             raise VerificationError("commit", f"nothing was reserved for {entry.key}", _NEXT)
-        same = entry.charge is reserved.charge or entry.charge == reserved.charge  # equal texts are read as one object
-        if entry.mechanism != reserved.mechanism or not same:
+        if not (_same(entry.charge, reserved.charge) and _same(entry.mechanism, reserved.mechanism)):
             raise VerificationError("commit", "mechanism or charge is not the one that was reserved", _NEXT)
-        stated = (entry.steps_executed, entry.sampler, entry.precision, entry.rng, entry.ciphertext_sha256)
+        stated = [entry.steps_executed, entry.sampler, entry.precision, entry.rng, entry.ciphertext_sha256]
+        unstated = stated.count(None)
         if entry.outcome == "presumed":
-            if any(value is not None for value in stated):
+            if unstated < len(stated):
                 raise VerificationError("commit", "presumed, yet it says what ran", _NEXT)
-        elif any(value is None for value in stated):
+        elif unstated:
             raise VerificationError("commit", "executed, yet it does not say what ran", _NEXT)
         elif entry.steps_executed != entry.mechanism.steps_planned:
             why = f"{entry.steps_executed} steps ran, {entry.mechanism.steps_planned} were planned"
@@ -112,6 +110,10 @@ class RoundBook:
             raise VerificationError("release", f"{entry.key} was not charged before its update left", _NEXT)
         if self._committed[charged] != entry.ciphertext_sha256:
             raise VerificationError("release", "not the ciphertext that was charged", _NEXT)
+
+
+def _same(first: Strict, second: Strict) -> bool:
+    return first is second or first == second  # equal texts are mostly read as one object
 
 
 def _check_approval(entry: JobApprovalEntry, budgets: Budgets) -> None:

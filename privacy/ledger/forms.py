@@ -15,7 +15,7 @@ from collections.abc import Callable
 from functools import cache, lru_cache
 from typing import Any, Generic, TypeVar, get_args
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import to_json
 
 from privacy.fields import Strict
@@ -25,6 +25,7 @@ from privacy.ledger.runs import NotPlain, Run
 from privacy.ledger.scalars import Scalar
 
 _Model = TypeVar("_Model", bound=Strict)
+_Matching = Callable[[str, int], re.Match[str] | None]
 
 
 def read_plain(data: bytes) -> AnyEntry | None:
@@ -52,7 +53,7 @@ class Form(Generic[_Model]):
     def __init__(self, model: type[_Model]) -> None:
         self._make = _maker(model)
         self._blank: dict[str, Any] = dict.fromkeys(member.name for member in members_of(model))
-        self._stretches: list[tuple[re.Pattern[str], str, Run | None]] = []
+        self._stretches: list[tuple[_Matching, str, Run | None]] = []
         self._names: list[str] = []  # of the fields that are in no run
         self._convert: list[tuple[int, Callable[[Any], Any]]] = []
         self._objects: list[tuple[int, int, list[str], Callable[[dict[str, Any]], Strict]]] = []  # the last one first
@@ -64,8 +65,8 @@ class Form(Generic[_Model]):
         said: list[Any] = []
         values = self._blank.copy()
         at = 0
-        for stretch, before, run in self._stretches:
-            match = stretch.match(text, at)
+        for matching, before, run in self._stretches:
+            match = matching(text, at)
             if match is None:
                 raise NotPlain
             said += match.groups()
@@ -115,8 +116,8 @@ class Form(Generic[_Model]):
         return scalar.pattern
 
 
-def _expression(source: str) -> re.Pattern[str]:
-    return re.compile(source, re.ASCII)
+def _expression(source: str) -> _Matching:
+    return re.compile(source, re.ASCII).match
 
 
 def _whole(text: str | None) -> int | None:
@@ -141,18 +142,25 @@ def _real(text: str | None) -> float | None:
 _CONVERT: dict[type, Callable[[str | None], Any]] = {int: _whole, bool: _truth, float: _real}
 
 
+_SLOTS = [
+    BaseModel.__dict__[name].__set__
+    for name in ("__dict__", "__pydantic_fields_set__", "__pydantic_extra__", "__pydantic_private__")
+]
+
+
 def _maker(model: type[_Model]) -> Callable[[dict[str, Any]], _Model]:
     """Makes a value from its fields; raises NotPlain where a rule about several of them does not hold."""
     aliases = {member.name: member.field.alias or member.name for member in members_of(model)}
-    all_fields, new, put = set(aliases), object.__new__, object.__setattr__
+    all_fields, new = set(aliases), object.__new__
+    put_values, put_fields_set, put_extra, put_private = _SLOTS
 
     def make(values: dict[str, Any]) -> _Model:
         """As `model_construct`, without its look at every field."""
         made = new(model)
-        put(made, "__dict__", values)
-        put(made, "__pydantic_fields_set__", all_fields)
-        put(made, "__pydantic_extra__", None)
-        put(made, "__pydantic_private__", None)
+        put_values(made, values)
+        put_fields_set(made, all_fields)
+        put_extra(made, None)
+        put_private(made, None)
         return made
 
     def validate(values: dict[str, Any]) -> _Model:

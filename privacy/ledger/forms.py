@@ -18,6 +18,7 @@ from typing import Any, Generic, TypeVar, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import to_json
 
+from privacy.canonical import canonical_json
 from privacy.fields import Strict
 from privacy.ledger.entry import AnyEntry
 from privacy.ledger.members import Member, grouped, members_of, ruled_by_field
@@ -97,6 +98,9 @@ class Form(Generic[_Model]):
     def _pattern(self, member: Member) -> str | None:
         """The expression of a scalar or of an object of scalars, else None; what its groups say is noted."""
         begin, scalar, inner = self._groups, member.scalar, member.flat
+        if scalar is not None and scalar.only is not None:
+            self._blank[member.name] = scalar.only
+            return member.before + re.escape(canonical_json(scalar.only).decode())
         if scalar is not None:
             pattern = self._group(scalar)
         elif inner is not None:

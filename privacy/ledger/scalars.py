@@ -32,6 +32,7 @@ class Scalar:
     pattern: str
     kind: type[str | int | float | bool]
     nullable: bool = False  # the group matches nothing where the text is null
+    only: str | int | None = None  # what it says, if it can say one thing alone
 
 
 def scalar_of(annotation: Any, metadata: Sequence[Any]) -> Scalar | None:  # noqa: ANN401 - any type there is
@@ -86,10 +87,11 @@ def _nullable(options: Sequence[Any], constraints: Sequence[Any]) -> Scalar | No
 
 
 def _literal(values: Sequence[Any]) -> Scalar | None:
+    only = values[0] if len(values) == 1 else None
     if all(type(value) is str and _PLAIN.fullmatch(value) for value in values):
-        return Scalar(f'"({"|".join(map(re.escape, values))})"', str)
+        return Scalar(f'"({"|".join(map(re.escape, values))})"', str, only=only)
     if all(type(value) is int and 0 <= value < 10**_SAFE_DIGITS for value in values):
-        return Scalar(f"({'|'.join(map(str, values))})", int)
+        return Scalar(f"({'|'.join(map(str, values))})", int, only=only)
     return None
 
 

@@ -223,7 +223,8 @@ class _Walk:
             raise LedgerFault(sequence, f"entry {sequence}", f"it is of {entry.institution}, not of {self._origin}")
 
     def _check_time(self, sequence: int, utc: str) -> None:
-        self._last_utc = check_order(self._last_utc, utc)
+        if utc != self._last_utc:
+            self._last_utc = check_order(self._last_utc, utc)
         if self._trust.valid_until is not None and utc > self._trust.valid_until:
             why = f"{utc} is stated, and the key's certificate was good until {self._trust.valid_until}"
             raise VerificationError("utc", why, NEXT)

@@ -184,6 +184,9 @@ def approved(*entries: object) -> Log:
     return lying(policy_entry(), approval_entry(FRESH), *entries)
 
 
+TIMELESS = key_entry().model_copy(update={"utc": "2026-02-30T09:00:00Z"})
+
+
 def refusal(**changes: object) -> RefuseEntry:
     said: dict[str, object] = {
         "job": JOB,
@@ -389,7 +392,8 @@ LIES = {
         "2026-03-01T07:59:59Z is stated, but an entry before it is of 2026-03-01T09:00:00Z",
         approved(reserve_entry(0, HELD).model_copy(update={"utc": "2026-03-01T07:59:59Z"})),
     ),
-    "an entry of no time": (2, "is no time", approved(key_entry().model_copy(update={"utc": "2026-02-30T09:00:00Z"}))),
+    "an entry of no time": (2, "is no time", approved(TIMELESS)),
+    "a first entry of no time": (0, "is no time", lying(TIMELESS)),
     "no budget at all": (0, "no earlier entry sets one", lying(reserve_entry(0, HELD))),
     "a second first budget": (
         1,

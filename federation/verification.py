@@ -51,6 +51,7 @@ class Trusted:
     ca_pem: bytes | None = None
     party: PartyId | None = None
     valid_until: str | None = None
+    valid_from: str | None = None
 
 
 def trusted_by_key(bundle: Bundle, key: str) -> Trusted:
@@ -78,7 +79,8 @@ def trusted_by_ca(bundle: Bundle, ca: Path) -> Trusted:
     *earlier, newest = map(bytes.fromhex, bundle.head.keys)
     if newest != _key(leaf):
         raise VerificationError(IDENTITY, "is for another key than the bundle says that the log has now", _ASK)
-    return Trusted(origin, newest, tuple(earlier), ca_pem, party, utc_text(leaf.not_after_utc))
+    until, since = utc_text(leaf.not_after_utc), utc_text(load_ca(ca_pem).not_valid_before_utc)
+    return Trusted(origin, newest, tuple(earlier), ca_pem, party, until, since)
 
 
 def verified(bundle: Bundle, trusted: Trusted, entries: Iterator[bytes] | None = None) -> Report:
@@ -92,7 +94,7 @@ def verified(bundle: Bundle, trusted: Trusted, entries: Iterator[bytes] | None =
     if evidence.transcripts:
         read = _noted(read, cards)
     witnesses = _witness_keys(bundle, trusted)
-    trust = Trust(witnesses, trusted.valid_until)
+    trust = Trust(witnesses, trusted.valid_until, trusted.valid_from)
     leaves, keys = bundle.leaves(), (trusted.public_key, trusted.earlier_keys)
     report = verify_log(read, notes, trusted.origin, keys[0], leaves, evidence, trust, keys[1])
     if (bundle.head.log, bundle.head.entries) != (trusted.origin, report.entries):

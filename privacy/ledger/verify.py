@@ -38,11 +38,13 @@ class LedgerFault(VerificationError):  # noqa: N818 - a finding, not a failure
 @dataclass(frozen=True)
 class Trust:
     """What the federation's CA vouches for beside the log's key: witnesses' raw keys by name, None where nobody vouches
-    for them; until when the log's own key was certified (as entries write it).
+    for them; until when the log's own key was certified, and since when there was a CA to certify one (as entries
+    write it).
     """
 
     witnesses: Mapping[str, bytes] | None = None
     valid_until: str | None = None
+    valid_from: str | None = None
 
 
 @dataclass(frozen=True)
@@ -225,6 +227,9 @@ class _Walk:
     def _check_time(self, sequence: int, utc: str) -> None:
         if utc != self._last_utc:
             self._last_utc = check_order(self._last_utc, utc)
+        if self._trust.valid_from is not None and utc < self._trust.valid_from:
+            why = f"{utc} is stated, and no key of the log was certified before {self._trust.valid_from}"
+            raise VerificationError("utc", why, NEXT)
         if self._trust.valid_until is not None and utc > self._trust.valid_until:
             why = f"{utc} is stated, and the key's certificate was good until {self._trust.valid_until}"
             raise VerificationError("utc", why, NEXT)

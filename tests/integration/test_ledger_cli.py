@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from time import time_ns
 
@@ -129,12 +129,12 @@ def test_an_export_is_of_one_moment_while_the_agent_writes(
     assert [line.split()[0] for line in said] == ["22", "24"]
 
 
-def certified(bundle: Path, role: Role, key: Ed25519PrivateKey = KEY) -> Path:
+def certified(bundle: Path, role: Role, key: Ed25519PrivateKey = KEY, since: datetime = NOW) -> Path:
     """Put a certificate for the key into the export; the CA that issued it."""
-    ca = CertificateAuthority.create(bundle.with_name(f"ca-{role}-{time_ns()}"), "heart", NOW)
+    ca = CertificateAuthority.create(bundle.with_name(f"ca-{role}-{time_ns()}"), "heart", since)
     party = PartyId("heart", role, "hospital-a")
     request = signing_request(key, party).public_bytes(Encoding.PEM)
-    written(bundle, recounted(members_of(bundle) | {"identity.pem": ca.sign_identity(request, party, NOW)}))
+    written(bundle, recounted(members_of(bundle) | {"identity.pem": ca.sign_identity(request, party, since)}))
     place = bundle.with_name("ca.pem")
     place.write_bytes(ca.ca_pem)
     return place
@@ -225,3 +225,11 @@ def test_help_imports_nothing_heavy() -> None:
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.strip() == "[]"
+
+
+def test_no_entry_is_older_than_the_ca(exported: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nobody had a certified key then: the clock was wrong, or the entry was made to look older than it is."""
+    ca = certified(exported, Role.SILO, since=NOW + timedelta(hours=1))
+    assert call("verify", exported, "--ca", ca) == 6
+    assert "entry 0\n  why:  utc: 2026-03-01T09:00:00Z is stated, and no key of the log was" in capsys.readouterr().err
+    assert call("verify", exported, "--ca", certified(exported, Role.SILO)) == 0

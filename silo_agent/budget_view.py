@@ -1,5 +1,6 @@
 """Budgets as a steward reads them: what is, and what a job would make of it."""
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -7,27 +8,35 @@ from privacy.accounting import rdp_epsilon, rdp_vector, round_event
 from privacy.budget import BudgetRefusal, BudgetState, check_sub_caps, what_if
 from privacy.errors import ConfigError
 from privacy.job_budget import check_terms
+from privacy.ledger.codec import decode_entry
+from privacy.ledger.entry import CommitEntry, RefundEntry
 from privacy.mechanism import DpSgd
 from privacy.plan import JobPlan
+from runtime.ledger_store import Ledger
 from silo_agent.accounts import all_budgets
 from silo_agent.admission import check_price
 from silo_agent.home import Home
 from silo_agent.jobs import named_job
+from silo_agent.tables import LEDGER
 
 if TYPE_CHECKING:
     from silo_agent.approval import ByRecord
 
 
 def budget_rows(home: Home) -> list[dict[str, Any]]:
-    """One row per population: cap, spent, reserved, left, and what each purpose has spent with its reservations (all
-    epsilons by RDP at the policy's delta).
+    """One row per population: cap, spent, reserved, left, how many rounds were charged and how many refunded, and what
+    each purpose has spent with its reservations (all epsilons by RDP at the policy's delta).
     """
     with home.store.reading() as connection:
         budgets = all_budgets(connection)
-    return [_row(budget) for budget in budgets]
+        entries = map(decode_entry, Ledger(connection, LEDGER).entries_of(("commit", "refund")))
+        ended: Counter[tuple[str, str]] = Counter(
+            (e.population, e.kind) for e in entries if isinstance(e, CommitEntry | RefundEntry)
+        )
+    return [_row(budget, ended) for budget in budgets]
 
 
-def _row(budget: BudgetState) -> dict[str, Any]:
+def _row(budget: BudgetState, ended: Counter[tuple[str, str]]) -> dict[str, Any]:
     return {
         "population": budget.policy.population,
         "epsilon_cap": budget.policy.epsilon,
@@ -36,7 +45,8 @@ def _row(budget: BudgetState) -> dict[str, Any]:
         "spent": budget.spent_epsilon,
         "reserved": max(0.0, budget.charged_epsilon - budget.spent_epsilon),
         "left": budget.left_epsilon,
-        "rounds_charged": len(budget.closed),
+        "rounds_charged": ended[budget.policy.population, "commit"],
+        "rounds_refunded": ended[budget.policy.population, "refund"],
         "job_cap": budget.sub_caps.per_job,
         "purposes": [
             {"purpose": purpose, "spent": budget.purpose_epsilon(purpose), "cap": budget.sub_caps.of(purpose)}

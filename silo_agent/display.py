@@ -71,11 +71,12 @@ def budgets_lines(rows: Sequence[Facts]) -> list[str]:
 
 def _budget(row: Facts) -> list[str]:
     cap, charged = row["epsilon_cap"], row["spent"] + row["reserved"]
+    refunded = f", {row['rounds_refunded']} refunded" if row["rounds_refunded"] else ""
     lines = [
         f"{row['population']}: each {row['unit']} is protected, at delta {row['delta']:g}",
         f"    {_bar(charged / cap)} {_percent(charged / cap)} of a lifetime is spent or reserved",
         f"    epsilon {cap:g} in all: {row['spent']:.4g} spent, {row['reserved']:.4g} reserved,"
-        f" {row['left']:.4g} left; {row['rounds_charged']} rounds charged",
+        f" {row['left']:.4g} left; {row['rounds_charged']} rounds charged{refunded}",
     ]
     if row["job_cap"] is not None:
         lines.append(f"    any one job: at most epsilon {row['job_cap']:g}")

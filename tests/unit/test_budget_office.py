@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from certs.names import Role
 from federation.cli import build
-from privacy.budget import RoundKey, commit, reserve
+from privacy.budget import RoundKey, commit, refund, reserve
 from privacy.errors import ExitCode, Refused
 from privacy.ledger.checkpoint import open_checkpoint
 from privacy.mechanism import DpSgd
@@ -20,7 +20,7 @@ from silo_agent.accounts import change_budget, require_budget
 from silo_agent.approval import approve
 from silo_agent.budget_view import budget_rows
 from silo_agent.display import budgets_lines
-from silo_agent.entries import commit_entry, reserve_entry
+from silo_agent.entries import commit_entry, refund_entry, reserve_entry
 from silo_agent.jobs import OPEN, JobState, set_job_state
 from silo_agent.made_up import MadeUp, utility
 from silo_agent.office import follow_ups
@@ -199,9 +199,27 @@ def test_a_job_beyond_a_sub_cap_is_refused_on_record(office, capsys):
 
 def test_the_bar_is_full_only_when_all_is_spent():
     facts = {"population": "p", "unit": "record", "delta": 1e-3, "epsilon_cap": 2.0, "rounds_charged": 1, "left": 0.01}
-    more = {"job_cap": None, "purposes": [], "reserved": 0.0}
+    more = {"job_cap": None, "purposes": [], "reserved": 0.0, "rounds_refunded": 0}
     assert "[" + "#" * 29 + ".]" in budgets_lines([facts | more | {"spent": 1.99}])[1]
     assert "[" + "#" * 30 + "]" in budgets_lines([facts | more | {"spent": 2.0}])[1]
+
+
+def test_a_refunded_round_is_not_called_charged(tmp_path, capsys):
+    silo = LoneSilo(tmp_path / "silo", charged=True)
+    for number, end, entry in ((1, commit, commit_entry), (2, refund, refund_entry)):
+        silo.go_to(number)
+        key, vector = RoundKey(silo.job.hex(), number), silo.charged.charge(silo.budget.policy).rdp
+        with silo.home.store.writing() as tx:
+            after = change_budget(tx.connection, "patients", lambda b, k=key, v=vector: reserve(b, k, v))
+            tx.record(reserve_entry(STEWARD, silo.charged, silo.ctx, after))
+            arguments = (key, vector) if end is commit else (key,)
+            after = change_budget(tx.connection, "patients", lambda b, e=end, a=arguments: e(b, *a))
+            more = (None,) if end is commit else ()
+            tx.record(entry(STEWARD, silo.charged, silo.ctx, after, *more))
+    (row,) = ask(silo, capsys, "budget", "show")["budgets"]
+    assert (row["rounds_charged"], row["rounds_refunded"]) == (1, 1)
+    assert budgets_lines([row])[2].endswith(" left; 1 rounds charged, 1 refunded")
+    assert row["rounds_charged"] == silo.verify().populations[0].rounds_committed
 
 
 # -- reviews ---------------------------------------------------------------------------------------------------------

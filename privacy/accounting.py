@@ -52,7 +52,7 @@ PLD_TOLERANCE: Final = 1e-4
 PLD_LIMIT_EPSILON: Final = 50.0
 """Above this Renyi epsilon no PLD figure is given: it would be slow, and the mechanism is not private anyway."""
 
-LEAST_NOISE = 0.01
+LEAST_NOISE, MOST_NOISE = 0.01, 1e6
 LEAST_PROBABILITY = 1e-30  # of a unit's being in a sample; near the smallest doubles the accountants lose their way
 MAX_EVENTS = 64
 MAX_COUNT = 1_000_000
@@ -78,7 +78,7 @@ class Gaussian(Strict):
     """Gaussian noise on a sum of vectors of bounded L2 norm; the multiplier is standard deviation / bound."""
 
     kind: Literal["gaussian"] = "gaussian"
-    noise_multiplier: Annotated[float, Field(ge=LEAST_NOISE, le=1e6, allow_inf_nan=False)]
+    noise_multiplier: Annotated[float, Field(ge=LEAST_NOISE, le=MOST_NOISE, allow_inf_nan=False)]
 
 
 class SharedGaussian(Strict):
@@ -90,7 +90,7 @@ class SharedGaussian(Strict):
     """
 
     kind: Literal["shared-discrete-gaussian"] = "shared-discrete-gaussian"
-    noise_multiplier: Annotated[float, Field(ge=LEAST_NOISE, le=1e6, allow_inf_nan=False)]
+    noise_multiplier: Annotated[float, Field(ge=LEAST_NOISE, le=MOST_NOISE, allow_inf_nan=False)]
     shares: Annotated[int, Field(ge=2, le=MOST_PARTICIPANTS)]
 
 

@@ -38,7 +38,7 @@ def load_config(model: type[T], path: Path, env_prefix: str, environ: Mapping[st
     Raises ConfigError naming the file (or the variable), the key and the nearest valid key when the file is missing,
     is not TOML, or holds an unknown key, a wrong type or a value out of range. Values are never repeated in messages.
     """
-    document = _read(path)
+    document = read_toml(path)
     overrides = {_place(name, env_prefix): name for name in sorted(environ) if name.startswith(f"{env_prefix}__")}
     for place, name in overrides.items():
         _set(document, place, _as_toml(environ[name]), name)
@@ -57,15 +57,17 @@ def load_config(model: type[T], path: Path, env_prefix: str, environ: Mapping[st
 def validated(model: type[T], tables: dict[str, Any], where: str) -> T:
     """The tables of a file that is no program's configuration (a job file) as a value of `model`, just as strictly.
 
-    Raises ConfigError at `where`, worded as `load_config` words it.
+    Raises ConfigError at `where`, worded as `load_config` words it, and with the value if that is a number: a job file
+    is no secret.
     """
     try:
         return _validate(model, tables)
     except ValidationError as error:
-        raise _complaint(model, where, error, {}) from error
+        raise _complaint(model, where, error, {}, numbers=True) from error
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_toml(path: Path) -> dict[str, Any]:
+    """The tables of a file. Raises ConfigError when it is missing or is not TOML."""
     step = "Correct the path, or write the file: docs/reference/ has a sample of each."
     data = read_file(path, step)
     try:
@@ -116,19 +118,20 @@ def _concerns(details: ErrorDetails, place: _Place) -> bool:
 
 
 def _details(error: ValidationError) -> list[ErrorDetails]:
-    return error.errors(include_url=False, include_input=False, include_context=False)
+    return error.errors(include_url=False, include_context=False)
 
 
 def _complaint(
-    model: type[BaseModel], file: str, error: ValidationError, overrides: Mapping[_Place, str]
+    model: type[BaseModel], file: str, error: ValidationError, overrides: Mapping[_Place, str], *, numbers: bool = False
 ) -> ConfigError:
-    """An unknown key first: a mistyped key also shows as a missing one."""
+    """An unknown key first: a mistyped key also shows as a missing one. With `numbers`, those are repeated."""
     details = min(_details(error), key=lambda item: item["type"] != "extra_forbidden")
     key = ".".join(str(part) for part in details["loc"]) or "the file"
     variable = next((name for place, name in overrides.items() if _concerns(details, place)), None)
     where = f"environment variable {variable}" if variable else file
     if details["type"] != "extra_forbidden":
-        return ConfigError(where, f"{key}: {sentence(details)}", "Correct the value.")
+        said = f" is {str(value)[:40]}" if numbers and type(value := details["input"]) in (int, float) else ""
+        return ConfigError(where, f"{key}{said}: {sentence(details)}", "Correct the value.")
     name, valid = str(details["loc"][-1]), _valid_keys(model, details["loc"][:-1])
     near = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
     hint = f"Did you mean {near[0]!r}?" if near else f"Valid here: {', '.join(sorted(valid))}."

@@ -4,16 +4,20 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from privacy.fields import Name, Positive, Strict, Text
+from privacy.accounting import LEAST_NOISE, LEAST_PROBABILITY, MAX_COUNT, MOST_NOISE
+from privacy.fields import Name, Strict, Text
 from privacy.mechanism import Metrics
 from privacy.plan import Deadlines
 from privacy.suites import Suite
 from privacy.tasks import HEADS
+from privacy.thresholds import MOST_PARTICIPANTS
 from silo_agent.choices import OpenTo, ServerChoice, Wanted
 from silo_agent.dataset_spec import TaskKind
 from silo_agent.normaliser import Normaliser
 
 Real = Annotated[float, Field(gt=0, strict=False, allow_inf_nan=False)]  # TOML's 2 means 2.0
+NoiseMultiplier = Annotated[float, Field(ge=LEAST_NOISE, le=MOST_NOISE, strict=False, allow_inf_nan=False)]
+MOST_RECORDS = 1e12  # of a dataset: more than there are anywhere
 
 
 class ModelChoice(Strict):
@@ -95,11 +99,11 @@ class PrivacyChoice(Strict):
     """DP-SGD at each silo: a target epsilon over all rounds, or the noise multiplier itself."""
 
     epsilon: Real | None = None
-    noise_multiplier: Real | None = None
+    noise_multiplier: NoiseMultiplier | None = None
     delta: Annotated[float, Field(gt=0, lt=0.1)]
     clip_l2: Real
-    sampling_rate: Annotated[float, Field(gt=0, le=1, strict=False)]
-    steps_per_round: Positive
+    sampling_rate: Annotated[float, Field(ge=LEAST_PROBABILITY, le=1, strict=False)]
+    steps_per_round: Annotated[int, Field(gt=0, le=MAX_COUNT)]
     expected_batch_size: Real
     unit: Literal["record", "patient"]
     proximal: Annotated[float, Field(ge=0, strict=False, allow_inf_nan=False)] = 0.0
@@ -109,13 +113,18 @@ class PrivacyChoice(Strict):
     def _one_way(self) -> Self:
         if (self.epsilon is None) == (self.noise_multiplier is None):
             raise ValueError("dp takes either epsilon or noise_multiplier")
+        if self.expected_batch_size > MOST_RECORDS * self.sampling_rate:
+            raise ValueError(
+                f"dp.expected_batch_size is {self.expected_batch_size:g}: at sampling_rate = {self.sampling_rate:g} it "
+                f"takes a dataset of more than {MOST_RECORDS:g} records"
+            )
         return self
 
 
 class MetricsChoice(Strict):
     """[metrics]: validation figures that every round publishes, from the silos' held-out parts, noised and charged."""
 
-    noise_multiplier: Real
+    noise_multiplier: NoiseMultiplier
     loss_bound: Real = 4.0
     most_units: Annotated[int, Field(gt=0, le=10_000_000)] = 2_000
 
@@ -127,7 +136,7 @@ class MetricsChoice(Strict):
 class CohortChoice(Strict):
     """How few silos may go on, how many are taken to collude, how small a dataset may be."""
 
-    minimum: Annotated[int, Field(ge=2)]
+    minimum: Annotated[int, Field(ge=2, le=MOST_PARTICIPANTS)]
     tolerated_colluders: Annotated[int, Field(ge=0)] | None = None  # what is usual for the suite if absent
     minimum_dataset_size: Annotated[int, Field(ge=1)]
 
@@ -177,6 +186,12 @@ class JobFile(Strict):
         if normalised != (self.normaliser is not None):
             need = "needs a [normaliser]" if normalised else "takes no [normaliser]"
             raise ValueError(f'adapter.head = "{self.adapter.head}" {need}')
+        steps = self.rounds * self.dp.steps_per_round
+        if self.dp.epsilon is not None and steps > MAX_COUNT:
+            raise ValueError(
+                f"dp.steps_per_round is {self.dp.steps_per_round}: with rounds = {self.rounds} these are {steps} steps "
+                f"in all, and noise for an epsilon is found for at most {MAX_COUNT}"
+            )
         return self
 
     @property

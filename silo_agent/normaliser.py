@@ -21,6 +21,7 @@ from silo_agent.template import as_text, parse_template
 LEAST_SENTENCES = 50
 LEAST_DEVIATION = 1e-4  # a feature that hardly moves would otherwise be blown up
 BATCH = 32
+MOST_STEPS = 10**15  # from low to high, in the last decimal: as many as a float tells apart
 
 
 class Range(Strict):
@@ -38,6 +39,11 @@ class Range(Strict):
             raise ValueError("a column takes either values, or low and high")
         if self.low is not None and self.high is not None and self.low >= self.high:
             raise ValueError("low must be below high")
+        if self.low is not None and self.high is not None and self.high - self.low > MOST_STEPS / 10**self.decimals:
+            raise ValueError(
+                f"low is {self.low:g} and high is {self.high:g}: with {self.decimals} decimals they may be at most "
+                f"{MOST_STEPS / 10**self.decimals:g} apart"
+            )
         return self
 
     def draw(self, bits: np.random.Generator) -> str:

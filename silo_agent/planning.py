@@ -185,7 +185,7 @@ def update_ranges(rates: Mapping[str, float], dp: DpSgd, values: int, bits: int)
     if dp.noise == "local":
         return {name: update_range(rate, dp) for name, rate in rates.items()}
     reach = dp.shared_grid(values, bits).reach
-    return {name: rate * reach for name, rate in rates.items()}
+    return {name: _for_float32(rate, rate * reach) for name, rate in rates.items()}
 
 
 def update_range(learning_rate: float, dp: DpSgd) -> float:
@@ -197,12 +197,19 @@ def update_range(learning_rate: float, dp: DpSgd) -> float:
     it biases the update and costs no privacy. Raises ConfigError when float32 has no room for it.
     """
     noise = NOISE_DEVIATIONS * math.sqrt(dp.steps_per_round) * dp.noise_multiplier * dp.clip_l2 / dp.expected_batch_size
-    reach = learning_rate * (dp.steps_per_round * dp.clip_l2 + noise)
+    reach = _for_float32(learning_rate, learning_rate * (dp.steps_per_round * dp.clip_l2 + noise))
+    unit = 10.0 ** (math.floor(math.log10(reach)) - RANGE_DIGITS + 1)
+    return min(math.ceil(reach / unit) * unit, LARGEST_RANGE)
+
+
+def _for_float32(learning_rate: float, reach: float) -> float:
+    """How far a round may move a value. Raises ConfigError when float32 has no room for it."""
     if LEAST_RANGE <= reach <= LARGEST_RANGE:
-        unit = 10.0 ** (math.floor(math.log10(reach)) - RANGE_DIGITS + 1)
-        return min(math.ceil(reach / unit) * unit, LARGEST_RANGE)
+        return reach
     why = f"with a learning rate of {learning_rate:g} a round would move a value by up to {reach:g}"
-    raise ConfigError("job file", why, "Choose learning rate, clip_l2 and noise so that it is a number of float32.")
+    raise ConfigError(
+        "job file", why, f"Choose learning rate, clip_l2 and noise so that it is {LEAST_RANGE:g} to {LARGEST_RANGE:g}."
+    )
 
 
 def starting_values(job: JobFile, job_folder: Path, model_folder: Path) -> tuple[dict[str, Float32], dict[str, float]]:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from privacy.suites import usual_suite, usual_tolerance
-from runtime.config import load_config
+from runtime.config import read_toml, validated
 from silo_agent.accounts import all_budgets
 from silo_agent.budget_view import cost_rows
 from silo_agent.home import Home
@@ -19,7 +19,7 @@ def what_if_of(home: Home, job_file: Path, *, synthetic: bool) -> dict[str, Any]
     """One row per population, and what the synthetic run measured. Raises ConfigError for a job file that is wrong."""
     from silo_agent.planning import fix_mechanism
 
-    job = load_config(JobFile, job_file, "CLOISTER_JOB", {})
+    job = validated(JobFile, read_toml(job_file), f"job file {job_file}")
     dp = fix_mechanism(job, _honest(job))
     with home.store.reading() as connection:
         rows = cost_rows(all_budgets(connection), NO_JOB, job.purpose, dp, job.rounds)

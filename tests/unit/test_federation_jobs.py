@@ -67,11 +67,14 @@ def test_two_submissions_of_one_file_are_two_jobs():
     [
         (FILE.replace("values", "valeus"), "unknown key 'rehearsal.valeus'. Did you mean 'values'?"),
         (FILE.replace("values = 1000\n", ""), "job file try.toml: rehearsal.values: Field required"),
-        (FILE.replace("1000", "0"), "rehearsal.values: Input should be greater than 0"),
+        (FILE.replace("1000", "0"), "rehearsal.values is 0: Input should be greater than 0"),
         (FILE.replace('"trial"', '"other"'), "'other', and this is 'trial'"),
         (FILE + "[cohort]\nminimum = 9\n", "cohort.minimum is 9; with 3 silos, 0 of them colluding, it must be 2-3"),
-        (FILE + "[cohort]\nminimum = 0\n", "cohort.minimum: Input should be greater than or equal to 2"),
-        (FILE + "[cohort]\ntolerated_colluders = -1\n", "tolerated_colluders: Input should be greater than or equal"),
+        (FILE + "[cohort]\nminimum = 0\n", "cohort.minimum is 0: Input should be greater than or equal to 2"),
+        (
+            FILE + "[cohort]\ntolerated_colluders = -1\n",
+            "tolerated_colluders is -1: Input should be greater than or equal",
+        ),
         (
             FILE + "[cohort]\ntolerated_colluders = 2\n",
             "is 2, and of 3 silos two have to be honest. Set it to at most 1",

@@ -7,7 +7,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field
 
 from privacy.errors import ConfigError
-from runtime.config import Address, load_config
+from runtime.config import Address, load_config, validated
 
 
 class Section(BaseModel):
@@ -119,6 +119,23 @@ def test_values_are_never_repeated(load):
     with pytest.raises(ConfigError) as caught:
         load(GOOD.replace("timeout_s = 5", 'timeout_s = "hunter2"'))
     assert "hunter2" not in str(caught.value)
+    with pytest.raises(ConfigError) as caught:
+        load(GOOD.replace('"hub:8443"', '"hub:8443"\nretries = -4711'))
+    assert "4711" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (-4711, "retries is -4711: Input should be greater than or equal to 0"),
+        (-(10**400), "retries is -1000000000000000000000000000000000000000?[^0]"),
+        ("hunter2", "retries: Input should be a valid integer"),
+        (True, "retries: Input should be a valid integer"),
+    ],
+)
+def test_a_job_file_s_numbers_are_repeated(value, said):
+    with pytest.raises(ConfigError, match=f"job file: {said}"):
+        validated(Link, {"address": "hub:8443", "retries": value}, "job file")
 
 
 def test_missing_and_broken_files_are_named(load, tmp_path):

@@ -18,7 +18,7 @@ from runtime.config import load_config
 from silo_agent.job_file import JobFile
 from silo_agent.models import NORMALISER
 from silo_agent.normaliser import Normaliser, Range
-from silo_agent.planning import Parties, fix_mechanism, make_plan, update_range
+from silo_agent.planning import Parties, fix_mechanism, make_plan, update_range, update_ranges
 from silo_agent.train import initial_vector
 from tests.tiny import HEAD_ALONE, NORM, PARTIES, PREFIX, PROMPT, tiny_body, tiny_folder, tiny_job, tiny_plan
 
@@ -64,6 +64,8 @@ def test_the_range_covers_a_batch_of_one_mind_and_six_deviations():
 def test_a_range_that_float32_does_not_hold_is_the_job_file_s_fault(rate):
     with pytest.raises(ConfigError, match="job file: with a learning rate of"):
         update_range(rate, fix_mechanism(tiny_job()))
+    with pytest.raises(ConfigError, match=r"job file: with a learning rate of .* it is 1e-30 to 1e\+30"):
+        update_ranges({"head": rate}, fix_mechanism(tiny_job(dp=SHARED), honest=2), 100, 16)
 
 
 @pytest.mark.parametrize("rate", [1e-30, 1e-20, 1e20, 2e29])

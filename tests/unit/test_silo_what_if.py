@@ -6,6 +6,7 @@ import pytest
 
 from privacy.accounting import rdp_vector, round_event
 from privacy.budget import RoundKey, grant, reserve
+from privacy.errors import ExitCode
 from privacy.mechanism import DpSgd
 from runtime.config import load_config
 from runtime.console import run
@@ -126,3 +127,40 @@ def test_what_would_take_long_is_cut_short(monkeypatch):
     assert (found.rounds_run, found.steps_run) == (1, 2), "three steps of three silos"
     found = utility(task(100, rounds=3), dp.model_copy(update={"steps_per_round": 100_000}))
     assert (found.rounds_run, found.steps_run) == (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        (
+            [("steps_per_round = 2", "steps_per_round = 1_000_001")],
+            "dp.steps_per_round is 1000001: Input should be less",
+        ),
+        (
+            [("steps_per_round = 2", "steps_per_round = 300_000")],
+            "dp.steps_per_round is 300000: with rounds = 5 these are 1500000 steps in all, and noise for an epsilon is"
+            " found for at most 1000000",
+        ),
+        ([("epsilon = 2.0", "noise_multiplier = 0.001")], "dp.noise_multiplier is 0.001: Input should be greater"),
+        (
+            [("[cohort]", "[metrics]\nnoise_multiplier = 1e9\n[cohort]")],
+            "metrics.noise_multiplier is 1000000000.0: Input should be less than or equal to 1000000",
+        ),
+        (
+            [("sampling_rate = 0.5", "sampling_rate = 1e-12")],
+            "dp.expected_batch_size is 60: at sampling_rate = 1e-12 it takes a dataset of more than 1e+12 records",
+        ),
+        (
+            [("minimum = 3", "minimum = 1_000_000_000")],
+            "cohort.minimum is 1000000000: Input should be less than or equal",
+        ),
+        (
+            [("high = 80", "high = 1e30")],
+            "low is 25 and high is 1e+30: with 0 decimals they may be at most 1e+15 apart",
+        ),
+    ],
+)
+def test_a_value_out_of_range_is_the_job_file_s_fault(silo, capsys, changes, complaint):
+    """With its key, the value and the bound; it was a bug, or hours of work."""
+    assert what_if(silo, *changes) == ExitCode.CONFIG
+    assert complaint in capsys.readouterr().err

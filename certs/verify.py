@@ -128,12 +128,17 @@ def _leaf(certificate: x509.Certificate, kind: Kind, federation: str | None) -> 
 
 
 def check_identity_certificate(pem: bytes, ca_pem: bytes, now: datetime) -> tuple[PartyId, bytes]:
-    """The party that an identity certificate names, and its raw 32-byte Ed25519 key. Raises ProtocolError."""
+    """The party that an identity certificate names, and its raw 32-byte Ed25519 key.
+
+    Raises ProtocolError, which names the party if only the time is wrong.
+    """
+    whose = "a peer"
     try:
         leaf = read_leaf(pem, load_ca(ca_pem), Kind.IDENTITY)
+        whose = leaf.party.uri
         leaf.check_time(now)
     except CertificateFlaw as error:
-        raise as_protocol_error(f"{Kind.IDENTITY} certificate of a peer", error) from error
+        raise as_protocol_error(f"{Kind.IDENTITY} certificate of {whose}", error) from error
     return leaf.party, leaf.public_key.public_bytes(Encoding.Raw, PublicFormat.Raw)
 
 
@@ -158,7 +163,7 @@ def as_protocol_error(what: str, error: CertificateFlaw) -> CloisterError:
     """A peer's flaw, worded for us."""
     match error.flaw:
         case Flaw.EXPIRED:
-            next_step = "Its owner must renew it (`cloister certs renew`)."
+            next_step = "Its owner must enrol again, or have it issued anew (`cloister certs issue`): the key stays."
         case Flaw.NOT_YET_VALID:
             next_step = "Compare the clocks of the two machines."
         case _:

@@ -34,6 +34,10 @@ _NEXT_STEPS = {
     Flaw.NOT_YET_VALID: "Set this machine's clock (`timedatectl` shows whether it is synchronised).",
     Flaw.WRONG_CA: "Put the federation's own ca.pem there, or enrol in this federation again.",
 }
+IDENTITY_EXPIRED = (
+    "Enrol again, or run `cloister certs issue` at the CA, into the same folder: the key stays; "
+    "docs/how-to/rotate-certificates.md."
+)
 
 
 @dataclass(frozen=True)
@@ -186,10 +190,23 @@ class Wallet:
         if tls != identity:
             why = f"tls.pem names {tls.uri} and identity.pem names {identity.uri}"
             raise ConfigError(f"folder {self.folder}", why, _ENROL)
-        if role is not None and tls.role is not role:
-            why = f"holds the certificates of {tls.uri}, and this command runs as a party of role {role}"
-            raise ConfigError(f"folder {self.folder}", why, "Name that role's own folder in the configuration.")
+        if role is not None:
+            self._check_role(tls, role)
         return tls
+
+    def signer(self, now: datetime, role: Role) -> Identity:
+        """The signing identity of a party of this role, if it is good now. The TLS certificate may have expired: what
+        is signed to be carried by hand takes no connection.
+
+        Raises ConfigError naming the cause.
+        """
+        own = self._pair(Kind.IDENTITY)
+        try:
+            own.leaf.check_time(now)
+        except CertificateFlaw as error:
+            raise self._own(Kind.IDENTITY, error) from error
+        self._check_role(own.leaf.party, role)
+        return self._identity(own)
 
     def tls(self) -> TlsMaterial:
         """What TLS needs, read afresh: a renewal in another process is seen. Raises ConfigError."""
@@ -226,8 +243,16 @@ class Wallet:
         except CertificateFlaw as error:
             raise self._own(kind, error) from error
 
+    def _check_role(self, party: PartyId, role: Role) -> None:
+        if party.role is not role:
+            why = f"holds the certificates of {party.uri}, and this command runs as a party of role {role}"
+            raise ConfigError(f"folder {self.folder}", why, "Name that role's own folder.")
+
     def _own(self, kind: Kind, error: CertificateFlaw) -> CloisterError:
-        return ConfigError(f"certificate {self._path(kind, 'pem')}", error.why, _NEXT_STEPS.get(error.flaw, _ENROL))
+        step = _NEXT_STEPS.get(error.flaw, _ENROL)
+        if (kind, error.flaw) == (Kind.IDENTITY, Flaw.EXPIRED):
+            step = IDENTITY_EXPIRED  # a renewal is of the TLS certificate alone
+        return ConfigError(f"certificate {self._path(kind, 'pem')}", error.why, step)
 
     def _request(self, kind: Kind, party: PartyId, *, another: bool = False) -> bytes:
         """The request under way, or a new one: on a new key, but on the identity key there is, unless for `another`."""

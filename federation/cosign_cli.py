@@ -7,6 +7,7 @@ import typer
 
 from privacy.errors import VerificationError
 from runtime.console import emit, refuse_existing, require_file
+from silo_agent.command import now
 
 if TYPE_CHECKING:
     from privacy.ledger.handed import SeenLogs
@@ -33,12 +34,11 @@ def cosign(
     """
     require_file(bundle)
     refuse_existing(out)
+    from certs.names import Role
     from certs.wallet import Wallet
 
-    own = Wallet(wallet).identity()
+    own = Wallet(wallet).signer(now(), Role.AUDITOR)
     known = _seen(seen)
-    from datetime import UTC, datetime
-
     from federation.verification import trusted_by_ca, verified
     from privacy.ledger.cosignature import cosign as cosign_note
     from privacy.ledger.cosignature import witness_name
@@ -50,7 +50,7 @@ def cosign(
         report, note = verified(opened, trusted_by_ca(opened, wallet / "ca.pem")), opened.notes()[-1]
         _check_continues(report, known, opened.leaves())
     name = witness_name(own.party.federation, own.party.role, own.party.name)
-    line = cosign_note(note, name, own.public_key, own.sign, datetime.now(UTC))
+    line = cosign_note(note, name, own.public_key, own.sign, now())
     certificate = own.certificate_pem.decode()
     handed = HandedCosignature(log=report.origin, size=report.entries, line=line, certificate=certificate)
     write_durably(seen, _and(known, report).encode(), 0o644)  # first: no cosignature is out that is not remembered

@@ -9,6 +9,7 @@ import typer
 from privacy.errors import ConfigError
 from runtime.console import emit, refuse_existing, require_file
 from runtime.options import text_on_record
+from silo_agent.command import now
 
 if TYPE_CHECKING:
     from privacy.review import Review
@@ -53,10 +54,11 @@ def review(  # noqa: PLR0913 - options of a command
     """
     require_file(bundle)
     refuse_existing(out)
+    from certs.names import Role
     from certs.wallet import Wallet
     from runtime.files import write_durably
 
-    identity = Wallet(wallet).identity()
+    identity = Wallet(wallet).signer(now(), Role.AUDITOR)
     facts: dict[str, Any] = {"party": identity.party.uri, "public_key": identity.public_key.hex(), "subject": subject}
     facts |= {"remark": remark, "finding": finding, "follow_up": follow_up}
     facts |= {"due": None if due is None else due.strftime(DAY), "closes": closes, "first_sequence": first}

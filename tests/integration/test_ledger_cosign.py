@@ -2,12 +2,15 @@
 
 import contextlib
 import json
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from certs.names import Role
+from federation import cosign_cli, review_cli
 from federation.ledger_cli import app
+from privacy.ledger.handed import HandedCosignature
 from runtime import files
 from runtime.console import run
 from silo_agent import cli, command, witnesses_cli
@@ -22,10 +25,17 @@ NAME = "cloister/test/auditor/ms-audit"
 def silo(tmp_path, monkeypatch):
     for module in (command, cli, witnesses_cli):
         monkeypatch.setattr(module, "now", lambda: NOW)
+    at(monkeypatch, NOW)
     monkeypatch.chdir(tmp_path)
     silo = LoneSilo(tmp_path / "silo", charged=True, approved=False)
     make_wallet(silo.ca, tmp_path, Role.AUDITOR, "ms-audit", NOW)
     return silo
+
+
+def at(monkeypatch, moment):
+    """The time at the auditor's machine."""
+    for module in (cosign_cli, review_cli):
+        monkeypatch.setattr(module, "now", lambda: moment)
 
 
 def export(silo, name, more=0):
@@ -37,8 +47,11 @@ def export(silo, name, more=0):
     return name
 
 
-def cosign(bundle, out="cosigned.json"):
-    return run(app, ["cosign", bundle, "--wallet", "auditor-ms-audit", "--seen", "seen.json", "--out", out])
+def cosign(bundle, out="cosigned.json", *options):
+    """The first visit, unless there was one."""
+    first = []
+    words = ["cosign", bundle, "--wallet", "auditor-ms-audit", "--seen", "seen.json", "--out", out]
+    return run(app, [*words, *first, *options])
 
 
 def test_an_auditor_cosigns_and_the_next_export_says_so(silo, capsys):
@@ -134,11 +147,48 @@ def test_a_cosignature_that_proves_nothing_is_refused(silo, capsys, change, comp
     assert complaint in capsys.readouterr().err
 
 
-def test_only_auditors_hand_cosignatures_in(silo, tmp_path, capsys):
+REVIEW = ["--subject", "all", "--finding", "in-order", "--remark", "fine"]
+
+
+@pytest.mark.parametrize("words", [["cosign", "first.zip", "--seen", "s.json"], ["review", "first.zip", *REVIEW]])
+def test_nothing_is_signed_that_the_institution_would_refuse(silo, tmp_path, capsys, monkeypatch, words):
+    """By no wallet but an auditor's, nor after its identity has expired; its TLS certificate may have."""
     make_wallet(silo.ca, tmp_path, Role.COORDINATOR, "boss", NOW)
     export(silo, "first.zip")
-    words = ["cosign", "first.zip", "--wallet", "coordinator-boss", "--seen", "s.json", "--out", "c.json"]
-    assert run(app, words) == 0
+    capsys.readouterr()
+    assert run(app, [*words, "--wallet", "coordinator-boss", "--out", "c.json"]) == 3
+    said = capsys.readouterr().err
+    assert "holds the certificates of cloister://test/coordinator/boss" in said
+    assert "of role auditor" in said
+    at(monkeypatch, NOW + timedelta(days=731))
+    assert run(app, [*words, "--wallet", "auditor-ms-audit", "--out", "c.json"]) == 3
+    said = capsys.readouterr().err
+    assert "identity.pem" in said
+    assert "expired at 2028-02-29T12:00:00Z" in said
+    assert "`cloister certs issue` at the CA, into the same folder" in said
+    assert not Path("c.json").exists()
+    assert not Path("s.json").exists()
+    at(monkeypatch, NOW + timedelta(days=90))
+    assert run(app, [*words, "--wallet", "auditor-ms-audit", "--out", "c.json"]) == 0
+
+
+def test_whose_certificate_has_expired_is_said(silo, capsys, monkeypatch):
+    assert cosign(export(silo, "first.zip")) == 0
+    monkeypatch.setattr(witnesses_cli, "now", lambda: NOW + timedelta(days=731))
+    capsys.readouterr()
+    assert run(cli.app, ["witnesses", "add", "cosigned.json", "--state", str(silo.folder)]) == 4
+    said = capsys.readouterr().err
+    assert "identity certificate of cloister://test/auditor/ms-audit" in said
+    assert "have it issued anew (`cloister certs issue`)" in said
+
+
+def test_only_auditors_hand_cosignatures_in(silo, tmp_path, capsys):
+    """Whoever signed one without our command."""
+    assert cosign(export(silo, "first.zip")) == 0
+    handed = HandedCosignature.decode(Path("cosigned.json").read_bytes())
+    boss = make_wallet(silo.ca, tmp_path, Role.COORDINATOR, "boss", NOW).identity()
+    handed = handed.model_copy(update={"certificate": boss.certificate_pem.decode()})
+    Path("c.json").write_bytes(handed.encode())
     capsys.readouterr()
     assert run(cli.app, ["witnesses", "add", "c.json", "--state", str(silo.folder)]) == 5
     assert "is no auditor's" in capsys.readouterr().err

@@ -51,6 +51,19 @@ def test_check_names_the_time(wallet, days, message):
         wallet.check(NOW + timedelta(days=days))
 
 
+def test_what_is_signed_to_be_carried_takes_an_identity_of_the_role_that_is_good_now(wallet):
+    """And no TLS certificate: an auditor without a connection has none renewed."""
+    assert wallet.signer(NOW + timedelta(days=729), Role.SILO).party == wallet.party
+    with pytest.raises(ConfigError, match=r"holds the certificates of .*hospital-a, and .* of role auditor"):
+        wallet.signer(NOW, Role.AUDITOR)
+    with pytest.raises(
+        ConfigError, match=r"identity\.pem: expired at .*`cloister certs issue` at the CA, into the same"
+    ):
+        wallet.signer(NOW + timedelta(days=731), Role.SILO)
+    with pytest.raises(ConfigError, match=r"identity\.pem: is valid from .*Set this machine's clock"):
+        wallet.signer(NOW - timedelta(days=1), Role.SILO)
+
+
 @pytest.mark.parametrize("name", ["ca.pem", "tls.pem", "tls.key", "identity.pem", "identity.key"])
 def test_check_names_a_missing_file_and_the_next_step(wallet, name):
     (wallet.folder / name).unlink()

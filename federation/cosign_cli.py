@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from privacy.errors import VerificationError
+from privacy.errors import ConfigError, VerificationError
 from runtime.console import emit, refuse_existing, require_file
 from silo_agent.command import now
 
@@ -22,9 +22,12 @@ def cosign(
     ],
     seen: Annotated[
         Path,
-        typer.Option("--seen", metavar="FILE", help="What you have seen of logs; made on the first visit."),
+        typer.Option("--seen", metavar="FILE", help="What you have seen of logs; made by the first --first-visit."),
     ],
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The cosignature, a new file.")],
+    first_visit: Annotated[
+        bool, typer.Option("--first-visit", help="You have seen nothing of this log: there is nothing to compare with.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False,
 ) -> None:
     """Confirm that a bundle continues what you saw of its log before, and cosign its newest checkpoint.
@@ -38,7 +41,7 @@ def cosign(
     from certs.wallet import Wallet
 
     own = Wallet(wallet).signer(now(), Role.AUDITOR)
-    known = _seen(seen)
+    known = _seen(seen, first_visit=first_visit)
     from federation.verification import trusted_by_ca, verified
     from privacy.ledger.cosignature import cosign as cosign_note
     from privacy.ledger.cosignature import witness_name
@@ -48,6 +51,7 @@ def cosign(
 
     with opened_bundle(bundle) as opened:
         report, note = verified(opened, trusted_by_ca(opened, wallet / "ca.pem")), opened.notes()[-1]
+        _check_visit(report.origin, known, seen, first_visit=first_visit)
         _check_continues(report, known, opened.leaves())
     name = witness_name(own.party.federation, own.party.role, own.party.name)
     line = cosign_note(note, name, own.public_key, own.sign, now())
@@ -55,15 +59,32 @@ def cosign(
     handed = HandedCosignature(log=report.origin, size=report.entries, line=line, certificate=certificate)
     write_durably(seen, _and(known, report).encode(), 0o644)  # first: no cosignature is out that is not remembered
     write_durably(out, handed.encode(), 0o644)
-    text = f"{report.origin} with {report.entries} entries is cosigned in {out}"
-    emit({"file": str(out), "log": report.origin, "entries": report.entries}, as_json=json, text=text)
+    before = 0 if first_visit else known.logs[report.origin].size
+    compared = "seen for the first time" if first_visit else f"continues the {before} entries seen before"
+    text = f"{report.origin} with {report.entries} entries, {compared}, is cosigned in {out}"
+    value = {"file": str(out), "log": report.origin, "entries": report.entries, "seen_before": before}
+    emit(value, as_json=json, text=text)
 
 
-def _seen(path: Path) -> "SeenLogs":
+def _seen(path: Path, *, first_visit: bool) -> "SeenLogs":
+    """What was seen before. Raises ConfigError without the file, unless this is a first visit."""
     from privacy.ledger.handed import SeenLogs
     from runtime.files import read_file
 
-    return SeenLogs.decode(read_file(path, "Name the file of your last visit.")) if path.exists() else SeenLogs()
+    if first_visit and not path.exists():
+        return SeenLogs()
+    return SeenLogs.decode(read_file(path, "Name the file of your last visit, or say --first-visit."))
+
+
+def _check_visit(log: str, known: "SeenLogs", seen: Path, *, first_visit: bool) -> None:
+    """The file knows the log unless this is a first visit: a wrong file compares with nothing. Raises ConfigError."""
+    if first_visit == (log not in known.logs):
+        return
+    if first_visit:
+        why, step = f"knows {log}, with {known.logs[log].size} entries", "Leave out --first-visit."
+    else:
+        why, step = f"knows nothing of {log}", "Name the file of your last visit, or say --first-visit."
+    raise ConfigError(f"file {seen}", why, step)
 
 
 def _check_continues(report: "Report", known: "SeenLogs", leaves: tuple[bytes, ...]) -> None:
@@ -72,7 +93,7 @@ def _check_continues(report: "Report", known: "SeenLogs", leaves: tuple[bytes, .
 
     before = known.logs.get(report.origin)
     if before is None:
-        return
+        return  # a first visit
     step = "Keep this bundle and that of your last visit: both are signed, and prove it."
     if before.size > report.entries:
         why = f"it has {report.entries} entries, and had {before.size} at your last visit: it was cut back"

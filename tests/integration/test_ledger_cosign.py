@@ -10,7 +10,7 @@ import pytest
 from certs.names import Role
 from federation import cosign_cli, review_cli
 from federation.ledger_cli import app
-from privacy.ledger.handed import HandedCosignature
+from privacy.ledger.handed import HandedCosignature, SeenLogs, SeenState
 from runtime import files
 from runtime.console import run
 from silo_agent import cli, command, witnesses_cli
@@ -49,7 +49,7 @@ def export(silo, name, more=0):
 
 def cosign(bundle, out="cosigned.json", *options):
     """The first visit, unless there was one."""
-    first = []
+    first = [] if Path("seen.json").exists() else ["--first-visit"]
     words = ["cosign", bundle, "--wallet", "auditor-ms-audit", "--seen", "seen.json", "--out", out]
     return run(app, [*words, *first, *options])
 
@@ -147,10 +147,50 @@ def test_a_cosignature_that_proves_nothing_is_refused(silo, capsys, change, comp
     assert complaint in capsys.readouterr().err
 
 
+def test_what_a_bundle_was_compared_with_is_said(silo, capsys):
+    assert cosign(export(silo, "first.zip")) == 0
+    assert "cloister/test/east with 1 entries, seen for the first time, is cosigned in" in capsys.readouterr().out
+    assert cosign(export(silo, "second.zip", more=2), "again.json") == 0
+    assert "with 3 entries, continues the 1 entries seen before, is cosigned in" in capsys.readouterr().out
+    assert cosign("second.zip", "third.json", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["seen_before"] == 3
+
+
+def test_a_mistyped_file_of_the_last_visit_is_no_first_visit(silo, capsys):
+    export(silo, "first.zip")
+    words = ["cosign", "first.zip", "--wallet", "auditor-ms-audit", "--out", "c.json", "--seen"]
+    capsys.readouterr()
+    assert run(app, [*words, "sene.json"]) == 3
+    said = capsys.readouterr().err
+    assert "sene.json" in said
+    assert "No such file or directory" in said
+    assert "Name the file of your last visit, or say --first-visit." in said
+    Path("other.json").write_bytes(SeenLogs(logs={"cloister/test/west": SeenState(size=3, root="00" * 32)}).encode())
+    assert run(app, [*words, "other.json"]) == 3
+    assert "knows nothing of cloister/test/east" in capsys.readouterr().err
+    assert [path for path in ("c.json", "sene.json") if Path(path).exists()] == []
+    assert run(app, [*words, "other.json", "--first-visit"]) == 0
+    assert SeenLogs.decode(Path("other.json").read_bytes()).logs.keys() == {"cloister/test/west", "cloister/test/east"}
+
+
+def test_a_first_visit_is_not_paid_twice(silo, capsys):
+    assert cosign(export(silo, "first.zip")) == 0
+    seen = Path("seen.json").read_bytes()
+    capsys.readouterr()
+    assert cosign("first.zip", "again.json", "--first-visit") == 3
+    said = capsys.readouterr().err
+    assert "knows cloister/test/east, with 1 entries" in said
+    assert "Leave out --first-visit." in said
+    assert not Path("again.json").exists()
+    assert Path("seen.json").read_bytes() == seen
+
+
 REVIEW = ["--subject", "all", "--finding", "in-order", "--remark", "fine"]
 
 
-@pytest.mark.parametrize("words", [["cosign", "first.zip", "--seen", "s.json"], ["review", "first.zip", *REVIEW]])
+@pytest.mark.parametrize(
+    "words", [["cosign", "first.zip", "--first-visit", "--seen", "s.json"], ["review", "first.zip", *REVIEW]]
+)
 def test_nothing_is_signed_that_the_institution_would_refuse(silo, tmp_path, capsys, monkeypatch, words):
     """By no wallet but an auditor's, nor after its identity has expired; its TLS certificate may have."""
     make_wallet(silo.ca, tmp_path, Role.COORDINATOR, "boss", NOW)

@@ -114,7 +114,7 @@ def test_a_ledger_without_its_wallet_costs_no_token(state, tmp_path):
     home.store.close()
     (tmp_path / "silo" / "wallet").rename(tmp_path / "away")
     token = invite(state, "hospital-a").encode()
-    with pytest.raises(ConfigError, match=r"the wallet with its key is gone.*enrol into a new folder"):
+    with pytest.raises(ConfigError, match=r"the wallet with its key is gone.*enrol under a new name"):
         enrol(token, tmp_path / "silo", None, utc_now())
     assert not (tmp_path / "silo" / "wallet").exists()
     fresh = enrol(token, tmp_path / "new", None, utc_now())

@@ -127,9 +127,9 @@ def parse_note(note: str) -> Note:
         and len(root) == DIGEST_BYTES
         and _SIZE.fullmatch(fields[1]) is not None
     )
-    if not sound or not all(matches):
-        raise VerificationError("checkpoint", "it is not a signed note of origin, size and root", _NEXT)
     signatures = [(match[1], _base64(match[2])) for match in matches if match is not None]
+    if not sound or not all(matches) or not all(blob for _, blob in signatures):
+        raise VerificationError("checkpoint", "it is not a signed note of origin, size and root", _NEXT)
     return Note(Checkpoint(fields[0], int(fields[1]), root), body + "\n", tuple(signatures))
 
 

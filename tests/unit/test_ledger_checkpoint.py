@@ -63,6 +63,10 @@ def test_signatures_of_witnesses_do_not_disturb() -> None:
         (NOTE.replace("\n\n", "\n"), "not a signed note"),
         (NOTE.split("\n\n", maxsplit=1)[0] + "\n\n", "not a signed note"),
         ("", "not a signed note"),
+        (
+            NOTE + "— witness.example AAAAAAA=\n— witness.example AAAAAAB=\n",
+            "not a signed note",
+        ),  # the last is no encoding
         (NOTE + "x" * 20_000, "not a signed note"),
         (NOTE + NOTE.split("\n\n")[1], "the log's key did not sign it"),
     ],

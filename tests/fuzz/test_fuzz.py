@@ -8,11 +8,15 @@ from pathlib import Path
 import pytest
 
 from privacy.record import RoundRecord
+from tests.bundles import made_up
 from tests.ledger_logs import rotated_log
 from tests.properties.test_decoders import handed
 from tests.unit.test_federation_round_report import recorded
 
-RUNS = {"entry": 20_000, "note": 20_000, "plan": 6_000, "record": 4_000, "proposal": 10_000, "review": 10_000}
+RUNS = {
+    "entry": 20_000, "note": 20_000, "cosignature": 4_000, "log": 150, "plan": 6_000, "record": 4_000,
+    "proposal": 10_000, "review": 10_000, "bundle": 1_500,
+}  # fmt: skip
 ROOT = Path(__file__).parents[2]
 
 
@@ -21,7 +25,11 @@ def samples(target: str, folder: Path) -> list[bytes]:
     if target in ("plan", "record"):
         records = [recorded(suite, folder)[0].read_bytes() for suite in ("group", "multikey")]
         return records if target == "record" else [RoundRecord.decode(each).plan.encode() for each in records]
+    if target == "bundle":
+        return [bytes([place]) + content for place, content in enumerate(made_up(log).values())]
     found = {"entry": log.entries, "note": [note.encode() for note in log.notes]}
+    found |= {"cosignature": [seconds.to_bytes(8, "big") for seconds in (1 << 30, 1 << 34, 1 << 38)]}
+    found |= {"log": [bytes([number]) for number in range(100)]}
     return (found | {"proposal": [proposal], "review": [review]})[target]
 
 

@@ -3,13 +3,14 @@
 Sound files that were changed reach further than bytes at random; both are tried.
 """
 
-import io
+import contextlib
 from collections.abc import Callable
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from federation.verification import trusted_by_key, verified
 from privacy.canonical import canonical_json
 from privacy.errors import ConfigError, ProtocolError, VerificationError
 from privacy.ledger.checkpoint import join_notes, open_checkpoint, split_notes
@@ -21,13 +22,16 @@ from privacy.record import RoundRecord, check_record
 from privacy.review import SignedReview
 from privacy.two_person import BudgetChange, ChangeStatement, Proposal
 from runtime.bundle import opened_bundle
-from runtime.bundle_form import CHECKPOINTS, ENTRIES, HEAD, LEAVES, OPENINGS, Head, write_members
+from runtime.bundle_form import CHECKPOINTS, OPENINGS
+from tests.bundles import Members, made_up, written
+from tests.fuzz.resigned import cosigned_at, verify_redrawn
 from tests.ledger_logs import ORIGIN, rotated_log
 from tests.unit.test_federation_round_report import recorded
 
 FAULTS = (ProtocolError, VerificationError, ConfigError)
 LOG = rotated_log()
 BOUNDED = settings(max_examples=500, deadline=None, suppress_health_check=list(HealthCheck))
+FEWER = settings(BOUNDED, max_examples=250)
 
 
 @pytest.fixture(scope="module")
@@ -37,19 +41,8 @@ def records(tmp_path_factory) -> list[bytes]:
 
 
 @pytest.fixture(scope="module")
-def bundle() -> bytes:
-    keys = tuple(key.public_key().public_bytes_raw().hex() for key in (*LOG.earlier, LOG.key))
-    head = Head(log=ORIGIN, keys=keys, entries=len(LOG.entries), members=5, job=None, since=None, redacted=())
-    contents = {
-        HEAD: canonical_json(head.model_dump(mode="json")),
-        ENTRIES: b"".join(entry + b"\n" for entry in LOG.entries),
-        LEAVES: "".join(f"{leaf.hex()}\n" for leaf in LOG.leaves).encode(),
-        CHECKPOINTS: join_notes(tuple(LOG.notes)).encode(),
-        OPENINGS: canonical_json(Opening.of("dr-weber", bytes(32)).model_dump()) + b"\n",
-    }
-    file = io.BytesIO()
-    write_members(file, ((name, (content,)) for name, content in contents.items()))
-    return file.getvalue()
+def members() -> Members:
+    return made_up(LOG)
 
 
 @st.composite
@@ -141,10 +134,60 @@ def test_checkpoints(data):
 
 
 @given(st.data())
+@FEWER
+def test_bundles_of_changed_members(members, tmp_path_factory, data):
+    """The ZIP is sound. One that verifies has certificates or checkpoints that say no more than the sound one's."""
+    name = data.draw(st.sampled_from(list(members)))
+    content = data.draw(changed(members[name]))
+    path = written(tmp_path_factory.getbasetemp() / "members.zip", members | {name: content})
+    try:
+        with opened_bundle(path) as opened:
+            verified(opened, trusted_by_key(opened, LOG.public_key.hex()))
+    except FAULTS:
+        assert content != members[name]
+        return
+    assert content == members[name] or name.endswith(".pem") or name == CHECKPOINTS
+
+
+@given(st.data())
+@FEWER
+def test_openings(members, tmp_path_factory, data):
+    lines = b"".join(canonical_json(Opening.of(text, bytes(32)).model_dump()) + b"\n" for text in ("dr-weber", "é"))
+    content = data.draw(changed(lines))
+    path = written(tmp_path_factory.getbasetemp() / "openings.zip", members | {OPENINGS: content})
+    try:
+        with opened_bundle(path) as opened:
+            found = opened.openings()
+    except FAULTS:
+        return
+    assert b"".join(canonical_json(opening.model_dump()) + b"\n" for opening in found) == content
+
+
+@given(st.randoms(use_true_random=False))
+@settings(max_examples=60, deadline=None)
+def test_logs_that_their_owner_signed_anew(draw):
+    """A report, or a fault that is named: also at the edges of what times and mechanisms there are."""
+    with contextlib.suppress(VerificationError):
+        verify_redrawn(draw)
+
+
+SECONDS = st.one_of(st.integers(0, 2**64 - 1), st.integers(0, 64).map(lambda bits: (1 << bits) - 1))
+
+
+@given(SECONDS, st.binary(max_size=2))
 @BOUNDED
-def test_bundles(bundle, tmp_path_factory, data):
+def test_cosignatures_of_any_time(seconds, more):
+    """By the witness that the line names."""
+    with contextlib.suppress(VerificationError):
+        cosigned_at(LOG.notes[0], seconds, more)
+
+
+@given(st.data())
+@FEWER
+def test_bundles(members, tmp_path_factory, data):
     """A bundle that opens is the sound one: every byte of it is somebody's."""
     path = tmp_path_factory.getbasetemp() / "changed.zip"
+    bundle = written(path, members).read_bytes()
     content = data.draw(changed(bundle))
     path.write_bytes(content)
     try:

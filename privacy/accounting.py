@@ -193,7 +193,8 @@ def by_record_event(dp: DpSgd, steps: int, records: int) -> SelfComposed | Compo
     """
     if dp.noise_multiplier / records < LEAST_NOISE:
         return None
-    q = 1 - (1 - dp.sampling_rate) ** records
+    rate = dp.sampling_rate
+    q = 1.0 if rate == 1 else -math.expm1(records * math.log1p(-rate))  # exact for small rates
     ran = sampled_gaussian(dp.noise_multiplier / records, q, steps, dp.noise_shares)
     if dp.metrics is None:
         return ran

@@ -36,7 +36,8 @@ _NOT_OURS = (
     "Nothing of it is believed, and no job is taken up. If this silo's key was changed after this state, or its name "
     "had another folder before, go on with that one (docs/how-to/rotate-certificates.md); else ask the coordinator."
 )
-WITNESSES = (Role.SILO, Role.AGGREGATOR, Role.AUDITOR)
+OWNERS = (Role.SILO, Role.AGGREGATOR)  # have a log of their own
+WITNESSES = (*OWNERS, Role.AUDITOR)
 
 
 def _nothing() -> None:
@@ -162,6 +163,7 @@ class Witnessing:
         note = shown.checkpoint.decode("utf-8", "replace")
         try:
             party, key = self._believed(shown.identity_pem, pins, now)
+            _check_owner(party)
             log = log_origin(party.federation, party.name)
             new = open_checkpoint(note, log, key)
         except CloisterError as error:
@@ -192,6 +194,13 @@ class Witnessing:
             step = "A steward pins it: `cloister silo peers trust`."
             raise ProtocolError(f"identity of {party.uri}", "is not pinned here", step, sender=party.name)
         return party, key
+
+
+def _check_owner(party: PartyId) -> None:
+    """It is of a role that has a log: a log's name does not say the role. Raises ProtocolError."""
+    if party.role not in OWNERS:
+        step = "Silos and the aggregator have one. Ask the CA's keeper who got this certificate."
+        raise ProtocolError(f"log of {party.uri}", f"is none: a {party.role} has no ledger", step, sender=party.name)
 
 
 def take_handed(home: Home, handed: HandedCosignature, now: datetime) -> str:

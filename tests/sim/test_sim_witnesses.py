@@ -9,6 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from aggregator.store import MemberRow
 from aggregator.tables import LEDGER as AGGREGATORS_LEDGER
 from aggregator.tables import WITNESS as AGGREGATORS
+from certs.ca import CertificateAuthority
 from certs.identity import fingerprint
 from certs.names import Role
 from certs.wallet import Wallet
@@ -25,6 +26,7 @@ from silo_agent import cli, command
 from silo_agent.peers import trust_peer
 from silo_agent.status import StatusBoard
 from silo_agent.tables import WITNESS
+from tests.pki import make_wallet
 from tests.sim.witnesses import Silo, all_exchange
 from tests.sim.world import World
 
@@ -171,6 +173,27 @@ def test_a_witness_finds_the_aggregators_log_rewritten(world, silos, capsys):
     for words in (["status"], ["witnesses", "list"]):
         assert run(cli.app, [*words, "--state", str(east.home.folder)]) == 0
         assert "CONTRADICT" in capsys.readouterr().out
+
+
+def auditor(world, folder, name="ms-audit"):
+    """Certified by the federation's CA, as whoever runs that can certify anybody."""
+    return make_wallet(CertificateAuthority.load(world.state.ca), folder, Role.AUDITOR, name, world.now).identity()
+
+
+def test_an_auditor_of_a_silos_name_is_not_the_owner_of_its_log(world, silos, tmp_path):
+    """A log's name does not say the role: without a look at it, the CA's keeper makes any silo contradict itself."""
+    all_exchange(silos, 3)
+    log, east, north = "cloister/sim/east", auditor(world, tmp_path, "east"), silos["north"]
+    with north.home.store.writing() as tx:
+        trust_peer(tx.connection, Role.AUDITOR, "east", fingerprint(east.public_key), world.now)
+    seen = north.read(lambda book: book.seen(log))
+    for size in (seen.size, 2**40):
+        forged = sign_checkpoint(Checkpoint(log, size, bytes(32)), east.public_key, east.sign)
+        shown = wire.ShownLog(checkpoint=forged.encode(), identity_pem=east.certificate_pem, proofs=())
+        answer = wire.ExchangedCheckpoints(newest=b"", wanted=(), shown=(shown,), witnesses=())
+        assert not north.witnessing.take(answer, world.now), "nothing is cosigned"
+    assert north.read(WitnessBook.contradictions) == ()
+    assert north.read(lambda book: book.seen(log)) == seen
 
 
 @pytest.mark.parametrize("newest", [b"x", b"cloister/sim/east\n1\n" + b"A" * 43 + b"=\n\n"])

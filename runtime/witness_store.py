@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509 import load_pem_x509_certificate
 from sqlalchemy import Connection, delete, func, insert, select
 
@@ -108,7 +109,7 @@ class WitnessBook:
         """
         keys, table = self._tables.keys, self._tables.cosignatures
         before = self._db.execute(select(keys.c.identity_pem).where(keys.c.witness == witness)).scalar_one_or_none()
-        if before is not None and _key_of(before) != _key_of(identity_pem):
+        if before is not None and raw_key(before) != raw_key(identity_pem):
             self._db.execute(delete(table).where(table.c.witness == witness))
         self._db.execute(delete(keys).where(keys.c.witness == witness))
         self._db.execute(insert(keys).values(witness=witness, identity_pem=identity_pem))
@@ -119,5 +120,6 @@ class WitnessBook:
         return {row.witness: row.identity_pem for row in self._db.execute(select(keys).order_by(keys.c.witness))}
 
 
-def _key_of(identity_pem: bytes) -> object:
-    return load_pem_x509_certificate(identity_pem).public_key()
+def raw_key(identity_pem: bytes) -> bytes:
+    """The raw Ed25519 key of an identity certificate that was verified before."""
+    return load_pem_x509_certificate(identity_pem).public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)

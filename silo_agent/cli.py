@@ -313,7 +313,9 @@ def peers_trust(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The peer's name in the federation.")],
     fingerprint: Annotated[str, typer.Argument(metavar="FINGERPRINT", help="As its operator reads it to you.")],
     state: State = DEFAULT_STATE,
-    role: Annotated[Literal["silo", "aggregator"], typer.Option("--role", help="What it is pinned as.")] = "silo",
+    role: Annotated[
+        Literal["silo", "aggregator", "auditor"], typer.Option("--role", help="What it is pinned as.")
+    ] = "silo",
     as_json: Json = False,
 ) -> None:
     """Pin a peer's identity. Get the fingerprint from the peer itself (`cloister certs show`), not from the job."""

@@ -139,7 +139,8 @@ def witnesses_lines(found: Facts) -> list[str]:
         f"{found['log']}: {found['entries']} entries; the agent waits for {found['quorum']} cosignatures at its start"
     ]
     lines += [
-        f"    {each['witness']} cosigned {each['entries']} entries at {each['utc']}" for each in found["witnesses"]
+        f"    {each['witness']} cosigned {each['entries']} entries at {each['utc']}{_uncounted(each)}"
+        for each in found["witnesses"]
     ]
     if not found["witnesses"]:
         lines.append("    nobody has cosigned it yet: an older copy of this folder would look as good as this one")
@@ -150,6 +151,10 @@ def witnesses_lines(found: Facts) -> list[str]:
         for each in found["contradictions"]
     ]
     return lines
+
+
+def _uncounted(witness: Facts) -> str:
+    return "" if witness["counts"] else "; not counted: its key is not pinned here"
 
 
 def reviews_lines(rows: Sequence[Facts]) -> list[str]:

@@ -6,7 +6,7 @@ are witnessed if this silo's steward pinned their owner's identity.
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -24,7 +24,7 @@ from privacy.ledger.cosignature import cosign, cosignatures, with_lines, witness
 from privacy.ledger.handed import HandedCosignature
 from privacy.ledger.witness import Proof, RewrittenError, check_continues, check_own
 from runtime.ledger_store import Ledger
-from runtime.witness_store import WitnessBook
+from runtime.witness_store import WitnessBook, raw_key
 from silo_agent.client import AggregatorPort
 from silo_agent.home import Home
 from silo_agent.peers import Pins, trusted_peers
@@ -84,8 +84,8 @@ class Witnessing:
                 if not self.take(port.exchange_checkpoints(self.request(now)), now):
                     break
             with self.home.store.reading() as connection:
-                log = Ledger(connection, LEDGER).identity.origin
-                return WitnessBook(connection, WITNESS).since(log, self.since)
+                book, log = WitnessBook(connection, WITNESS), Ledger(connection, LEDGER).identity.origin
+                return counted(book, trusted_peers(connection), book.since(log, self.since))
 
     def request(self, now: datetime) -> wire.ExchangeCheckpointsRequest:
         """What to send next: the newest checkpoint, signed now if there is none of this size yet, and proofs of it.
@@ -153,9 +153,7 @@ class Witnessing:
             except CloisterError as error:
                 LOG.info("a witness is not believed", witness=shown.witness, why=error.why)
                 continue
-            name = witness_name(party.federation, party.role, party.name)
-            if party != self.home.identity.party:
-                found[name] = (key, shown.identity_pem)
+            found[witness_name(party.federation, party.role, party.name)] = (key, shown.identity_pem)
         return found
 
     def _witness(self, book: WitnessBook, shown: wire.ShownLog, pins: Pins, now: datetime) -> None:
@@ -183,14 +181,13 @@ class Witnessing:
         self._cosigned[log] = cosign(note, witness, own.public_key, own.sign, now)
 
     def _believed(self, identity_pem: bytes, pins: Pins, now: datetime) -> tuple[PartyId, bytes]:
-        """Whose certificate it is, and the key; of silos and aggregators as this silo's steward pinned them.
+        """Whose certificate it is, and the key, as this silo's steward pinned it: the CA alone counts for nothing.
 
-        Raises ProtocolError for another CA's, an expired one or one that is not pinned.
+        Raises ProtocolError for another CA's, an expired one or one that is not pinned, and for this silo's own.
         """
         party, key = check_identity_certificate(identity_pem, self.home.wallet.ca_pem, now)
-        pinned = pins.get((party.role, party.name))
-        own = party == self.home.identity.party
-        if party.role not in WITNESSES or not (own or party.role is Role.AUDITOR or pinned == fingerprint(key)):
+        pinned, own = pins.get((party.role, party.name)), party == self.home.identity.party
+        if own or party.role not in WITNESSES or pinned != fingerprint(key):
             step = "A steward pins it: `cloister silo peers trust`."
             raise ProtocolError(f"identity of {party.uri}", "is not pinned here", step, sender=party.name)
         return party, key
@@ -203,11 +200,22 @@ def _check_owner(party: PartyId) -> None:
         raise ProtocolError(f"log of {party.uri}", f"is none: a {party.role} has no ledger", step, sender=party.name)
 
 
+def counted(book: WitnessBook, pins: Pins, witnesses: Iterable[str]) -> frozenset[str]:
+    """Of these, the ones whose key is pinned here: what others cosign is kept and exported, and proves nothing here."""
+    known = {name: fingerprint(raw_key(pem)) for name, pem in book.keys().items()}
+    return frozenset(name for name in witnesses if name in known and _pin(pins, name) == known[name])
+
+
+def _pin(pins: Pins, witness: str) -> str | None:
+    _, _, role, name = witness.split("/")
+    return pins.get((Role(role), name))
+
+
 def take_handed(home: Home, handed: HandedCosignature, now: datetime) -> str:
     """Keep an auditor's cosignature of one of this ledger's checkpoints; returns the witness' name.
 
-    Raises ProtocolError for another CA's certificate, Refused for one who is no auditor, VerificationError for a
-    signature that does not hold or a checkpoint that was never signed here.
+    Raises ProtocolError for another CA's certificate, Refused for one who is no auditor or whose name is pinned with
+    another key, VerificationError for a signature that does not hold or a checkpoint that was never signed here.
     """
     party, key = check_identity_certificate(handed.certificate.encode(), home.wallet.ca_pem, now)
     if party.role is not Role.AUDITOR:
@@ -215,6 +223,10 @@ def take_handed(home: Home, handed: HandedCosignature, now: datetime) -> str:
     name = witness_name(party.federation, party.role, party.name)
     with home.store.writing() as tx:
         ledger, book = tx.ledger, WitnessBook(tx.connection, WITNESS)
+        pinned = trusted_peers(tx.connection).get((party.role, party.name))
+        if pinned not in (None, fingerprint(key)):
+            why = f"its identity is {fingerprint(key)}; pinned here is {pinned}"
+            raise Refused(f"cosignature by {party.uri}", why, "Telephone the auditor; a changed key is pinned anew.")
         note = next((n for n in ledger.notes() if parse_note(n).checkpoint.size == handed.size), None)
         if note is None or handed.log != ledger.identity.origin:
             why = f"this ledger, {ledger.identity.origin}, signed no checkpoint of {handed.size} entries"
@@ -233,13 +245,14 @@ def facts(home: Home) -> dict[str, Any]:
         ledger, book = Ledger(connection, LEDGER), WitnessBook(connection, WITNESS)
         log = ledger.identity.origin
         newest = {witness: book.when(log, witness) for witness in sorted(book.signers(log))}
+        pinned = counted(book, trusted_peers(connection), newest)
         seen = {other: known.size for other in book.logs() if (known := book.seen(other)) is not None}
         return {
             "log": log,
             "entries": ledger.size,
             "quorum": home.settings.witnesses.quorum,
             "witnesses": [
-                {"witness": witness, "entries": size, "utc": utc_text(when)}
+                {"witness": witness, "entries": size, "utc": utc_text(when), "counts": witness in pinned}
                 for witness, (size, when) in ((w, found) for w, found in newest.items() if found is not None)
             ],
             "witnessed": [{"log": other, "entries": size} for other, size in seen.items()],

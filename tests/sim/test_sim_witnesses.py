@@ -1,5 +1,6 @@
 """Witnesses among real silos and a real aggregator: who cosigns what, and which states are found to be old."""
 
+import json
 from datetime import timedelta
 
 import pytest
@@ -14,18 +15,20 @@ from certs.identity import fingerprint
 from certs.names import Role
 from certs.wallet import Wallet
 from federation import ledger_cli
-from privacy.errors import ProtocolError
+from privacy.errors import ProtocolError, Refused
 from privacy.ledger.checkpoint import Checkpoint, sign_checkpoint
-from privacy.ledger.cosignature import cosignatures
+from privacy.ledger.cosignature import cosign, cosignatures, with_lines
 from privacy.ledger.entry import KeyEntry
+from privacy.ledger.handed import HandedCosignature
 from privacy.ledger.witness import RewrittenError
 from runtime.console import run
 from runtime.ledger_store import Ledger
 from runtime.witness_store import WitnessBook
 from silo_agent import cli, command
-from silo_agent.peers import trust_peer
+from silo_agent.peers import trust_peer, trusted_peers
 from silo_agent.status import StatusBoard
-from silo_agent.tables import WITNESS
+from silo_agent.tables import LEDGER, WITNESS
+from silo_agent.witnessing import counted, take_handed
 from tests.pki import make_wallet
 from tests.sim.witnesses import Silo, all_exchange
 from tests.sim.world import World
@@ -178,6 +181,47 @@ def test_a_witness_finds_the_aggregators_log_rewritten(world, silos, capsys):
 def auditor(world, folder, name="ms-audit"):
     """Certified by the federation's CA, as whoever runs that can certify anybody."""
     return make_wallet(CertificateAuthority.load(world.state.ca), folder, Role.AUDITOR, name, world.now).identity()
+
+
+def test_only_pinned_witnesses_count(world, silos, tmp_path, capsys, monkeypatch):
+    """Who runs the CA certifies as many auditors as it likes: they do not fill a quorum for a restored state."""
+    monkeypatch.setattr(command, "now", lambda: world.now)
+    all_exchange(silos, 3)
+    east, note = silos["east"], silos["east"].notes()[-1]
+    made_up = [auditor(world, tmp_path, f"made-up-{number}") for number in range(3)]
+    names = [f"cloister/sim/auditor/made-up-{number}" for number in range(3)]
+    both = list(zip(names, made_up, strict=True))
+    lines = [cosign(note, name, one.public_key, one.sign, world.now) for name, one in both]
+    keys = tuple(wire.WitnessKey(witness=name, identity_pem=one.certificate_pem) for name, one in both)
+    newest = with_lines(note, lines).encode()
+    before, known = east.exchange(), east.read(lambda book: book.signers("cloister/sim/east"))
+    east.witnessing.take(wire.ExchangedCheckpoints(newest=newest, wanted=(), shown=(), witnesses=keys), world.now)
+    assert east.read(lambda book: book.signers("cloister/sim/east")) == known
+    with east.home.store.reading() as connection:
+        size = Ledger(connection, LEDGER).size
+    for one, line in zip(made_up, lines, strict=True):  # by hand they are kept and exported
+        pem = one.certificate_pem.decode()
+        handed = HandedCosignature(log="cloister/sim/east", size=size, line=line, certificate=pem)
+        take_handed(east.home, handed, world.now)
+    assert east.exchange() == before
+    state = ["--state", str(east.home.folder)]
+    trusted = ["peers", "trust", "made-up-1", fingerprint(made_up[1].public_key), "--role", "auditor", *state]
+    assert run(cli.app, trusted) == 0
+    assert run(cli.app, ["witnesses", "list", "--json", *state]) == 0
+    listed = json.loads(capsys.readouterr().out.splitlines()[-1])["witnesses"]
+    assert {each["witness"] for each in listed if not each["counts"]} == {names[0], names[2]}
+    with east.home.store.reading() as connection:
+        book = WitnessBook(connection, WITNESS)
+        assert counted(book, trusted_peers(connection), book.signers("cloister/sim/east")) == {*before, names[1]}
+    assert run(cli.app, ["witnesses", "list", *state]) == 0
+    assert f"{names[0]} cosigned {size} entries at 2026-06-01T12:00:00Z; not counted" in capsys.readouterr().out
+    other = auditor(world, tmp_path / "other", "made-up-1")
+    forged = HandedCosignature(
+        log="cloister/sim/east", size=size, certificate=other.certificate_pem.decode(),
+        line=cosign(note, names[1], other.public_key, other.sign, world.now),
+    )  # fmt: skip
+    with pytest.raises(Refused, match="pinned here is"):
+        take_handed(east.home, forged, world.now)
 
 
 def test_an_auditor_of_a_silos_name_is_not_the_owner_of_its_log(world, silos, tmp_path):

@@ -115,13 +115,15 @@ class Witnessing:
         Raises RewrittenError if this state is not the newest of this ledger, ProtocolError for an answer that makes no
         sense.
         """
+        cosigned: dict[str, str] = {}
         self._cosigned = {}
         with self.home.store.writing() as tx:
             ledger, book, pins = tx.ledger, WitnessBook(tx.connection, WITNESS), trusted_peers(tx.connection)
             if answer.newest:
                 self._compare(ledger, book, answer, pins, now)
             for shown in answer.shown:
-                self._witness(book, shown, pins, now)
+                cosigned |= self._witness(book, shown, pins, now)
+        self._cosigned = cosigned  # may leave now: what was seen is on the disk
         new = tuple(size for size in answer.wanted if size not in self._wanted)
         begins, self._compared, self._wanted = not self._compared, True, answer.wanted
         return bool(begins or new or self._cosigned)
@@ -156,8 +158,11 @@ class Witnessing:
             found[witness_name(party.federation, party.role, party.name)] = (key, shown.identity_pem)
         return found
 
-    def _witness(self, book: WitnessBook, shown: wire.ShownLog, pins: Pins, now: datetime) -> None:
-        """Cosign another log's checkpoint, if its owner is pinned here and it continues what was seen of it."""
+    def _witness(self, book: WitnessBook, shown: wire.ShownLog, pins: Pins, now: datetime) -> dict[str, str]:
+        """Cosign another log's checkpoint, if its owner is pinned here and it continues what was seen of it.
+
+        Returns the line by its log, or nothing; it may be sent when the transaction stands.
+        """
         note = shown.checkpoint.decode("utf-8", "replace")
         try:
             party, key = self._believed(shown.identity_pem, pins, now)
@@ -166,19 +171,19 @@ class Witnessing:
             new = open_checkpoint(note, log, key)
         except CloisterError as error:
             LOG.info("a log is not witnessed", why=f"{error.what}: {error.why}")
-            return
+            return {}
         proofs = [Proof(proof.old_size, proof.hashes) for proof in shown.proofs]
         try:
             if not check_continues(book.seen(log), new, proofs):
-                return
+                return {}
         except RewrittenError as error:
             book.contradict(log, note, now)
             LOG.exception("a log was rewritten", log=log, why=error.why)
-            return
+            return {}
         book.saw(log, note)
         own = self.home.identity
         witness = witness_name(own.party.federation, own.party.role, own.party.name)
-        self._cosigned[log] = cosign(note, witness, own.public_key, own.sign, now)
+        return {log: cosign(note, witness, own.public_key, own.sign, now)}
 
     def _believed(self, identity_pem: bytes, pins: Pins, now: datetime) -> tuple[PartyId, bytes]:
         """Whose certificate it is, and the key, as this silo's steward pinned it: the CA alone counts for nothing.

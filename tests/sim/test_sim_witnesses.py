@@ -6,6 +6,7 @@ from datetime import timedelta
 import pytest
 from cloister import wire
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from sqlalchemy import event
 
 from aggregator.store import MemberRow
 from aggregator.tables import LEDGER as AGGREGATORS_LEDGER
@@ -16,7 +17,7 @@ from certs.names import Role
 from certs.wallet import Wallet
 from federation import ledger_cli
 from privacy.errors import ProtocolError, Refused
-from privacy.ledger.checkpoint import Checkpoint, sign_checkpoint
+from privacy.ledger.checkpoint import Checkpoint, parse_note, sign_checkpoint
 from privacy.ledger.cosignature import cosign, cosignatures, with_lines
 from privacy.ledger.entry import KeyEntry
 from privacy.ledger.handed import HandedCosignature
@@ -176,6 +177,28 @@ def test_a_witness_finds_the_aggregators_log_rewritten(world, silos, capsys):
     for words in (["status"], ["witnesses", "list"]):
         assert run(cli.app, [*words, "--state", str(east.home.folder)]) == 0
         assert "CONTRADICT" in capsys.readouterr().out
+
+
+def test_a_cosignature_leaves_only_when_what_was_seen_is_stored(world, silos):
+    all_exchange(silos, 3)
+    east, north = silos["east"], silos["north"]
+    before = north.read(lambda book: book.seen("cloister/sim/east"))
+    east.append()
+    east.exchange()
+    answer = north.port.exchange_checkpoints(north.witnessing.request(world.now))
+    assert [parse_note(shown.checkpoint.decode()).checkpoint.size for shown in answer.shown] == [east.size]
+
+    def full(_connection):
+        raise OSError("no space left on the device")
+
+    event.listen(north.home.store._engine, "commit", full)
+    with pytest.raises(OSError, match="no space left"):
+        north.witnessing.take(answer, world.now)
+    event.remove(north.home.store._engine, "commit", full)
+    assert north.read(lambda book: book.seen("cloister/sim/east")) == before
+    assert north.witnessing.request(world.now).cosigned == ()
+    assert north.witnessing.take(answer, world.now)
+    assert [said.log for said in north.witnessing.request(world.now).cosigned] == ["cloister/sim/east"]
 
 
 def auditor(world, folder, name="ms-audit"):

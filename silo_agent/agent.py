@@ -7,7 +7,8 @@ when its own state folder cannot be used.
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 
 import structlog
@@ -27,13 +28,14 @@ from silo_agent.jobs import all_jobs
 from silo_agent.leftovers import sweep
 from silo_agent.participation import Participation
 from silo_agent.status import StatusBoard
-from silo_agent.witnessing import Showing, Witnessing
+from silo_agent.witnessing import Showing, Unwitnessed, Witnessing
 
 LOG = structlog.get_logger("silo")
 DECISION_POLL_S = 0.7  # silo.db is looked at this often while a job waits for its steward, and only then
 RETRY_LEAST_S = 0.5
 RETRY_MOST_S = 30.0
 RENEWAL_CHECK_S = 3600.0
+COLLECTING_EVERY_S = 5.0  # at most, between two exchanges of checkpoints while a round's updates are collected
 JOIN_S = 10.0  # how long all jobs together may take to end
 MOST_OPEN_JOBS = 64  # an aggregator that names more gets no thread, no row and no file for them
 MOST_REMEMBERED = 1024  # jobs that are over or not ours, which notices are not to take up again
@@ -82,6 +84,12 @@ class JobThread:
         self._thread.join(timeout_s)
 
     @property
+    def collecting(self) -> bool:
+        """Whether its silos train and send updates now, so far as this one was told."""
+        notice = self._notice
+        return notice is not None and not notice.job_phase.closed and notice.round_phase is RoundPhase.COLLECTING
+
+    @property
     def alive(self) -> bool:
         """Whether it may still write to the state folder."""
         return self._thread.is_alive()
@@ -116,6 +124,10 @@ class JobThread:
                 LOG.warning("job given up", job=self._name[:12], exc_info=error)
                 self._ended(error)
                 return
+            except Unwitnessed as error:
+                failures += 1
+                self._participation.complain(error)
+                LOG.warning("job waits for witnesses", job=self._name[:12], why=error.why)
             except Unavailable as error:
                 failures += 1
                 LOG.info("aggregator away", job=self._name[:12], why=error.why)
@@ -248,22 +260,24 @@ class Agent:
         """
         if self._witnessed:
             return
-        quorum, cosigned = self._home.settings.witnesses.quorum, self._witnessing.exchange(self._port, self._clock())
-        if len(cosigned) < quorum:
-            why = f"{len(cosigned)} of {quorum} have cosigned this silo's ledger since the agent started"
-            raise Unavailable("witnesses", why, "It waits for them; see `cloister silo witnesses list`.")
+        self._witnessing.start(self._port, self._clock())
         self._take_up()
         self._witnessed = True
 
     def _witness_in_time(self) -> None:
-        """Exchange checkpoints every so often, and after every round."""
+        """Exchange checkpoints every so often, after every round, and more often while updates of one are collected:
+        others' wait for this silo's cosignature then.
+        """
+        every_s, last = self._home.settings.witnesses.every_s, time.monotonic()
         while not self._stopping.is_set():
-            self._to_witness.wait(self._home.settings.witnesses.every_s)
+            asked = self._to_witness.wait(min(every_s, COLLECTING_EVERY_S))
             self._to_witness.clear()
-            if self._stopping.is_set() or not self._witnessed:
+            due = asked or time.monotonic() - last >= every_s or any(job.collecting for job in self._open_jobs())
+            if self._stopping.is_set() or not self._witnessed or not due:
                 continue
+            last = time.monotonic()
             try:
-                self._show_ledger()
+                self._exchange()
             except RewrittenError:
                 return
             except Unavailable as error:
@@ -271,12 +285,22 @@ class Agent:
             except Exception as error:  # it is tried again; meanwhile nobody else knows of the newest entries
                 LOG.warning("checkpoints not exchanged", exc_info=error)
 
+    def _exchange(self) -> None:
+        """Exchange checkpoints. Raises as `Witnessing.exchange`, and ends the agent if this state is not the newest."""
+        with self._ending_if_rewritten():
+            self._witnessing.exchange(self._port, self._clock())
+
     def _show_ledger(self) -> None:
-        """Have the ledger's newest checkpoint witnessed now. Raises what the exchange raises, and ends the agent if
+        """Have the ledger witnessed as it is now, by the quorum. Raises as `Witnessing.show`, and ends the agent if
         this state is not the newest.
         """
+        with self._ending_if_rewritten():
+            self._witnessing.show(self._port, self._clock, self._stopping.wait)
+
+    @contextmanager
+    def _ending_if_rewritten(self) -> Iterator[None]:
         try:
-            self._witnessing.exchange(self._port, self._clock())
+            yield
         except RewrittenError as error:
             self._give_up(error)
             raise

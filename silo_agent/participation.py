@@ -63,7 +63,7 @@ from silo_agent.statements import mark_delivered, said, say, undelivered
 from silo_agent.status import StatusBoard
 from silo_agent.sums import Rejected
 from silo_agent.vault import Secret
-from silo_agent.witnessing import TO_NOBODY, Showing
+from silo_agent.witnessing import Showing
 
 LOG = structlog.get_logger("silo.job")
 CLOSED = {
@@ -84,10 +84,10 @@ class Participation:
         board: StatusBoard,
         *,
         clock: Callable[[], datetime],
+        showing: Showing,
         interrupted: Callable[[int], str | None] = lambda _round: None,
         sources: Sources = source_for,
         durably: Durably = nothing_more,
-        showing: Showing = TO_NOBODY,
     ) -> None:
         self._home = home
         self._port = port

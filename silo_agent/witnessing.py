@@ -18,7 +18,7 @@ from certs.identity import fingerprint
 from certs.names import PartyId, Role
 from certs.times import utc_text
 from certs.verify import check_identity_certificate
-from privacy.errors import CloisterError, ProtocolError, Refused, VerificationError
+from privacy.errors import CloisterError, ProtocolError, Refused, Unavailable, VerificationError
 from privacy.ledger.checkpoint import log_origin, open_checkpoint, parse_note
 from privacy.ledger.cosignature import cosign, cosignatures, with_lines, witness_name
 from privacy.ledger.handed import HandedCosignature
@@ -31,6 +31,8 @@ from silo_agent.peers import Pins, trusted_peers
 from silo_agent.tables import LEDGER, WITNESS
 
 LOG = structlog.get_logger("silo.witness")
+PAUSES_S = (0.25, 0.5, 1.0, 2.0, 2.0, 2.0, 2.0)  # of one wait for cosignatures; then the job is looked at again
+MOST_NAMED = 8  # witnesses in one message
 MOST_CALLS = 4  # of one exchange: compare, show, prove and cosign, and once more for whom that let on
 _NOT_OURS = (
     "Nothing of it is believed, and no job is taken up. If this silo's key was changed after this state, or its name "
@@ -40,22 +42,19 @@ OWNERS = (Role.SILO, Role.AGGREGATOR)  # have a log of their own
 WITNESSES = (*OWNERS, Role.AUDITOR)
 
 
-def _nothing() -> None:
-    """In tests that have no witnesses."""
+class Unwitnessed(Unavailable):
+    """Too few witnesses have confirmed this ledger."""
 
 
 @dataclass(frozen=True)
 class Showing:
     """How a job has this silo's ledger shown to its witnesses: `now`, before it goes on; or `soon`, by another thread.
 
-    `now` raises what `Witnessing.exchange` raises: then the job does not go on.
+    `now` raises what `Witnessing.show` raises: then the job does not go on.
     """
 
-    now: Callable[[], None] = _nothing
-    soon: Callable[[], None] = _nothing
-
-
-TO_NOBODY = Showing()
+    now: Callable[[], None]
+    soon: Callable[[], None]
 
 
 @dataclass
@@ -74,18 +73,67 @@ class Witnessing:
     _one_at_a_time: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def exchange(self, port: AggregatorPort, now: datetime) -> frozenset[str]:
-        """Compare, show, prove and cosign, until nothing more is to be said; who cosigned this ledger since the start.
+        """Compare, show, prove and cosign, until nothing more is to be said.
 
-        Raises Unavailable or another error of the port's; RewrittenError if this state is not the newest of this
-        ledger: nothing may be signed with it any more.
+        Returns who has cosigned, since the agent's start, all that this ledger had when the exchange began. Raises
+        Unavailable or another error of the port's; RewrittenError if this state is not the newest of this ledger:
+        nothing may be signed with it any more.
         """
         with self._one_at_a_time:
+            size = self._size()
             for _ in range(MOST_CALLS):
                 if not self.take(port.exchange_checkpoints(self.request(now)), now):
                     break
-            with self.home.store.reading() as connection:
-                book, log = WitnessBook(connection, WITNESS), Ledger(connection, LEDGER).identity.origin
-                return counted(book, trusted_peers(connection), book.since(log, self.since))
+            return self._cosigners(size, self.since)
+
+    def start(self, port: AggregatorPort, now: datetime) -> None:
+        """Before anything is taken up: an exchange, after which as many as `witnesses.quorum` asks for confirm that
+        this state is the newest. Raises as `exchange`; Unwitnessed while too few do, naming who does not.
+        """
+        cosigned, quorum = self.exchange(port, now), self.home.settings.witnesses.quorum
+        if len(cosigned) < quorum:
+            what = f"this silo's ledger since the agent started at {utc_text(self.since)}"
+            raise self._unwitnessed(cosigned, what, "It waits for them; see `cloister silo witnesses list`.")
+
+    def show(self, port: AggregatorPort, clock: Callable[[], datetime], pause: Callable[[float], bool]) -> None:
+        """Exchange until as many as `witnesses.quorum` asks for cosigned all that this ledger has now.
+
+        Who has cosigned so much never cosigns less, so that no quorum of them confirms an older copy of this state.
+        When they did so does not matter, nor what any clock says. `pause` waits for some seconds, and says whether to
+        give up. Raises as `exchange`; Unwitnessed, naming who has not, after the last of PAUSES_S.
+        """
+        quorum, size, cosigned = self.home.settings.witnesses.quorum, self._size(), frozenset[str]()
+        for pause_s in (0.0, *PAUSES_S):
+            if pause_s and pause(pause_s):
+                break
+            self.exchange(port, clock())
+            cosigned = self._cosigners(size)
+            if len(cosigned) >= quorum:
+                return
+        step = "No update leaves before; it is tried again while its round lasts. See `cloister silo witnesses list`."
+        raise self._unwitnessed(cosigned, f"this silo's {size} ledger entries", step)
+
+    def _size(self) -> int:
+        with self.home.store.reading() as connection:
+            return Ledger(connection, LEDGER).size
+
+    def _cosigners(self, at_least: int, since: datetime | None = None) -> frozenset[str]:
+        """Who of those that count has cosigned so many entries of this ledger."""
+        with self.home.store.reading() as connection:
+            book, log = WitnessBook(connection, WITNESS), Ledger(connection, LEDGER).identity.origin
+            return counted(book, trusted_peers(connection), book.cosigners(log, at_least, since))
+
+    def _unwitnessed(self, cosigned: frozenset[str], what: str, step: str) -> Unwitnessed:
+        """Naming those who are pinned and have not, with the newest that each has cosigned."""
+        own, quorum = self.home.identity.party, self.home.settings.witnesses.quorum
+        with self.home.store.reading() as connection:
+            book, log = WitnessBook(connection, WITNESS), Ledger(connection, LEDGER).identity.origin
+            names = {witness_name(own.federation, *pin) for pin in trusted_peers(connection) if pin[0] in WITNESSES}
+            names -= {witness_name(own.federation, own.role, own.name), *cosigned}
+            missing = [f"{name} ({_newest(book.when(log, name))})" for name in sorted(names)]
+        more = f" and {len(missing) - MOST_NAMED} more" if len(missing) > MOST_NAMED else ""
+        who = f"; not yet: {', '.join(missing[:MOST_NAMED])}{more}" if missing else ""
+        return Unwitnessed("witnesses", f"{len(cosigned)} of {quorum} have cosigned {what}{who}", step)
 
     def request(self, now: datetime) -> wire.ExchangeCheckpointsRequest:
         """What to send next: the newest checkpoint, signed now if there is none of this size yet, and proofs of it.
@@ -203,6 +251,10 @@ def _check_owner(party: PartyId) -> None:
     if party.role not in OWNERS:
         step = "Silos and the aggregator have one. Ask the CA's keeper who got this certificate."
         raise ProtocolError(f"log of {party.uri}", f"is none: a {party.role} has no ledger", step, sender=party.name)
+
+
+def _newest(cosigned: tuple[int, datetime] | None) -> str:
+    return "never" if cosigned is None else f"{cosigned[0]} entries at {utc_text(cosigned[1])}"
 
 
 def counted(book: WitnessBook, pins: Pins, witnesses: Iterable[str]) -> frozenset[str]:

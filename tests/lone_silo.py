@@ -46,6 +46,7 @@ from silo_agent.vault import Secret
 from tests.cohort import SealedUpdate, add_updates, seal_update
 from tests.parties import Cohort
 from tests.pki import make_ca
+from tests.showing import TO_NOBODY
 
 NOTHING_WITNESSED = wire.ExchangedCheckpoints(newest=b"", wanted=(), shown=(), witnesses=())
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
@@ -406,7 +407,7 @@ class LoneSilo:
         board = StatusBoard(self.folder, OWN, lambda: NOW)
         return Participation(
             self.home, self.port, self.job, board,
-            clock=lambda: NOW, sources=lambda *_: self.source, durably=durably,
+            clock=lambda: NOW, sources=lambda *_: self.source, durably=durably, showing=TO_NOBODY,
         )  # fmt: skip
 
     def to_submitted(self) -> None:

@@ -29,9 +29,9 @@ from silo_agent import cli, command
 from silo_agent.peers import trust_peer, trusted_peers
 from silo_agent.status import StatusBoard
 from silo_agent.tables import LEDGER, WITNESS
-from silo_agent.witnessing import counted, take_handed
+from silo_agent.witnessing import PAUSES_S, Unwitnessed, counted, take_handed
 from tests.pki import make_wallet
-from tests.sim.witnesses import Silo, all_exchange
+from tests.sim.witnesses import Silo, all_exchange, forget
 from tests.sim.world import World
 
 NAMES = ("east", "north", "west")
@@ -142,14 +142,63 @@ def test_an_aggregator_that_forgets_is_made_up_for_by_the_quorum_of_the_others(w
     east.append("spent")
     east.exchange()
     all_exchange({name: silos[name] for name in ("north", "west")}, 2)
-    with world.store.transaction() as tx:
-        WitnessBook(tx.connection, AGGREGATORS).saw("cloister/sim/east", before)
+    forget(world, "cloister/sim/east", before)
     world.now += timedelta(minutes=5)
     restored = Silo(world, "east", old)
     restored.exchange()
     all_exchange({name: silos[name] for name in ("north", "west")}, 2)
     cosigned = restored.exchange()
     assert cosigned == {"cloister/sim/aggregator/aggregator"}, "nobody but the liar, after the agent's start"
+
+
+def test_what_a_quorum_saw_before_an_update_left_no_restored_backup_undoes(world, silos, tmp_path):
+    """Whatever the aggregator hides, and whenever it begins to: then the update stays, or the backup gets no quorum."""
+    all_exchange(silos, 3)
+    silos["east"].home.store.close()
+    with (silos["east"].home.folder / "silo.toml").open("a") as config:
+        config.write("[witnesses]\nquorum = 3\n")
+    backup, east = silos["east"].copy(tmp_path / "backup"), Silo(world, "east")
+    with world.store.transaction() as tx:
+        before = WitnessBook(tx.connection, AGGREGATORS).note("cloister/sim/east")
+
+    def others(_pause_s, *, hiding):
+        if hiding:
+            forget(world, "cloister/sim/east", before)
+        all_exchange({name: silos[name] for name in ("north", "west")}, 1)
+        return False
+
+    world.now += timedelta(minutes=5)
+    east.witnessing.exchange(east.port, world.now)
+    east.append("charged")
+    with pytest.raises(
+        Unwitnessed, match=r"1 of 3 have cosigned this silo's 2 ledger entries; not yet: .*north \(1 ent"
+    ):
+        east.witnessing.show(east.port, world.clock, lambda s: others(s, hiding=True))
+    east.witnessing.show(east.port, world.clock, lambda s: others(s, hiding=False))
+    others(0, hiding=True)
+    world.now += timedelta(minutes=5)
+    restored = Silo(world, "east", backup)
+    for _ in range(3):
+        with pytest.raises(Unwitnessed, match="1 of 3 have cosigned this silo's ledger since the agent started"):
+            restored.witnessing.start(restored.port, world.now)
+        others(0, hiding=False)
+    east.home.store.close()
+    restored.home.store.close()
+
+
+def test_a_wait_for_witnesses_ends_when_it_is_told_to(world, silos):
+    with (silos["east"].home.folder / "silo.toml").open("a") as config:
+        config.write("[witnesses]\nquorum = 4\n")
+    silos["east"].home.store.close()
+    east, pauses = Silo(world, "east"), []
+    with pytest.raises(Unwitnessed, match=r"[01] of 4"):
+        east.witnessing.show(east.port, world.clock, lambda s: pauses.append(s) or True)
+    assert pauses == [PAUSES_S[0]]
+    pauses.clear()
+    with pytest.raises(Unwitnessed):
+        east.witnessing.show(east.port, world.clock, pauses.append)
+    assert tuple(pauses) == PAUSES_S
+    east.home.store.close()
 
 
 def test_a_witness_finds_the_aggregators_log_rewritten(world, silos, capsys):

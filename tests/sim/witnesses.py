@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from aggregator.tables import WITNESS as AGGREGATORS
+from aggregator.witness_post import WitnessPost
 from runtime.ledger_store import Ledger
 from runtime.witness_store import WitnessBook
 from silo_agent import rotation
@@ -70,3 +72,11 @@ def all_exchange(silos: Mapping[str, Silo], times: int = 2) -> None:
     for _ in range(times):
         for silo in silos.values():
             silo.exchange()
+
+
+def forget(world: World, log: str, note: str) -> None:
+    """The aggregator goes back to an older checkpoint of a log, as if it had seen no newer one."""
+    assert world.store is not None
+    with world.store.transaction() as tx:
+        WitnessBook(tx.connection, AGGREGATORS).saw(log, note)
+        WitnessPost(tx.connection).drop_proofs(log)

@@ -49,6 +49,7 @@ from silo_agent.participation import Participation
 from silo_agent.peers import trust_peer
 from silo_agent.status import StatusBoard
 from silo_agent.tables import LEDGER
+from tests.showing import TO_NOBODY
 from tests.sim.memory import Faults, MemoryChannel, PowerCut
 
 VALUES = 300
@@ -82,7 +83,7 @@ class SimSilo:
         board = StatusBoard(self.state, self.name, self.world.clock)
         port = GrpcAggregator(lambda: channel)
         self.participation = Participation(
-            self.home, port, self.world.job, board, clock=self.world.clock, durably=self._durably
+            self.home, port, self.world.job, board, clock=self.world.clock, durably=self._durably, showing=TO_NOBODY
         )
         self.world.connected(self.name)
 

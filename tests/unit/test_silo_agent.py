@@ -26,6 +26,7 @@ from silo_agent.daemon import ended_by_signals
 from silo_agent.jobs import JobState, set_job_state
 from silo_agent.metrics import silo_metrics
 from silo_agent.status import StatusBoard
+from silo_agent.witnessing import Unwitnessed
 from tests.lone_silo import NOTHING_WITNESSED, NOW, OWN, LoneSilo
 
 JOB = b"j" * 32
@@ -90,6 +91,15 @@ def test_what_fails_is_tried_again_and_shown_unless_the_aggregator_is_only_away(
     thread.stop()
     thread.join(PATIENCE_S)
     assert not thread.alive
+
+
+def test_that_witnesses_are_missing_is_shown_and_the_job_tried_again():
+    job = PlayedJob(Unwitnessed("witnesses", "1 of 2 have cosigned", "Wait."), JobState.READY)
+    thread = start(job)
+    assert job.done.wait(PATIENCE_S)
+    assert [error.why for error in job.complaints] == ["1 of 2 have cosigned"]
+    thread.stop()
+    thread.join(PATIENCE_S)
 
 
 def test_the_trouble_of_one_job_is_not_anothers():
@@ -166,8 +176,10 @@ class PlayedAggregator:
         self.all_named = threading.Event()
         self.closed = threading.Event()
         self.answer = lambda: NOTHING_WITNESSED
+        self.exchanges = 0
 
     def exchange_checkpoints(self, request):
+        self.exchanges += 1
         return self.answer()
 
     def follow(self, software, opened):
@@ -402,4 +414,46 @@ def test_an_agent_waits_for_its_quorum(tmp_path, monkeypatch):
     assert "0 of 1 have cosigned this silo's ledger since the agent started" in played.board.status.message
     assert not played.played
     assert not played.board.status.connected
+    played.stop()
+
+
+def exchanged(played, count):
+    """So many exchanges of checkpoints in time."""
+    deadline = time.monotonic() + PATIENCE_S
+    while played.port.exchanges < count and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return played.port.exchanges >= count
+
+
+def test_an_agent_exchanges_checkpoints_every_so_often_and_when_it_is_asked_to(tmp_path, monkeypatch):
+    played = running(tmp_path, monkeypatch, lambda _: NOTHING_WITNESSED, "\n[witnesses]\nevery_s = 1\n")
+    assert played.port.all_named.wait(PATIENCE_S)
+    begun = played.port.exchanges
+    assert exchanged(played, begun + 2), "by itself"
+    played.stop()
+
+
+def test_an_agent_exchanges_checkpoints_when_a_round_is_over(tmp_path, monkeypatch):
+    played = running(tmp_path, monkeypatch, lambda _: NOTHING_WITNESSED)
+    assert played.port.all_named.wait(PATIENCE_S)
+    begun = played.port.exchanges
+    showing = Agent._participation(played.agent, played.silo.job, lambda _: None)._showing
+    showing.soon()
+    assert exchanged(played, begun + 1)
+    showing.now()
+    assert played.port.exchanges == begun + 2
+    played.stop()
+
+
+def test_an_agent_exchanges_checkpoints_more_often_while_updates_are_collected(tmp_path, monkeypatch):
+    """Others may wait for this silo's cosignature before theirs leave."""
+    monkeypatch.setattr(agent, "COLLECTING_EVERY_S", 0.01)
+    played = running(tmp_path, monkeypatch, lambda _: NOTHING_WITNESSED)
+    assert played.port.all_named.wait(PATIENCE_S)
+    begun = played.port.exchanges
+    time.sleep(0.3)
+    assert played.port.exchanges == begun, "no round is open"
+    played.agent._noticed(notice(RoundPhase.COLLECTING, job=digests(1)[0]))
+    assert exchanged(played, begun + 3)
+    played.agent._noticed(notice(RoundPhase.COMMITTED, job=digests(1)[0]))
     played.stop()

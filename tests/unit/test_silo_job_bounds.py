@@ -18,6 +18,7 @@ from silo_agent.jobs import JobState, add_job, all_jobs, find_job, set_job_state
 from silo_agent.participation import Participation
 from silo_agent.status import StatusBoard
 from tests.lone_silo import NOW, OWN, LoneSilo
+from tests.showing import TO_NOBODY
 
 ANY = set(JobState)
 
@@ -49,7 +50,8 @@ def look(silo, plan, *, phase=JobPhase.JOINING, job=None, body=None):
         plan=body or plan.encode(), phase=phase, joins=(), deal=None, mail=b"", opened_rounds=(), current_round=0
     )
     board = StatusBoard(silo.folder, OWN, lambda: NOW)
-    return Participation(silo.home, Asked(view), job or plan.digest(), board, clock=lambda: NOW).advance()
+    port, job = Asked(view), job or plan.digest()
+    return Participation(silo.home, port, job, board, clock=lambda: NOW, showing=TO_NOBODY).advance()
 
 
 def known(silo):
@@ -99,7 +101,7 @@ def test_a_job_that_the_aggregator_does_not_answer_for_is_given_up(silo, error, 
     """One that is known here waits for an aggregator that is only away, however long."""
     board = StatusBoard(silo.folder, OWN, lambda: NOW)
     job = silo.job if recorded else b"j" * 32
-    participation = Participation(silo.home, silo.port, job, board, clock=lambda: NOW)
+    participation = Participation(silo.home, silo.port, job, board, clock=lambda: NOW, showing=TO_NOBODY)
     silo.port.refuses["get_job"] = error
     for _ in range(MOST_UNANSWERED - 1):
         with pytest.raises(type(error)) as caught:

@@ -1,0 +1,139 @@
+"""No update leaves before a quorum of witnesses saw what it costs; who waits for whom, and that all get through.
+
+The agents' own wiring over real silos and a real aggregator, in one thread: while one waits, others have their turn.
+"""
+
+import re
+from typing import Any
+
+import pytest
+from cloister.wire import JobPhase, RoundPhase
+
+from aggregator.tables import WITNESS as AGGREGATORS
+from runtime.ledger_store import Ledger
+from runtime.witness_store import WitnessBook
+from silo_agent import client
+from silo_agent.agent import Agent
+from silo_agent.client import GrpcAggregator
+from silo_agent.entries import Author, key_entry
+from silo_agent.status import StatusBoard
+from silo_agent.tables import LEDGER, WITNESS
+from silo_agent.witnessing import Unwitnessed
+from tests.sim.memory import Faults, MemoryChannel
+from tests.sim.witnesses import forget
+from tests.sim.world import World
+
+NAMES = ("east", "north", "west")
+
+
+class Watched(Faults):
+    """What the witnesses had seen of a silo's ledger when an update of it left; `hide` hides newer states of a silo."""
+
+    def __init__(self, world):
+        super().__init__()
+        self.world, self.left, self.hidden = world, [], None
+
+    def before(self, silo, method, first):
+        if method == "SubmitUpdate":
+            log = f"cloister/sim/{silo}"
+            with self.world.store.reading() as tx:
+                seen = [WitnessBook(tx.connection, AGGREGATORS).seen(log)]
+            for name in set(NAMES) - {silo}:
+                with self.world.silos[name].home.store.reading() as connection:
+                    seen.append(WitnessBook(connection, WITNESS).seen(log))
+            with self.world.silos[silo].home.store.reading() as connection:
+                size = Ledger(connection, LEDGER).size
+            self.left.append((silo, sum(known is not None and known.size >= size for known in seen)))
+        super().before(silo, method, first)
+
+    def after(self, silo, method):
+        if self.hidden == silo and method == "ExchangeCheckpoints":
+            forget(self.world, f"cloister/sim/{silo}", self.note)
+        super().after(silo, method)
+
+    def hide(self, silo):
+        with self.world.store.reading() as tx:
+            self.hidden, self.note = silo, WitnessBook(tx.connection, AGGREGATORS).note(f"cloister/sim/{silo}")
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch):
+    monkeypatch.setattr(client, "ATTEMPTS", 1)
+
+
+@pytest.fixture
+def staffed(tmp_path, monkeypatch):
+    """A world whose silos' agents take part in a job, each asking for so many witnesses."""
+
+    def made(quorums, **plan):
+        world = World(tmp_path, *NAMES)
+        world.faults = Watched(world)
+        for name, quorum in quorums.items():
+            config = world.silos[name].state / "silo.toml"
+            config.write_text(f"{config.read_text()}[witnesses]\nquorum = {quorum}\n")
+        world.submit(world.plan(**plan))
+        agents = {}
+
+        def others_turn(own):
+            for name in set(NAMES) - {own}:
+                agents[name]._exchange()
+            return False
+
+        for name, silo in world.silos.items():
+            channel: Any = MemoryChannel(world.serve, silo.party, world.faults)
+            port, board = GrpcAggregator(lambda c=channel: c), StatusBoard(silo.state, name, world.clock)
+            agents[name] = Agent(silo.home, port, lambda: None, world.clock, board)
+            monkeypatch.setattr(agents[name]._stopping, "wait", lambda _s, own=name: others_turn(own))
+            with silo.home.store.writing() as tx:
+                by = Author(name, "steward", "steward", world.now)
+                tx.record(key_entry(by, "own", silo.party.uri, "0c" * 32, "enrolled"))
+            silo.participation = agents[name]._participation(world.job, lambda _number: None)
+        for _ in range(2):
+            for agent in agents.values():
+                agent._exchange()
+        world.agents = agents
+        return world
+
+    return made
+
+
+def members(world):
+    return [set(row.members) for row in world.rounds() if row.phase is RoundPhase.PUBLISHED]
+
+
+@pytest.mark.parametrize("quorum", [0, 3])
+def test_every_update_leaves_after_its_charge_was_seen_and_nobody_waits_for_ever(staffed, quorum):
+    world = staffed(dict.fromkeys(NAMES, quorum), rounds=2)
+    world.run()
+    assert world.status().phase is JobPhase.FINISHED, world.where()
+    assert members(world) == [set(NAMES)] * 2
+    assert len(world.faults.left) == 6
+    assert all(agent._to_witness.is_set() for agent in world.agents.values()), "and again after a round"
+    assert all(seen >= max(quorum, 1) for _, seen in world.faults.left), world.faults.left
+
+
+def test_an_update_whose_charge_is_hidden_from_witnesses_stays_and_its_round_goes_by(staffed, monkeypatch):
+    world = staffed({"east": 2}, rounds=2)
+    refused, east = [], world.silos["east"]
+    advance = east.participation.advance
+
+    def noting():
+        try:
+            return advance()
+        except Unwitnessed as error:
+            refused.append(str(error))
+            raise
+
+    monkeypatch.setattr(east.participation, "advance", noting)
+    world.faults.hide("east")
+    world.run(until=lambda: len(members(world)) == 1, seconds=10.0)
+    assert members(world) == [{"north", "west"}]
+    assert {silo for silo, _ in world.faults.left} == {"north", "west"}
+    who = r"cloister/sim/silo/north \(\d+ entries at [^)]*\), cloister/sim/silo/west \(\d+ entries at [^)]*\)\."
+    assert re.search(rf"1 of 2 have cosigned this silo's \d+ ledger entries; not yet: {who}", refused[-1]), refused[-1]
+    world.faults.hidden = None
+    world.run()
+    assert world.status().phase is JobPhase.FINISHED, world.where()
+    assert members(world) == [{"north", "west"}, set(NAMES)]
+    (seen,) = (seen for silo, seen in world.faults.left if silo == "east")
+    assert seen >= 2

@@ -83,12 +83,12 @@ class WitnessBook:
         row = self._db.execute(query.order_by(table.c.size.desc()).limit(1)).one_or_none()
         return None if row is None else (row.size, parse_utc(row.cosigned_utc))
 
-    def cosigners(self, log: str, at_least: int, since: datetime | None = None) -> frozenset[str]:
-        """Who cosigned so many entries of a log or more; if a time is given, at that time or later."""
+    def cosigners(self, log: str, at_least: int, between: tuple[datetime, datetime] | None = None) -> frozenset[str]:
+        """Who cosigned so many entries of a log or more; if times are given, within these."""
         table = self._tables.cosignatures
         query = select(table.c.witness).where(table.c.log == log, table.c.size >= at_least).distinct()
-        if since is not None:
-            query = query.where(table.c.cosigned_utc >= utc_text(since))
+        if between is not None:
+            query = query.where(table.c.cosigned_utc.between(utc_text(between[0]), utc_text(between[1])))
         return frozenset(self._db.execute(query).scalars())
 
     def signers(self, log: str) -> frozenset[str]:

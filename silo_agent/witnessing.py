@@ -18,9 +18,10 @@ from certs.identity import fingerprint
 from certs.names import PartyId, Role
 from certs.times import utc_text
 from certs.verify import check_identity_certificate
-from privacy.errors import CloisterError, ProtocolError, Refused, Unavailable, VerificationError
+from privacy.errors import CloisterError, ConfigError, ProtocolError, Refused, Unavailable, VerificationError
 from privacy.ledger.checkpoint import log_origin, open_checkpoint, parse_note
-from privacy.ledger.cosignature import cosign, cosignatures, with_lines, witness_name
+from privacy.ledger.clock import CLOCK_TOLERANCE
+from privacy.ledger.cosignature import Cosignature, cosign, cosignatures, with_lines, witness_name
 from privacy.ledger.handed import HandedCosignature
 from privacy.ledger.witness import Proof, RewrittenError, check_continues, check_own
 from runtime.ledger_store import Ledger
@@ -59,7 +60,7 @@ class Showing:
 
 @dataclass
 class Witnessing:
-    """The exchanges of one agent; `since` is when it started, and what older cosignatures count for nothing.
+    """The exchanges of one agent; `since` is when it started: older cosignatures do not say that a state is the newest.
 
     Until this ledger was compared with what others hold of it, nothing is signed: an agent on a state that is not the
     newest, which is restored or copied before it starts, signs nothing at all.
@@ -70,6 +71,8 @@ class Witnessing:
     _compared: bool = False
     _wanted: tuple[int, ...] = ()
     _cosigned: dict[str, str] = field(default_factory=dict)  # lines to send, by log
+    _fresh: Cosignature | None = None  # the aggregator's, made in answer to what was sent last
+    _clock_differs: bool = False
     _one_at_a_time: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def exchange(self, port: AggregatorPort, now: datetime) -> frozenset[str]:
@@ -77,14 +80,26 @@ class Witnessing:
 
         Returns who has cosigned, since the agent's start, all that this ledger had when the exchange began. Raises
         Unavailable or another error of the port's; RewrittenError if this state is not the newest of this ledger:
-        nothing may be signed with it any more.
+        nothing may be signed with it any more; ConfigError if the aggregator's clock says quite another time.
         """
         with self._one_at_a_time:
+            if self._clock_differs:  # by which `since` was no time to count from
+                self.since, self._clock_differs = now, False
             size = self._size()
             for _ in range(MOST_CALLS):
                 if not self.take(port.exchange_checkpoints(self.request(now)), now):
                     break
-            return self._cosigners(size, self.since)
+            self._check_clock(now)
+            return self._cosigners(size, (self.since, now + CLOCK_TOLERANCE))
+
+    def _check_clock(self, now: datetime) -> None:
+        """By the aggregator's cosignature, which it makes anew for each checkpoint that it is sent."""
+        if self._fresh is not None and abs(self._fresh.utc - now) > CLOCK_TOLERANCE:
+            self._clock_differs = True
+            own, witness = utc_text(now), self._fresh.witness
+            why = f"this machine's says {own}, and {witness} cosigned just now at {utc_text(self._fresh.utc)}"
+            step = "Compare with the true time, and set this one if it is wrong (timedatectl); it is tried again."
+            raise ConfigError("clock", why, step)
 
     def start(self, port: AggregatorPort, now: datetime) -> None:
         """Before anything is taken up: an exchange, after which as many as `witnesses.quorum` asks for confirm that
@@ -117,11 +132,11 @@ class Witnessing:
         with self.home.store.reading() as connection:
             return Ledger(connection, LEDGER).size
 
-    def _cosigners(self, at_least: int, since: datetime | None = None) -> frozenset[str]:
+    def _cosigners(self, at_least: int, between: tuple[datetime, datetime] | None = None) -> frozenset[str]:
         """Who of those that count has cosigned so many entries of this ledger."""
         with self.home.store.reading() as connection:
             book, log = WitnessBook(connection, WITNESS), Ledger(connection, LEDGER).identity.origin
-            return counted(book, trusted_peers(connection), book.cosigners(log, at_least, since))
+            return counted(book, trusted_peers(connection), book.cosigners(log, at_least, between))
 
     def _unwitnessed(self, cosigned: frozenset[str], what: str, step: str) -> Unwitnessed:
         """Naming those who are pinned and have not, with the newest that each has cosigned."""
@@ -164,7 +179,7 @@ class Witnessing:
         sense.
         """
         cosigned: dict[str, str] = {}
-        self._cosigned = {}
+        self._cosigned, self._fresh = {}, None
         with self.home.store.writing() as tx:
             ledger, book, pins = tx.ledger, WitnessBook(tx.connection, WITNESS), trusted_peers(tx.connection)
             if answer.newest:
@@ -193,6 +208,8 @@ class Witnessing:
         for cosignature in cosignatures(note, {name: key for name, (key, _) in keys.items()}):
             book.put_key(cosignature.witness, keys[cosignature.witness][1])
             book.cosigned(identity.origin, known.size, lines[cosignature.witness], cosignature)
+            if self._compared and known.size == ledger.size and _role(cosignature.witness) is Role.AGGREGATOR:
+                self._fresh = cosignature
 
     def _keys(self, answer: wire.ExchangedCheckpoints, pins: Pins, now: datetime) -> dict[str, tuple[bytes, bytes]]:
         """Key and certificate of each witness that this silo believes, by name."""
@@ -264,8 +281,11 @@ def counted(book: WitnessBook, pins: Pins, witnesses: Iterable[str]) -> frozense
 
 
 def _pin(pins: Pins, witness: str) -> str | None:
-    _, _, role, name = witness.split("/")
-    return pins.get((Role(role), name))
+    return pins.get((_role(witness), witness.split("/")[3]))
+
+
+def _role(witness: str) -> Role:
+    return Role(witness.split("/")[2])
 
 
 def take_handed(home: Home, handed: HandedCosignature, now: datetime) -> str:

@@ -11,12 +11,14 @@ from sqlalchemy import event
 from aggregator.store import MemberRow
 from aggregator.tables import LEDGER as AGGREGATORS_LEDGER
 from aggregator.tables import WITNESS as AGGREGATORS
+from aggregator.witness_post import WitnessPost
 from certs.ca import CertificateAuthority
 from certs.identity import fingerprint
 from certs.names import Role
+from certs.times import utc_text
 from certs.wallet import Wallet
 from federation import ledger_cli
-from privacy.errors import ProtocolError, Refused
+from privacy.errors import ConfigError, ProtocolError, Refused
 from privacy.ledger.checkpoint import Checkpoint, parse_note, sign_checkpoint
 from privacy.ledger.cosignature import cosign, cosignatures, with_lines
 from privacy.ledger.entry import KeyEntry
@@ -29,7 +31,7 @@ from silo_agent import cli, command
 from silo_agent.peers import trust_peer, trusted_peers
 from silo_agent.status import StatusBoard
 from silo_agent.tables import LEDGER, WITNESS
-from silo_agent.witnessing import PAUSES_S, Unwitnessed, counted, take_handed
+from silo_agent.witnessing import PAUSES_S, Unwitnessed, Witnessing, counted, take_handed
 from tests.pki import make_wallet
 from tests.sim.witnesses import Silo, all_exchange, forget
 from tests.sim.world import World
@@ -199,6 +201,49 @@ def test_a_wait_for_witnesses_ends_when_it_is_told_to(world, silos):
         east.witnessing.show(east.port, world.clock, pauses.append)
     assert tuple(pauses) == PAUSES_S
     east.home.store.close()
+
+
+@pytest.mark.parametrize("off", [timedelta(hours=2), -timedelta(days=3, minutes=2)])
+def test_a_clock_that_is_wrong_is_named_and_nothing_is_taken_up(world, silos, off):
+    """One that is ahead waits for cosignatures from its future; one that is behind takes old ones for new."""
+    all_exchange(silos, 3)
+    world.now += timedelta(days=3, minutes=1)
+    east = silos["east"]
+    east.witnessing = Witnessing(east.home, world.now + off)
+    said = rf"clock: this machine's says {utc_text(world.now + off)}, and cloister/sim/aggregator/aggregator cosigned"
+    for _ in range(2):
+        with pytest.raises(ConfigError, match=rf"{said} just now at {utc_text(world.now)}\. .*timedatectl"):
+            east.witnessing.start(east.port, world.now + off)
+    assert east.exchange() == {"cloister/sim/aggregator/aggregator"}, "of the others, those count that come now"
+    all_exchange({name: silos[name] for name in ("north", "west")}, 1)
+    assert east.exchange() == ALL - {"cloister/sim/silo/east"}, "once it was set right"
+
+
+def test_a_clock_that_is_a_little_ahead_shows_in_what_is_waited_for(world, silos):
+    all_exchange(silos, 3)
+    home = silos["east"].home
+    with (home.folder / "silo.toml").open("a") as config:
+        config.write("[witnesses]\nquorum = 3\n")
+    silos["east"].home.store.close()
+    east = Silo(world, "east")
+    own = world.now + timedelta(minutes=50)
+    east.witnessing = Witnessing(east.home, own)
+    said = rf"0 of 3 have cosigned this silo's ledger since the agent started at {utc_text(own)}; not yet: "
+    with pytest.raises(Unwitnessed, match=said + rf".*north \(1 entries at {utc_text(world.now)}\)"):
+        east.witnessing.start(east.port, own)
+    east.home.store.close()
+
+
+def test_a_cosignature_from_the_future_does_not_count(world, silos):
+    """It is by a clock that is wrong, there or here."""
+    all_exchange(silos, 3)
+    right, world.now = world.now, world.now + timedelta(hours=2)
+    silos["north"].exchange()
+    with world.store.transaction() as tx:  # the owner asks for later ones than it has
+        WitnessPost(tx.connection).want_since("cloister/sim/east", int(world.now.timestamp()))
+    silos["north"].exchange()
+    world.now = right
+    assert silos["east"].exchange() == ALL - {"cloister/sim/silo/east", "cloister/sim/silo/north"}
 
 
 def test_a_witness_finds_the_aggregators_log_rewritten(world, silos, capsys):

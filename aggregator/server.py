@@ -80,7 +80,7 @@ def open_desk(state: StateFolder, config: AggregatorConfig, store: Store) -> Enr
         CertificateAuthority.load(state.ca) if online else RequestQueue(state.queue, Wallet(state.wallet).ca_pem)
     )
     address = config.enrolment_public_address or config.enrolment_listen
-    return EnrolmentDesk(issuing, Invitations(store.engine), address)
+    return EnrolmentDesk(issuing, Invitations(store.engine), address, config.name)
 
 
 def check_federation(config: AggregatorConfig, wallet: Wallet, now: datetime) -> None:

@@ -20,6 +20,7 @@ from certs.requests import CertificateRequests, IssuedCertificates, request_for_
 from certs.times import utc, utc_text
 from privacy.errors import ConfigError, Refused
 
+_TAKEN = "is the aggregator's name, and each ledger of a federation has a name of its own"
 DEFAULT_LIFETIME = timedelta(days=7)
 MAX_LIFETIME = timedelta(days=90)
 
@@ -70,15 +71,19 @@ class Issuing(Protocol):
 
 
 class EnrolmentDesk:
-    """Invites and admits parties of one federation."""
+    """Invites and admits parties of one federation, whose aggregator has this name."""
 
-    def __init__(self, issuing: Issuing, store: InvitationStore, address: str) -> None:
+    def __init__(self, issuing: Issuing, store: InvitationStore, address: str, aggregator: str) -> None:
         self._issuing = issuing
         self._store = store
         self._address = address
+        self._aggregator = aggregator
 
     def invite(self, role: Role, name: str, now: datetime, lifetime: timedelta = DEFAULT_LIFETIME) -> Invitation:
-        """A fresh invitation, stored before it is returned. Raises ConfigError for a bad name, role or lifetime."""
+        """A fresh invitation, stored before it is returned.
+
+        Raises ConfigError for a bad name, role or lifetime, and for a silo of the aggregator's name.
+        """
         party = PartyId(self._issuing.federation, role, name)
         if role is Role.AGGREGATOR:
             raise ConfigError(
@@ -86,6 +91,8 @@ class EnrolmentDesk:
                 "an aggregator is not enrolled by token",
                 "Use `cloister certs issue aggregator NAME` at the CA.",
             )
+        if self._taken(party):
+            raise ConfigError(f"inviting {party.uri}", _TAKEN, "Choose another name, such as hospital-a.")
         if not timedelta() < lifetime <= MAX_LIFETIME:
             raise ConfigError(
                 f"invitation lifetime of {lifetime}", f"is not within 0 and {MAX_LIFETIME.days} days", "Choose less."
@@ -98,13 +105,16 @@ class EnrolmentDesk:
     def redeem(self, secret: bytes, requests: CertificateRequests, now: datetime) -> IssuedCertificates:
         """The certificates that `secret` buys.
 
-        Raises Refused for an unknown, used or expired secret, ProtocolError for requests that are not what they must
-        be (the secret then stays good), Unavailable while an offline CA has not signed.
+        Raises Refused for an unknown, used or expired secret and for a silo of the aggregator's name, ProtocolError
+        for requests that are not what they must be (the secret then stays good), Unavailable while an offline CA has
+        not signed.
         """
         key = secret_digest(secret)
         found = self._store.find(key)
         if found is None:
             raise _refusal("is not known here: it was issued elsewhere, or withdrawn")
+        if self._taken(found.party):
+            raise Refused(f"enrolling {found.party.uri}", _TAKEN, "Ask the coordinator for a token for another name.")
         if utc(now) > found.expires_utc:
             raise _refusal(f"expired at {utc_text(found.expires_utc)}")
         request_for_tls(requests.tls, found.party)
@@ -118,6 +128,10 @@ class EnrolmentDesk:
         issued = self._issuing.issue(found.party, requests.tls, requests.identity, now)
         self._store.settle(key, issued)
         return issued
+
+    def _taken(self, party: PartyId) -> bool:
+        """A silo and the aggregator of one name would have one log: its name does not say the role."""
+        return party.role is Role.SILO and party.name == self._aggregator
 
     def renew(self, party: PartyId, csr: bytes, now: datetime) -> bytes:
         """A fresh TLS leaf for a caller whose certificate named it. Raises Refused, ProtocolError, Unavailable."""

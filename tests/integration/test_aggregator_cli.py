@@ -144,6 +144,7 @@ def test_mistakes_are_named(
     monkeypatch.setattr(cli, "planner", None)  # a test of the root command may have set it
     cases = {
         ("invite", "a", "--lifetime", "soon"): "lifetime 'soon'",
+        ("invite", "aggregator"): "is the aggregator's name",
         ("invite", "a", "--role", "king"): "role 'king'",
         ("invite", "a", "--role", "auditor"): "cloister certs issue auditor a",
         ("submit", str(tmp_path / "nowhere")): "does not exist",

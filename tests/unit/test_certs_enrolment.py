@@ -30,7 +30,7 @@ def store():
 
 @pytest.fixture
 def desk(ca, store):
-    return EnrolmentDesk(ca, store, "hub.example.org:8444")
+    return EnrolmentDesk(ca, store, "hub.example.org:8444", "hub")
 
 
 def requests_of(folder, ca, party=SILO):
@@ -47,6 +47,17 @@ def test_a_token_carries_everything_and_the_desk_keeps_no_secret(desk, store, ca
     invitation.check_time(NOW)
     with pytest.raises(ConfigError, match=r"expired at 2026-03-08"):
         invitation.check_time(NOW + timedelta(days=8))
+
+
+def test_no_silo_gets_the_aggregators_name(ca, store, tmp_path):
+    """Both would have the log cloister/<federation>/<name>. Nor one that was invited before this was refused."""
+    with pytest.raises(ConfigError, match=r"inviting cloister://.*/silo/hub: is the aggregator's name"):
+        EnrolmentDesk(ca, store, "x:1", "hub").invite(Role.SILO, "hub", NOW)
+    assert not store.rows
+    early = EnrolmentDesk(ca, store, "x:1", "elsewhere").invite(Role.SILO, "hub", NOW)
+    mine = requests_of(tmp_path / "mine", ca, early.party)
+    with pytest.raises(Refused, match=r"enrolling cloister://.*/silo/hub: is the aggregator's name"):
+        EnrolmentDesk(ca, store, "x:1", "hub").redeem(early.secret, mine, NOW)
 
 
 def test_damaged_tokens_are_named_and_never_repeated(desk, ca, tmp_path):
@@ -106,11 +117,11 @@ def test_the_secret_is_bound_before_anything_is_signed(ca, store, tmp_path):
         def issue(self, *arguments):
             raise SystemExit("killed")
 
-    invitation = EnrolmentDesk(Dying(), store, "x:1").invite(Role.SILO, "hospital-a", NOW)
+    invitation = EnrolmentDesk(Dying(), store, "x:1", "hub").invite(Role.SILO, "hospital-a", NOW)
     mine = requests_of(tmp_path / "a", ca)
     with pytest.raises(SystemExit):
-        EnrolmentDesk(Dying(), store, "x:1").redeem(invitation.secret, mine, NOW)
-    desk = EnrolmentDesk(ca, store, "x:1")
+        EnrolmentDesk(Dying(), store, "x:1", "hub").redeem(invitation.secret, mine, NOW)
+    desk = EnrolmentDesk(ca, store, "x:1", "hub")
     with pytest.raises(Refused, match="has been used already"):
         desk.redeem(invitation.secret, requests_of(tmp_path / "thief", ca), NOW)
     assert check_leaf(desk.redeem(invitation.secret, mine, NOW).tls, ca.ca_pem, NOW) == SILO
@@ -127,7 +138,7 @@ def test_invitations_have_limits(desk):
 
 def test_an_offline_ca_answers_through_the_queue(ca, store, tmp_path):
     queue = RequestQueue(tmp_path / "queue", ca.ca_pem)
-    desk = EnrolmentDesk(queue, store, "x:1")
+    desk = EnrolmentDesk(queue, store, "x:1", "hub")
     invitation = desk.invite(Role.SILO, "hospital-a", NOW)
     wallet = Wallet.create(tmp_path / "a", ca.ca_pem, SILO)
     for _ in range(2):

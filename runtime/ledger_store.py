@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from cryptography.x509 import load_pem_x509_certificate
 from sqlalchemy import ColumnElement, Connection, Row, Select, and_, false, func, insert, or_, select, update
 
 from certs.times import utc_text
@@ -17,7 +18,7 @@ from privacy.canonical import DIGEST_BYTES
 from privacy.errors import ConfigError, InternalError, VerificationError
 from privacy.ledger import merkle
 from privacy.ledger.checkpoint import Checkpoint, log_origin, open_checkpoint, sign_checkpoint
-from privacy.ledger.clock import check_order
+from privacy.ledger.clock import check_order, instant
 from privacy.ledger.codec import decode_entry, encode_entry
 from privacy.ledger.entry import Entry, KeyRotationEntry
 from privacy.ledger.keys import KeyBook, KeyChain
@@ -26,6 +27,11 @@ from privacy.ledger.replay import Budgets, budgets_of
 from runtime.ledger_tables import LedgerTables
 
 _BATCH = 500  # rows read at once
+_RENEW = "docs/how-to/rotate-certificates.md"
+_AHEAD = (
+    "a clock was ahead when that entry was written: until then nothing can be recorded under this name. Wait, or go on "
+    "under a new name: docs/how-to/run-a-silo.md."
+)
 _RESTORE = "Restore the state folder from a backup; do not go on with this one."
 
 
@@ -121,12 +127,14 @@ class Ledger:
 
         Raises, before it has written any of them, InternalError for one of another institution or if the log moved
         meanwhile; ProtocolError for one that would not decode; ConfigError if one before is of a later time, by more
-        than CLOCK_TOLERANCE: nobody could verify a log with this one in it.
+        than CLOCK_TOLERANCE, or the log's certificate is not valid at its time: nobody could verify a log with this one
+        in it.
         """
+        validity = _validity(self.identity.certificate_pem)
         growth, latest = Growth(self._frontier()), self._latest_utc()
         size, rows, nodes = growth.size, [], []
         for entry in entries:
-            place, latest = growth.size, self._check_appendable(latest, entry)
+            place, latest = growth.size, self._check_appendable(latest, validity, entry)
             body = encode_entry(entry.model_copy(update={"sequence": place}))
             leaf = leaf_hash(body)
             rows.append({"sequence": place, "kind": decode_entry(body).kind, "leaf_hash": leaf, "body": body})
@@ -247,16 +255,25 @@ class Ledger:
         if self._latest_utc() != latest:
             raise VerificationError("ledger", "its latest entry is of another time than it keeps", _RESTORE)
 
-    def _check_appendable(self, latest: str | None, entry: Entry) -> str:
+    def _check_appendable(self, latest: str | None, validity: tuple[datetime, datetime] | None, entry: Entry) -> str:
         """The latest time with this entry."""
         origin = self.identity.origin
         if entry.institution != self.identity.institution:
             raise InternalError("ledger entry", f"is of {entry.institution}", f"Report this: {origin}.")
+        if validity is not None and not validity[0] <= instant(entry.utc) <= validity[1]:
+            begin, end = (utc_text(moment) for moment in validity)
+            why = f"by this machine's clock it is {entry.utc}, and its certificate is valid from {begin} to {end}"
+            step = "Nothing was written. Set the clock if it is wrong (timedatectl); else renew the certificate."
+            raise ConfigError(f"ledger of {origin}", why, f"{step} {_RENEW}")
         try:
             return check_order(latest, entry.utc)
         except VerificationError as error:
             why = f"by this machine's clock it is {entry.utc}, and its latest entry is of {latest or 'no time'}"
-            raise ConfigError(f"ledger of {origin}", why, "Set the clock (timedatectl).") from error
+            step = f"Set the clock if it is behind (timedatectl). If it is right, {_AHEAD}"
+            if validity is not None and latest is not None and instant(latest) > validity[1]:
+                why = f"it is {entry.utc}, and its latest entry is of {latest}, after its certificate ends"
+                step = f"Then {_AHEAD}"
+            raise ConfigError(f"ledger of {origin}", why, step) from error
 
     def _move(self, size: int, longer: Frontier, latest: str | None) -> None:
         """Note that the log was of this size and is longer now."""
@@ -311,3 +328,11 @@ class Ledger:
         row = self._connection.execute(select(log.c.size, log.c.peaks)).one()
         peaks = [row.peaks[start : start + DIGEST_BYTES] for start in range(0, len(row.peaks), DIGEST_BYTES)]
         return Frontier(row.size, tuple(peaks))
+
+
+def _validity(certificate_pem: bytes | None) -> tuple[datetime, datetime] | None:
+    """From when to when an identity certificate is valid; None without one."""
+    if not certificate_pem:
+        return None
+    certificate = load_pem_x509_certificate(certificate_pem)
+    return certificate.not_valid_before_utc, certificate.not_valid_after_utc

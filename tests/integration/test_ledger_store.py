@@ -11,14 +11,17 @@ from alembic.config import Config
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import Engine, MetaData, delete, insert, inspect, select, update
 
+from certs.names import Role
 from privacy.errors import CloisterError, ConfigError, InternalError, VerificationError
 from privacy.ledger.codec import decode_entry
+from privacy.ledger.entry import KeyEntry
 from privacy.ledger.merkle import root, verify_consistency, verify_inclusion
 from runtime.database import open_database, read, write
 from runtime.ledger_store import Ledger, LogIdentity
 from runtime.ledger_tables import ledger_tables
 from tests.ledger_logs import key_entry, policy_entry, sample_log
 from tests.merkle_oracle import slow_consistency, slow_inclusion
+from tests.pki import make_ca, make_wallet
 
 METADATA = MetaData()
 TABLES = ledger_tables(METADATA)
@@ -44,6 +47,45 @@ def filled(engine: Engine) -> Engine:
             if ledger.size in (4, 8):
                 ledger.checkpoint(KEY.sign, NOW)
     return engine
+
+
+def at(utc: str) -> KeyEntry:
+    return key_entry().model_copy(update={"utc": utc})
+
+
+def certified(folder: Path) -> LogIdentity:
+    """Whose certificate is valid from shortly before NOW, for two years."""
+    own = make_wallet(make_ca(folder / "pki", NOW), folder, Role.SILO, "hospital-a", NOW).identity()
+    return LogIdentity("heart", "hospital-a", own.public_key, own.certificate_pem)
+
+
+@pytest.mark.parametrize("utc", ["2029-03-01T09:00:00Z", "2028-03-01T09:00:01Z", "2026-02-01T09:00:00Z"])
+def test_nothing_is_written_at_a_time_when_the_logs_certificate_is_not_valid(engine, tmp_path, utc) -> None:
+    """By a clock that is ahead for a moment, after which nothing could be appended any more."""
+    identity = certified(tmp_path)
+    with write(engine) as connection:
+        ledger = Ledger.begin(connection, TABLES, identity)
+        ledger.append(at("2026-03-01T09:00:00Z"))
+        why = rf"clock it is {utc}, and its certificate is valid from 2026-03-01T08:50:00Z to 2028-02-29T09:00:00Z"
+        with pytest.raises(ConfigError, match=rf"ledger of cloister/heart/hospital-a: .*{why}.*timedatectl.*renew"):
+            ledger.append_all([at("2026-03-01T09:00:01Z"), at(utc)])
+        assert ledger.size == 1
+        ledger.append(at("2028-02-29T09:00:00Z"))
+        ledger.check()
+
+
+def test_a_clock_that_is_behind_is_told_from_an_entry_of_the_future(engine, tmp_path) -> None:
+    with write(engine) as connection:
+        ledger = Ledger.begin(connection, TABLES, IDENTITY)
+        ledger.append(at("2029-03-01T09:00:00Z"))
+        with pytest.raises(ConfigError, match=r"Set the clock if it is behind.*If it is right, a clock was ahead"):
+            ledger.append(at("2026-03-01T09:00:00Z"))
+        connection.execute(update(TABLES.log).values(certificate_pem=certified(tmp_path).certificate_pem))
+        with pytest.raises(
+            ConfigError, match=r"after its certificate ends\. Then a clock was ahead.*under a new name"
+        ) as found:
+            Ledger(connection, TABLES).append(at("2026-03-01T09:00:00Z"))
+        assert "Set the clock" not in str(found.value)
 
 
 @pytest.mark.parametrize("program", ["silo_agent.migrations", "aggregator.migrations"])

@@ -4,6 +4,7 @@ The agents' own wiring over real silos and a real aggregator, in one thread: whi
 """
 
 import re
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -18,9 +19,9 @@ from silo_agent.client import GrpcAggregator
 from silo_agent.entries import Author, key_entry
 from silo_agent.status import StatusBoard
 from silo_agent.tables import LEDGER, WITNESS
-from silo_agent.witnessing import Unwitnessed
+from silo_agent.witnessing import PAUSES_S, Unwitnessed
 from tests.sim.memory import Faults, MemoryChannel
-from tests.sim.witnesses import forget
+from tests.sim.witnesses import Silo, all_exchange, forget
 from tests.sim.world import World
 
 NAMES = ("east", "north", "west")
@@ -59,6 +60,21 @@ class Watched(Faults):
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch):
     monkeypatch.setattr(client, "ATTEMPTS", 1)
+
+
+@pytest.fixture
+def world(tmp_path):
+    return World(tmp_path, *NAMES)
+
+
+@pytest.fixture
+def silos(world):
+    found = {name: Silo(world, name) for name in NAMES}
+    for silo in found.values():
+        silo.append()
+    yield found
+    for silo in found.values():
+        silo.home.store.close()
 
 
 @pytest.fixture
@@ -137,3 +153,53 @@ def test_an_update_whose_charge_is_hidden_from_witnesses_stays_and_its_round_goe
     assert members(world) == [{"north", "west"}, set(NAMES)]
     (seen,) = (seen for silo, seen in world.faults.left if silo == "east")
     assert seen >= 2
+
+
+def test_what_a_quorum_saw_before_an_update_left_no_restored_backup_undoes(world, silos, tmp_path):
+    """Whatever the aggregator hides, and whenever it begins to: then the update stays, or the backup gets no quorum."""
+    all_exchange(silos, 3)
+    silos["east"].home.store.close()
+    with (silos["east"].home.folder / "silo.toml").open("a") as config:
+        config.write("[witnesses]\nquorum = 3\n")
+    backup, east = silos["east"].copy(tmp_path / "backup"), Silo(world, "east")
+    with world.store.transaction() as tx:
+        before = WitnessBook(tx.connection, AGGREGATORS).note("cloister/sim/east")
+
+    def others(_pause_s, *, hiding):
+        if hiding:
+            forget(world, "cloister/sim/east", before)
+        all_exchange({name: silos[name] for name in ("north", "west")}, 1)
+        return False
+
+    world.now += timedelta(minutes=5)
+    east.witnessing.exchange(east.port, world.now)
+    east.append("charged")
+    with pytest.raises(
+        Unwitnessed, match=r"1 of 3 have cosigned this silo's 2 ledger entries; not yet: .*north \(1 ent"
+    ):
+        east.witnessing.show(east.port, world.clock, lambda s: others(s, hiding=True))
+    east.witnessing.show(east.port, world.clock, lambda s: others(s, hiding=False))
+    others(0, hiding=True)
+    world.now += timedelta(minutes=5)
+    restored = Silo(world, "east", backup)
+    for _ in range(3):
+        with pytest.raises(Unwitnessed, match="1 of 3 have cosigned this silo's ledger since the agent started"):
+            restored.witnessing.start(restored.port, world.now)
+        others(0, hiding=False)
+    east.home.store.close()
+    restored.home.store.close()
+
+
+def test_a_wait_for_witnesses_ends_when_it_is_told_to(world, silos):
+    with (silos["east"].home.folder / "silo.toml").open("a") as config:
+        config.write("[witnesses]\nquorum = 4\n")
+    silos["east"].home.store.close()
+    east, pauses = Silo(world, "east"), []
+    with pytest.raises(Unwitnessed, match=r"[01] of 4"):
+        east.witnessing.show(east.port, world.clock, lambda s: pauses.append(s) or True)
+    assert pauses == [PAUSES_S[0]]
+    pauses.clear()
+    with pytest.raises(Unwitnessed):
+        east.witnessing.show(east.port, world.clock, pauses.append)
+    assert tuple(pauses) == PAUSES_S
+    east.home.store.close()

@@ -11,14 +11,12 @@ from sqlalchemy import event
 from aggregator.store import MemberRow
 from aggregator.tables import LEDGER as AGGREGATORS_LEDGER
 from aggregator.tables import WITNESS as AGGREGATORS
-from aggregator.witness_post import WitnessPost
 from certs.ca import CertificateAuthority
 from certs.identity import fingerprint
 from certs.names import Role
-from certs.times import utc_text
 from certs.wallet import Wallet
 from federation import ledger_cli
-from privacy.errors import ConfigError, ProtocolError, Refused
+from privacy.errors import ProtocolError, Refused
 from privacy.ledger.checkpoint import Checkpoint, parse_note, sign_checkpoint
 from privacy.ledger.cosignature import cosign, cosignatures, with_lines
 from privacy.ledger.entry import KeyEntry
@@ -31,7 +29,7 @@ from silo_agent import cli, command
 from silo_agent.peers import trust_peer, trusted_peers
 from silo_agent.status import StatusBoard
 from silo_agent.tables import LEDGER, WITNESS
-from silo_agent.witnessing import PAUSES_S, Unwitnessed, Witnessing, counted, take_handed
+from silo_agent.witnessing import counted, take_handed
 from tests.pki import make_wallet
 from tests.sim.witnesses import Silo, all_exchange, forget
 from tests.sim.world import World
@@ -151,99 +149,6 @@ def test_an_aggregator_that_forgets_is_made_up_for_by_the_quorum_of_the_others(w
     all_exchange({name: silos[name] for name in ("north", "west")}, 2)
     cosigned = restored.exchange()
     assert cosigned == {"cloister/sim/aggregator/aggregator"}, "nobody but the liar, after the agent's start"
-
-
-def test_what_a_quorum_saw_before_an_update_left_no_restored_backup_undoes(world, silos, tmp_path):
-    """Whatever the aggregator hides, and whenever it begins to: then the update stays, or the backup gets no quorum."""
-    all_exchange(silos, 3)
-    silos["east"].home.store.close()
-    with (silos["east"].home.folder / "silo.toml").open("a") as config:
-        config.write("[witnesses]\nquorum = 3\n")
-    backup, east = silos["east"].copy(tmp_path / "backup"), Silo(world, "east")
-    with world.store.transaction() as tx:
-        before = WitnessBook(tx.connection, AGGREGATORS).note("cloister/sim/east")
-
-    def others(_pause_s, *, hiding):
-        if hiding:
-            forget(world, "cloister/sim/east", before)
-        all_exchange({name: silos[name] for name in ("north", "west")}, 1)
-        return False
-
-    world.now += timedelta(minutes=5)
-    east.witnessing.exchange(east.port, world.now)
-    east.append("charged")
-    with pytest.raises(
-        Unwitnessed, match=r"1 of 3 have cosigned this silo's 2 ledger entries; not yet: .*north \(1 ent"
-    ):
-        east.witnessing.show(east.port, world.clock, lambda s: others(s, hiding=True))
-    east.witnessing.show(east.port, world.clock, lambda s: others(s, hiding=False))
-    others(0, hiding=True)
-    world.now += timedelta(minutes=5)
-    restored = Silo(world, "east", backup)
-    for _ in range(3):
-        with pytest.raises(Unwitnessed, match="1 of 3 have cosigned this silo's ledger since the agent started"):
-            restored.witnessing.start(restored.port, world.now)
-        others(0, hiding=False)
-    east.home.store.close()
-    restored.home.store.close()
-
-
-def test_a_wait_for_witnesses_ends_when_it_is_told_to(world, silos):
-    with (silos["east"].home.folder / "silo.toml").open("a") as config:
-        config.write("[witnesses]\nquorum = 4\n")
-    silos["east"].home.store.close()
-    east, pauses = Silo(world, "east"), []
-    with pytest.raises(Unwitnessed, match=r"[01] of 4"):
-        east.witnessing.show(east.port, world.clock, lambda s: pauses.append(s) or True)
-    assert pauses == [PAUSES_S[0]]
-    pauses.clear()
-    with pytest.raises(Unwitnessed):
-        east.witnessing.show(east.port, world.clock, pauses.append)
-    assert tuple(pauses) == PAUSES_S
-    east.home.store.close()
-
-
-@pytest.mark.parametrize("off", [timedelta(hours=2), -timedelta(days=3, minutes=2)])
-def test_a_clock_that_is_wrong_is_named_and_nothing_is_taken_up(world, silos, off):
-    """One that is ahead waits for cosignatures from its future; one that is behind takes old ones for new."""
-    all_exchange(silos, 3)
-    world.now += timedelta(days=3, minutes=1)
-    east = silos["east"]
-    east.witnessing = Witnessing(east.home, world.now + off)
-    said = rf"clock: this machine's says {utc_text(world.now + off)}, and cloister/sim/aggregator/aggregator cosigned"
-    for _ in range(2):
-        with pytest.raises(ConfigError, match=rf"{said} just now at {utc_text(world.now)}\. .*timedatectl"):
-            east.witnessing.start(east.port, world.now + off)
-    assert east.exchange() == {"cloister/sim/aggregator/aggregator"}, "of the others, those count that come now"
-    all_exchange({name: silos[name] for name in ("north", "west")}, 1)
-    assert east.exchange() == ALL - {"cloister/sim/silo/east"}, "once it was set right"
-
-
-def test_a_clock_that_is_a_little_ahead_shows_in_what_is_waited_for(world, silos):
-    all_exchange(silos, 3)
-    home = silos["east"].home
-    with (home.folder / "silo.toml").open("a") as config:
-        config.write("[witnesses]\nquorum = 3\n")
-    silos["east"].home.store.close()
-    east = Silo(world, "east")
-    own = world.now + timedelta(minutes=50)
-    east.witnessing = Witnessing(east.home, own)
-    said = rf"0 of 3 have cosigned this silo's ledger since the agent started at {utc_text(own)}; not yet: "
-    with pytest.raises(Unwitnessed, match=said + rf".*north \(1 entries at {utc_text(world.now)}\)"):
-        east.witnessing.start(east.port, own)
-    east.home.store.close()
-
-
-def test_a_cosignature_from_the_future_does_not_count(world, silos):
-    """It is by a clock that is wrong, there or here."""
-    all_exchange(silos, 3)
-    right, world.now = world.now, world.now + timedelta(hours=2)
-    silos["north"].exchange()
-    with world.store.transaction() as tx:  # the owner asks for later ones than it has
-        WitnessPost(tx.connection).want_since("cloister/sim/east", int(world.now.timestamp()))
-    silos["north"].exchange()
-    world.now = right
-    assert silos["east"].exchange() == ALL - {"cloister/sim/silo/east", "cloister/sim/silo/north"}
 
 
 def test_a_witness_finds_the_aggregators_log_rewritten(world, silos, capsys):

@@ -107,8 +107,9 @@ def status(state: State = DEFAULT_STATE, as_json: Json = False) -> None:
     from silo_agent.status import read_status
     from silo_agent.tables import WITNESS
 
-    facts = read_status(state)
-    with home_of(state).store.reading() as connection:
+    home = home_of(state)
+    facts = {**read_status(state), "name": home.name}
+    with home.store.reading() as connection:
         open_ = follow_ups(connection)
         contradictions = WitnessBook(connection, WITNESS).contradictions()
     today = now().date()

@@ -10,7 +10,8 @@ Facts = Mapping[str, Any]
 def status_lines(facts: Facts) -> list[str]:
     """What the daemon last said; what it does not know yet is left out."""
     alive = "connected" if facts["connected"] else "not connected" if facts["running"] else "not running"
-    lines = [f"{facts['name']}: {alive}, as of {facts['updated_utc']}"]
+    as_of = f", as of {facts['updated_utc']}" if facts["updated_utc"] else ""
+    lines = [f"{facts['name']}: {alive}{as_of}"]
     job = f"{facts['job_name']} {facts['job'][:12]} {facts['job_phase']}".split()
     lines.append(f"job      {' '.join(job) or 'none yet'}")
     if facts["round"]:

@@ -15,7 +15,6 @@ from typing import Any
 import structlog
 
 from certs.times import utc_text
-from privacy.errors import ConfigError
 from runtime.files import StateLock
 
 LOG = structlog.get_logger("silo.status")
@@ -102,16 +101,14 @@ class JobBoard:
 def read_status(folder: Path) -> dict[str, Any]:
     """What a daemon last said about itself, and whether it runs: one that was killed is not connected.
 
-    Raises ConfigError when none ever ran here.
+    Where none ever ran, it has no name, and that is the message.
     """
     try:
         said = dict(json.loads((folder / STATUS).read_bytes()))
-        running = StateLock.held(folder)
-        return {**said, "running": running, "connected": said["connected"] and running}
-    except FileNotFoundError as error:
-        raise ConfigError(
-            f"state folder {folder}", "no daemon has run here yet", "Start it: `cloister silo run`."
-        ) from error
+    except FileNotFoundError:
+        said = asdict(Status("", message="no daemon has run here yet: cloister silo run"))
+    running = StateLock.held(folder)
+    return {**said, "running": running, "connected": said["connected"] and running}
 
 
 @dataclass

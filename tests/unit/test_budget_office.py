@@ -286,8 +286,11 @@ def test_a_review_that_proves_nothing_is_refused(silo, tmp_path, capsys, role, c
     assert len(silo.entries) == before
 
 
-def test_status_shows_what_is_due(silo, tmp_path, capsys):
-    StatusBoard(silo.folder, silo.home.name, lambda: NOW).show(connected=True)
+@pytest.mark.parametrize("ran", [False, True])
+def test_status_shows_what_is_due(silo, tmp_path, capsys, ran):
+    """Also where the agent has not run yet."""
+    if ran:
+        StatusBoard(silo.folder, silo.home.name, lambda: NOW).show(connected=True)
     auditor = make_wallet(silo.ca, tmp_path, Role.AUDITOR, "ms-audit", NOW)
     due = (NOW - timedelta(days=1)).date().isoformat()
     Path("review.json").write_bytes(signed_review(silo, auditor, due=due).encode())

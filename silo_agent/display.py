@@ -136,9 +136,7 @@ def _synthetic(run: Facts) -> list[str]:
 
 def witnesses_lines(found: Facts) -> list[str]:
     """Who cosigned this ledger, what it witnesses, and what contradicts itself."""
-    lines = [
-        f"{found['log']}: {found['entries']} entries; the agent waits for {found['quorum']} cosignatures at its start"
-    ]
+    lines = [f"{found['log']}: {found['entries']} entries; agent and updates wait for {found['quorum']} witnesses"]
     lines += [
         f"    {each['witness']} cosigned {each['entries']} entries at {each['utc']}{_uncounted(each)}"
         for each in found["witnesses"]

@@ -343,7 +343,7 @@ def test_a_starting_adapter_that_is_not_the_plans_is_not_kept(tmp_path):
 def test_status_is_always_whole_and_timings_stay_local(silo, tmp_path):
     never = read_status(tmp_path / "nowhere")
     assert never["message"] == "no daemon has run here yet: cloister silo run"
-    assert not (never["running"] or never["connected"])
+    assert (never["running"], never["connected"]) == (False, False)
     board = StatusBoard(silo.folder, OWN, lambda: NOW)
     board.show(connected=True, round=3)
     board.add_sent(10)

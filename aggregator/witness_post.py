@@ -53,10 +53,9 @@ class WitnessPost:
         self._db.execute(delete(WANTED_SINCE).where(WANTED_SINCE.c.log == log))
         self._db.execute(insert(WANTED_SINCE).values(log=log, since=since))
 
-    def wanted_since(self, log: str) -> int:
-        """What the owner asked for last; 0 if nothing."""
-        query = select(WANTED_SINCE.c.since).where(WANTED_SINCE.c.log == log)
-        return self._db.execute(query).scalar_one_or_none() or 0
+    def wanted_since(self) -> dict[str, int]:
+        """What logs' owners asked for last, by log; of who asked for nothing there is none."""
+        return {row.log: row.since for row in self._db.execute(select(WANTED_SINCE))}
 
 
 def _hashes(joined: bytes) -> tuple[bytes, ...]:

@@ -135,12 +135,14 @@ class WitnessDesk:
         ledger, now = Ledger(tx.connection, LEDGER), self._runner.clock()
         if ledger.size:
             book.saw(self._log, ledger.checkpoint(self._own.sign, now))
-        sizes, found = post.sizes_seen_by(caller.witness), list[wire.ShownLog]()
+        known, found = post.sizes_seen_by(caller.witness), list[wire.ShownLog]()
+        notes, since = book.notes(), post.wanted_since()
+        sizes = {log: parse_note(note).checkpoint.size for log, note in notes.items() if log != caller.log}
+        cosigned = book.cosigned_at(caller.witness, sizes)
         for log, owner in self._owners(tx).items():
-            note = book.note(log)
-            if note is None or log == caller.log or self._is_cosigned(log, caller, book, post):
+            if log not in sizes or (log in cosigned and cosigned[log].timestamp() >= since.get(log, 0)):
                 continue
-            proof = self._proof(ledger, log, sizes.get(log, 0), parse_note(note).checkpoint.size, post)
+            note, proof = notes[log], self._proof(ledger, log, known.get(log, 0), sizes[log], post)
             if proof is not None:
                 found.append(wire.ShownLog(checkpoint=note.encode(), identity_pem=owner, proofs=proof))
         return found
@@ -153,13 +155,6 @@ class WitnessDesk:
             return ()
         hashes = ledger.consistency_proof(old, size) if log == self._log else post.proofs(log).get(old)
         return None if hashes is None else (wire.ConsistencyProof(old_size=old, hashes=hashes),)
-
-    def _is_cosigned(self, log: str, caller: _Caller, book: WitnessBook, post: WitnessPost) -> bool:
-        last, seen = book.when(log, caller.witness), book.seen(log)
-        if last is None or seen is None:
-            return False
-        size, when = last
-        return size == seen.size and when.timestamp() >= post.wanted_since(log)
 
     def _owners(self, tx: Transaction) -> dict[str, bytes]:
         """Identity certificates by log: the silos', and this aggregator's."""

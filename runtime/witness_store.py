@@ -1,11 +1,12 @@
 """What a witness keeps, in its program's database and its caller's transaction (privacy.ledger.witness decides)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509 import load_pem_x509_certificate
-from sqlalchemy import Connection, delete, func, insert, select
+from sqlalchemy import Connection, delete, func, insert, select, tuple_
 
 from certs.times import parse_utc, utc_text
 from privacy.ledger.checkpoint import Checkpoint, parse_note
@@ -43,6 +44,10 @@ class WitnessBook:
         note = self.note(log)
         return None if note is None else parse_note(note).checkpoint
 
+    def notes(self) -> dict[str, str]:
+        """The largest checkpoints that were seen, by log."""
+        return {row.log: row.note for row in self._db.execute(select(self._tables.seen))}
+
     def logs(self) -> tuple[str, ...]:
         """Every log of which something was seen."""
         return tuple(self._db.execute(select(self._tables.seen.c.log).order_by(self._tables.seen.c.log)).scalars())
@@ -75,6 +80,13 @@ class WitnessBook:
         self._db.execute(delete(table).where(where))
         row = {"size": size, "witness": witness, "line": line, "cosigned_utc": utc_text(cosignature.utc)}
         self._db.execute(insert(table).values(log=log, **row))
+
+    def cosigned_at(self, witness: str, sizes: Mapping[str, int]) -> dict[str, datetime]:
+        """Of these logs, each with a size, the ones of which a witness cosigned just that, and when it last did."""
+        table = self._tables.cosignatures
+        query = select(table.c.log, table.c.cosigned_utc).where(table.c.witness == witness)
+        rows = self._db.execute(query.where(tuple_(table.c.log, table.c.size).in_(list(sizes.items()))))
+        return {row.log: parse_utc(row.cosigned_utc) for row in rows}
 
     def when(self, log: str, witness: str) -> tuple[int, datetime] | None:
         """The largest size of a log that a witness cosigned, and when it last did."""

@@ -270,7 +270,7 @@ class Agent:
         """
         every_s, last = self._home.settings.witnesses.every_s, time.monotonic()
         while not self._stopping.is_set():
-            asked = self._to_witness.wait(min(every_s, COLLECTING_EVERY_S))
+            asked = self._to_witness.wait(min(every_s, COLLECTING_EVERY_S * self._witnessing.pace))
             self._to_witness.clear()
             due = asked or time.monotonic() - last >= every_s or any(job.collecting for job in self._open_jobs())
             if self._stopping.is_set() or not self._witnessed or not due:

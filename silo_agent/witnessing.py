@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import accumulate
 from typing import Any
 
 import structlog
@@ -33,6 +34,9 @@ from silo_agent.tables import LEDGER, WITNESS
 
 LOG = structlog.get_logger("silo.witness")
 PAUSES_S = (0.25, 0.5, 1.0, 2.0, 2.0, 2.0, 2.0)  # of one wait for cosignatures; then the job is looked at again
+MANY = 20  # witnesses; with more of them all exchanges are rarer in proportion, for the aggregator answers each
+MOST_WAIT_S = 10.0
+MANY = 20  # pinned parties; with more of them everybody's exchanges are rarer in proportion: the aggregator answers all
 MOST_NAMED = 8  # witnesses in one message
 MOST_CALLS = 4  # of one exchange: compare, show, prove and cosign, and once more for whom that let on
 _NOT_OURS = (
@@ -115,10 +119,10 @@ class Witnessing:
 
         Who has cosigned so much never cosigns less, so that no quorum of them confirms an older copy of this state.
         When they did so does not matter, nor what any clock says. `pause` waits for some seconds, and says whether to
-        give up. Raises as `exchange`; Unwitnessed, naming who has not, after the last of PAUSES_S.
+        give up. Raises as `exchange`; Unwitnessed, naming who has not, after MOST_WAIT_S.
         """
         quorum, size, cosigned = self.home.settings.witnesses.quorum, self._size(), frozenset[str]()
-        for pause_s in (0.0, *PAUSES_S):
+        for pause_s in (0.0, *self._pauses()):
             if pause_s and pause(pause_s):
                 break
             self.exchange(port, clock())
@@ -127,6 +131,17 @@ class Witnessing:
                 return
         step = "No update leaves before; it is tried again while its round lasts. See `cloister silo witnesses list`."
         raise self._unwitnessed(cosigned, f"this silo's {size} ledger entries", step)
+
+    def _pauses(self) -> list[float]:
+        pace = self.pace
+        together = zip(PAUSES_S, accumulate(PAUSES_S), strict=True)
+        return [pause_s * pace for pause_s, all_s in together if all_s * pace <= MOST_WAIT_S]
+
+    @property
+    def pace(self) -> float:
+        """How many times as long as among few parties it is between two exchanges."""
+        with self.home.store.reading() as connection:
+            return max(1.0, len(trusted_peers(connection)) / MANY)
 
     def _size(self) -> int:
         with self.home.store.reading() as connection:

@@ -13,7 +13,7 @@ from cloister.wire import JobPhase, RoundPhase
 from aggregator.tables import WITNESS as AGGREGATORS
 from runtime.ledger_store import Ledger
 from runtime.witness_store import WitnessBook
-from silo_agent import client
+from silo_agent import client, witnessing
 from silo_agent.agent import Agent
 from silo_agent.client import GrpcAggregator
 from silo_agent.entries import Author, key_entry
@@ -190,7 +190,7 @@ def test_what_a_quorum_saw_before_an_update_left_no_restored_backup_undoes(world
     restored.home.store.close()
 
 
-def test_a_wait_for_witnesses_ends_when_it_is_told_to(world, silos):
+def test_a_wait_for_witnesses_ends_when_it_is_told_to_and_is_no_burden_to_many(world, silos, monkeypatch):
     with (silos["east"].home.folder / "silo.toml").open("a") as config:
         config.write("[witnesses]\nquorum = 4\n")
     silos["east"].home.store.close()
@@ -202,4 +202,9 @@ def test_a_wait_for_witnesses_ends_when_it_is_told_to(world, silos):
     with pytest.raises(Unwitnessed):
         east.witnessing.show(east.port, world.clock, pauses.append)
     assert tuple(pauses) == PAUSES_S
+    pauses.clear()
+    monkeypatch.setattr(witnessing, "MANY", 1)  # of four who are pinned
+    with pytest.raises(Unwitnessed):
+        east.witnessing.show(east.port, world.clock, pauses.append)
+    assert pauses == [1.0, 2.0, 4.0]
     east.home.store.close()

@@ -7,12 +7,19 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic_core import ErrorDetails
 
 NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+NOT_PRINTABLE = "has a character that does not show as itself: a control or format character, a line break"
 NOT_A_NAME = "is not a name: 1 to 63 of a-z, 0-9 and inner hyphens"
 
 
 def _require_name(text: str) -> str:
     if not NAME.fullmatch(text):
         raise ValueError(NOT_A_NAME)
+    return text
+
+
+def _require_printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError(NOT_PRINTABLE)
     return text
 
 
@@ -23,6 +30,7 @@ Positive = Annotated[int, Field(gt=0)]
 PositiveReal = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Range = Annotated[float, Field(ge=1e-30, le=1e30, allow_inf_nan=False)]  # a normal float32
 Text = Annotated[str, Field(min_length=1, max_length=400)]
+Printable = Annotated[Text, AfterValidator(_require_printable)]  # what people read before they sign it
 
 
 class Strict(BaseModel):

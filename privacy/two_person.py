@@ -2,9 +2,10 @@
 
 Administrators are people with an Ed25519 key of their own, which no daemon holds. A change is a statement about one log
 as it stands: it names the log, how many changes it had before, the old value and the new one, so that a signature is
-good for one change, once. Two different people sign it, over `type NUL body` as all statements are signed
-(privacy/statement.py). Adding a person also takes the new key's own signature, and, once there were two, those of two
-others; before that a steward alone adds them, which the ledger shows.
+good for one change, once. Its texts are printable, so that no screen shows another change than the one that is signed.
+Two different people sign it, over `type NUL body` as all statements are signed (privacy/statement.py). Adding a person
+also takes the new key's own signature, and, once there were two, those of two others; before that a steward alone adds
+them, which the ledger shows.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,7 +20,7 @@ from pydantic import Field
 from privacy.canonical import canonical_json
 from privacy.document import Document
 from privacy.errors import Refused
-from privacy.fields import Hex32, Hex64, Name, PositiveReal, Strict, Text
+from privacy.fields import Hex32, Hex64, Name, PositiveReal, Printable, Strict
 
 TYPE: Final = "cloister/v1/two-person-change"
 QUORUM: Final = 2
@@ -42,7 +43,7 @@ class SubCapChange(Strict):
 
     kind: Literal["sub-cap"] = "sub-cap"
     population: Name
-    purpose: Text | None
+    purpose: Printable | None
     epsilon_before: PositiveReal | None
     epsilon: PositiveReal | None
 
@@ -68,10 +69,10 @@ class ChangeStatement(Strict):
     """What people sign. `number` is how many policies and changes the log had before."""
 
     type: Literal["cloister/v1/two-person-change"] = TYPE
-    log: Text
+    log: Printable
     number: Annotated[int, Field(ge=0, le=2**53 - 1)]
     change: Change
-    reason: Text
+    reason: Printable
 
     def message(self) -> bytes:
         """The bytes that are signed."""

@@ -4,12 +4,17 @@ Every change is a proposal first: a file that says what would be changed from wh
 own machines. Recording one checks everything again, in the transaction that changes the budget.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pydantic import ValidationError
 from sqlalchemy import Connection
 
 from certs.auditors import check_reviewer
 from privacy.budget import BudgetState
 from privacy.budget_change import change_epsilon, change_sub_cap
-from privacy.errors import Refused
+from privacy.errors import ConfigError, Refused
+from privacy.fields import first_complaint
 from privacy.ledger.codec import decode_entry
 from privacy.ledger.entry import AdminEntry, BudgetChangeEntry, ReviewEntry, SubCapEntry
 from privacy.ledger.governance import GOVERNED, check_examined, governance_of
@@ -43,7 +48,8 @@ def propose_budget(home: Home, population: str, epsilon: float, reason: str) -> 
     with home.store.reading() as connection:
         before = require_budget(connection, population)
         change_epsilon(before, epsilon)
-        change = BudgetChange(population=population, epsilon_before=before.policy.epsilon, epsilon=epsilon)
+        with _worded(f"budget of {before.policy.population}"):
+            change = BudgetChange(population=population, epsilon_before=before.policy.epsilon, epsilon=epsilon)
         return _proposal(connection, change, reason)
 
 
@@ -53,7 +59,8 @@ def propose_sub_cap(home: Home, population: str, purpose: str | None, epsilon: f
         before = require_budget(connection, population)
         change_sub_cap(before, purpose, epsilon)
         cap = before.sub_caps.of(purpose)
-        change = SubCapChange(population=population, purpose=purpose, epsilon_before=cap, epsilon=epsilon)
+        with _worded(f"sub-cap of {before.policy.population}"):
+            change = SubCapChange(population=population, purpose=purpose, epsilon_before=cap, epsilon=epsilon)
         return _proposal(connection, change, reason)
 
 
@@ -65,7 +72,17 @@ def propose_admin(home: Home, change: AdminChange, reason: str) -> Proposal:
 
 def _proposal(connection: Connection, change: BudgetChange | SubCapChange | AdminChange, reason: str) -> Proposal:
     log, number = Ledger(connection, LEDGER).identity.origin, governance(connection).number
-    return Proposal(statement=ChangeStatement(log=log, number=number, change=change, reason=reason))
+    with _worded("proposal"):
+        return Proposal(statement=ChangeStatement(log=log, number=number, change=change, reason=reason))
+
+
+@contextmanager
+def _worded(what: str) -> Iterator[None]:
+    """What a person typed, and no statement can hold, is theirs to correct: raises ConfigError naming the field."""
+    try:
+        yield
+    except ValidationError as error:
+        raise ConfigError(what, first_complaint(error), "Correct it and propose it again.") from error
 
 
 def record(home: Home, proposal: Proposal, by: Author) -> None:

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from privacy.accounting import ORDERS
 from privacy.budget import FILTER, RefusalCode, RoundKey, Unit
-from privacy.fields import Hex32, Hex64, Name, PositiveReal, Strict, Text
+from privacy.fields import Hex32, Hex64, Name, PositiveReal, Printable, Strict, Text
 from privacy.ledger.parts import (
     Adjacency,
     Asked,
@@ -164,7 +164,7 @@ class Governed(Entry):
     """A change that takes people's own signatures; `number` is how many policies and changes the log had before."""
 
     number: Count
-    reason: Text
+    reason: Printable
     approvals: Approvals
 
 
@@ -186,7 +186,7 @@ class SubCapEntry(Governed):
 
     kind: Literal["sub-cap"] = "sub-cap"
     population: Name
-    purpose: Text | None
+    purpose: Printable | None
     epsilon_before: PositiveReal | None
     epsilon: PositiveReal | None
 

@@ -129,6 +129,23 @@ def test_a_proposal_is_read_before_it_is_signed(office, capsys, monkeypatch):
     assert b"signature" not in Path("change.json").read_bytes()
 
 
+def test_nobody_signs_what_a_screen_does_not_show(office, capsys, monkeypatch):
+    words = ("budget", "change", "patients", "--epsilon", "9", "--out", "x.json", "--reason")
+    code, text = complain(office, capsys, *words, "x\x1b[1A\x1b[2Kpatients: lifetime epsilon from 8 to 8.1")
+    assert (code, "printable" in text, "\x1b" in text) == (ExitCode.USAGE, True, False)
+    for purpose, why in (("x\x1b[1A", "purpose: has a character that does not show"), ("", "purpose: String should")):
+        words = ("budget", "cap", "patients", "--purpose", purpose, "--epsilon", "1", "--reason", "board")
+        code, text = complain(office, capsys, *words)
+        assert (code, why in text) == (ExitCode.CONFIG, True)
+    change(office, capsys, 9.0)
+    file = Path("change.json")
+    file.write_bytes(file.read_bytes().replace(b'"reason":"a second', b'"reason":"a\\u001b[1A second'))
+    assert sign("change.json", "dr-weber", monkeypatch) == ExitCode.PROTOCOL
+    said = capsys.readouterr()
+    assert "does not show as itself" in said.err
+    assert "\x1b" not in said.out + said.err
+
+
 def test_a_budget_is_not_lowered_below_what_is_spent(tmp_path, capsys, monkeypatch):
     silo = LoneSilo(tmp_path / "silo", charged=True)
     with silo.home.store.writing() as tx:

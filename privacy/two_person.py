@@ -25,6 +25,7 @@ from privacy.fields import Hex32, Hex64, Name, PositiveReal, Printable, Strict
 TYPE: Final = "cloister/v1/two-person-change"
 QUORUM: Final = 2
 MOST_APPROVALS: Final = 16
+MOST_SIGNERS: Final = 128
 
 _SIGN = "Two people sign it: `cloister silo admins sign FILE --key KEY`."
 
@@ -90,21 +91,44 @@ Approvals = Annotated[tuple[Approval, ...], Field(strict=False, max_length=MOST_
 
 
 class Proposal(Document):
-    """A change on its way from hand to hand: the statement and who has signed it so far."""
+    """A change on its way from hand to hand: the statement, who may sign it, who has so far.
+
+    `signers` are names and keys as they were on record, and a new person's own, so that a wrong one is told where it is
+    typed. Nobody signs them: whose signatures count, the ledger says, when the change is recorded.
+    """
 
     what: ClassVar[str] = "proposal"
     next_step: ClassVar[str] = "Make a new one; it holds no secret and changes nothing by itself."
     most_bytes: ClassVar[int] = 32 * 1024
 
     statement: ChangeStatement
+    signers: Annotated[dict[Name, Hex32], Field(max_length=MOST_SIGNERS)]  # raw Ed25519 keys, by person
     approvals: Approvals = ()
 
+    def key_of(self, person: str) -> str:
+        """The key (raw, hex) that this person signs with. Raises Refused for whoever is not among them."""
+        if person not in self.signers:
+            why = f"{person!r} is none of those who may sign it: {', '.join(sorted(self.signers)) or 'nobody'}"
+            raise Refused(f"proposal {self.statement.number}", why, "Give your name as it stands there.")
+        return self.signers[person]
+
+    def check_key(self, person: str, public_key: bytes) -> None:
+        """This person signs with this key. Raises Refused."""
+        if self.key_of(person) != public_key.hex():
+            why = f"this is not the key that is on record for {person}, {self.signers[person][:16]}"
+            raise Refused(f"proposal {self.statement.number}", why, "Name the file of your own key.")
+
     def signed(self, person: str, sign: Callable[[bytes], bytes]) -> "Proposal":
-        """With this person's signature as well. Raises Refused if they signed before: two people must."""
-        if any(approval.person == person for approval in self.approvals):
-            raise Refused(f"proposal {self.statement.number}", f"{person} has signed it already", "Two people must.")
-        approval = Approval(person=person, signature=sign(self.statement.message()).hex())
-        return Proposal(statement=self.statement, approvals=(*self.approvals, approval))
+        """With this person's signature, in the place of an earlier one of theirs. Raises as `check_key` does."""
+        signature, key = sign(self.statement.message()), bytes.fromhex(self.key_of(person))
+        try:
+            Ed25519PublicKey.from_public_bytes(key).verify(signature, self.statement.message())
+        except InvalidSignature as error:
+            why = f"the signature is not by the key that is on record for {person}"
+            raise Refused(f"proposal {self.statement.number}", why, "Name the file of your own key.") from error
+        others = (approval for approval in self.approvals if approval.person != person)
+        approvals = (*others, Approval(person=person, signature=signature.hex()))
+        return Proposal(statement=self.statement, signers=self.signers, approvals=approvals)
 
 
 @dataclass(frozen=True)
@@ -119,6 +143,14 @@ class Governance:
     def counted(self) -> "Governance":
         """After a policy, or a change that touches no administrator."""
         return Governance(self.administrators, self.keys, self.guarded, self.number + 1)
+
+
+def signers_of(governance: Governance, change: BudgetChange | SubCapChange | AdminChange) -> dict[str, str]:
+    """Who may sign this change: their keys, by person."""
+    if isinstance(change, AdminChange) and change.action == "add":
+        others = governance.administrators if governance.guarded else {}
+        return {**others, change.person: change.public_key}
+    return dict(governance.administrators)
 
 
 def changed(governance: Governance, statement: ChangeStatement, approvals: Sequence[Approval]) -> Governance:

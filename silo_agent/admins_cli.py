@@ -89,7 +89,10 @@ def admins_sign(
     yes: Annotated[bool, typer.Option("--yes", help="Sign without being asked.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Read what a proposal changes, and sign it. Needs no state folder: do it on your own machine."""
+    """Read what a proposal changes, and sign it. Needs no state folder: do it on your own machine.
+
+    Signed again, it has your newer signature. A name or key that is not among those of the proposal is refused.
+    """
     from certs.person_key import load_person_key
     from privacy.errors import ConfigError
     from privacy.fields import NAME, NOT_A_NAME
@@ -99,7 +102,10 @@ def admins_sign(
 
     if not NAME.fullmatch(person):
         raise ConfigError("--as", NOT_A_NAME, "Give your name as `cloister silo admins list` has it.")
-    proposal, signing = _read(file), load_person_key(key, _passphrase(twice=False))
+    proposal = _read(file)
+    proposal.key_of(person)
+    signing = load_person_key(key, _passphrase(twice=False))
+    proposal.check_key(person, signing.public_key().public_bytes_raw())
     said = proposal.statement
     if not yes:
         for line in (said.log, change_text(said.change), f"because {said.reason}"):

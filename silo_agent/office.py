@@ -28,6 +28,7 @@ from privacy.two_person import (
     Proposal,
     SubCapChange,
     changed,
+    signers_of,
 )
 from runtime.ledger_store import Ledger
 from silo_agent.accounts import change_budget, require_budget
@@ -71,9 +72,10 @@ def propose_admin(home: Home, change: AdminChange, reason: str) -> Proposal:
 
 
 def _proposal(connection: Connection, change: BudgetChange | SubCapChange | AdminChange, reason: str) -> Proposal:
-    log, number = Ledger(connection, LEDGER).identity.origin, governance(connection).number
+    log, found = Ledger(connection, LEDGER).identity.origin, governance(connection)
     with _worded("proposal"):
-        return Proposal(statement=ChangeStatement(log=log, number=number, change=change, reason=reason))
+        statement = ChangeStatement(log=log, number=found.number, change=change, reason=reason)
+        return Proposal(statement=statement, signers=signers_of(found, change))
 
 
 @contextmanager

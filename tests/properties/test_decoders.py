@@ -25,7 +25,7 @@ from runtime.bundle import opened_bundle
 from runtime.bundle_form import CHECKPOINTS, OPENINGS
 from tests.bundles import Members, made_up, written
 from tests.fuzz.resigned import cosigned_at, verify_redrawn
-from tests.ledger_logs import ORIGIN, rotated_log
+from tests.ledger_logs import ORIGIN, PEOPLE, rotated_log
 from tests.unit.test_federation_round_report import recorded
 
 FAULTS = (ProtocolError, VerificationError, ConfigError)
@@ -225,7 +225,8 @@ def handed():
     review = SignedReview(review=reviews[0].review, signature=reviews[0].signature, certificate="none")
     change = BudgetChange(population="cardiology", epsilon_before=2.0, epsilon=3.0)
     statement = ChangeStatement(log=ORIGIN, number=3, change=change, reason="a second study")
-    proposal = Proposal(statement=statement).signed("dr-weber", lambda _: bytes(64))
+    signers = {person: key.public_key().public_bytes_raw().hex() for person, key in PEOPLE.items()}
+    proposal = Proposal(statement=statement, signers=signers).signed("dr-weber", PEOPLE["dr-weber"].sign)
     cosigned = HandedCosignature(log=ORIGIN, size=3, line="— cloister/heart/auditor/a AAAA", certificate="none")
     seen = SeenLogs(logs={ORIGIN: SeenState(size=3, root="00" * 32)})
     decoders = (SignedReview.decode, Proposal.decode, HandedCosignature.decode, SeenLogs.decode)

@@ -1,15 +1,16 @@
-"""What people sign: texts that show as what they are."""
+"""What people sign: texts that show as what they are, each with their own key."""
 
 import pytest
 from pydantic import ValidationError
 
 from privacy.canonical import canonical_json
-from privacy.errors import ProtocolError
+from privacy.errors import ProtocolError, Refused
 from privacy.ledger.codec import decode_entry, encode_entry
-from privacy.two_person import BudgetChange, ChangeStatement, Proposal, SubCapChange
-from tests.ledger_logs import ORIGIN, PURPOSE, sub_cap_entry
+from privacy.two_person import Approval, BudgetChange, ChangeStatement, Proposal, SubCapChange
+from tests.ledger_logs import ORIGIN, PEOPLE, PURPOSE, sub_cap_entry
 
 CHANGE = BudgetChange(population="cardiology", epsilon_before=2.0, epsilon=3.0)
+SIGNERS = {person: PEOPLE[person].public_key().public_bytes_raw().hex() for person in ("dr-weber", "ms-okoro")}
 UNPRINTABLE = {
     "a cursor that goes up": "x\x1b[1A\x1b[2Kcardiology: lifetime epsilon from 2 to 2.1",
     "a carriage return": "x\rcardiology",
@@ -23,7 +24,7 @@ UNPRINTABLE = {
 
 def proposal(**changes: object) -> Proposal:
     facts = {"log": ORIGIN, "number": 3, "change": CHANGE, "reason": "a second study"}
-    return Proposal(statement=ChangeStatement(**(facts | changes)))
+    return Proposal(statement=ChangeStatement(**(facts | changes)), signers=SIGNERS)
 
 
 @pytest.mark.parametrize("text", UNPRINTABLE.values(), ids=UNPRINTABLE)
@@ -46,3 +47,24 @@ def test_what_does_not_show_as_itself_is_not_signed_nor_put_on_record(text: str)
 def test_letters_of_all_scripts_show_as_themselves() -> None:
     made = proposal(reason="für die Straße, 第二の研究, دراسة ثانية, ε = 3")
     assert Proposal.decode(made.encode()) == made
+
+
+def test_a_proposal_takes_a_signature_by_the_key_of_that_person_alone() -> None:
+    made = proposal()
+    with pytest.raises(Refused, match=r"'dr-webber' is none of those who may sign it: dr-weber, ms-okoro"):
+        made.signed("dr-webber", PEOPLE["dr-weber"].sign)
+    for person, key in (("dr-weber", "ms-okoro"), ("ms-okoro", "mr-diaz")):
+        with pytest.raises(Refused, match=f"not by the key that is on record for {person}"):
+            made.signed(person, PEOPLE[key].sign)
+        with pytest.raises(Refused, match=f"not the key that is on record for {person}"):
+            made.check_key(person, PEOPLE[key].public_key().public_bytes_raw())
+    with pytest.raises(Refused, match="who may sign it: nobody"):
+        made.model_copy(update={"signers": {}}).key_of("dr-weber")
+
+
+def test_a_newer_signature_takes_the_place_of_an_older_one() -> None:
+    spoilt = Approval(person="dr-weber", signature="00" * 64)
+    made = proposal().signed("ms-okoro", PEOPLE["ms-okoro"].sign)
+    made = made.model_copy(update={"approvals": (spoilt, *made.approvals)}).signed("dr-weber", PEOPLE["dr-weber"].sign)
+    assert [approval.person for approval in made.approvals] == ["ms-okoro", "dr-weber"]
+    assert spoilt not in made.approvals

@@ -1,8 +1,9 @@
 """Changes that no one person can make: of a lifetime budget, of a sub-cap that is widened, of who may approve these.
 
 Administrators are people with an Ed25519 key of their own, which no daemon holds. A change is a statement about one log
-as it stands: it names the log, how many changes it had before, the old value and the new one, so that a signature is
-good for one change, once. Its texts are printable, so that no screen shows another change than the one that is signed.
+as it stands: it names the log, the key that signs it, how many changes it had before, the old value and the new one,
+and the time until which it is good, so that a signature is good for one change, once, and not for ever. Its texts are
+printable, so that no screen shows another change than the one that is signed.
 Two different people sign it, over `type NUL body` as all statements are signed (privacy/statement.py). Adding a person
 also takes the new key's own signature, and, once there were two, those of two others; before that a steward alone adds
 them, which the ledger shows.
@@ -20,7 +21,7 @@ from pydantic import Field
 from privacy.canonical import canonical_json
 from privacy.document import Document
 from privacy.errors import Refused
-from privacy.fields import Hex32, Hex64, Name, PositiveReal, Printable, Strict
+from privacy.fields import Hex32, Hex64, Name, PositiveReal, Printable, Strict, Utc
 
 TYPE: Final = "cloister/v1/two-person-change"
 QUORUM: Final = 2
@@ -67,13 +68,15 @@ Change = Annotated[BudgetChange | SubCapChange | AdminChange, Field(discriminato
 
 
 class ChangeStatement(Strict):
-    """What people sign. `number` is how many policies and changes the log had before."""
+    """What people sign. `number` is how many policies and changes the log had before, `key` the one that signs it."""
 
     type: Literal["cloister/v1/two-person-change"] = TYPE
     log: Printable
+    key: Hex32  # raw Ed25519
     number: Annotated[int, Field(ge=0, le=2**53 - 1)]
     change: Change
     reason: Printable
+    expires: Utc  # recorded later than this, it counts nothing
 
     def message(self) -> bytes:
         """The bytes that are signed."""
@@ -145,6 +148,15 @@ class Governance:
         return Governance(self.administrators, self.keys, self.guarded, self.number + 1)
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where and when a change is put on record: the log's origin, the key (raw, hex) that signs it then, the time."""
+
+    log: str
+    key: str
+    utc: str
+
+
 def signers_of(governance: Governance, change: BudgetChange | SubCapChange | AdminChange) -> dict[str, str]:
     """Who may sign this change: their keys, by person."""
     if isinstance(change, AdminChange) and change.action == "add":
@@ -153,12 +165,17 @@ def signers_of(governance: Governance, change: BudgetChange | SubCapChange | Adm
     return dict(governance.administrators)
 
 
-def changed(governance: Governance, statement: ChangeStatement, approvals: Sequence[Approval]) -> Governance:
-    """The governance after this change, if it has the signatures it takes. Raises Refused naming what is missing.
+def changed(
+    governance: Governance, statement: ChangeStatement, approvals: Sequence[Approval], place: Place
+) -> Governance:
+    """The governance after this change, recorded at this place, if it is for there and has the signatures it takes.
+
+    Raises Refused naming what is missing.
 
     What the change says of a budget is checked by `privacy.budget_change`; here is only who may make it.
     """
     what = f"change {statement.number} of {statement.log}"
+    _check_place(statement, place, what)
     if statement.number != governance.number:
         why = f"it was signed when there had been {statement.number} changes, and there were {governance.number}"
         raise Refused(what, why, "Something else was changed meanwhile: propose it anew, on what is so now.")
@@ -172,6 +189,16 @@ def changed(governance: Governance, statement: ChangeStatement, approvals: Seque
         case _:
             _require_two(governance, statement, approvals, what)
             return governance.counted()
+
+
+def _check_place(statement: ChangeStatement, place: Place, what: str) -> None:
+    if statement.log != place.log:
+        raise Refused(what, f"this log is {place.log}", "Record it there, or propose it here anew.")
+    if statement.key != place.key:
+        why = f"it was proposed when key {statement.key[:16]} signed this log, and {place.key[:16]} does now"
+        raise Refused(what, why, "Propose it anew.")
+    if statement.expires < place.utc:
+        raise Refused(what, f"it was good until {statement.expires}, and it is {place.utc}", "Propose it anew.")
 
 
 def _added(
@@ -247,3 +274,11 @@ def change_text(change: BudgetChange | SubCapChange | AdminChange) -> str:
             return f"{change.population}, {whose}: from {before} to {after}"
         case AdminChange():
             return f"{change.action} administrator {change.person}, key {change.public_key}"
+
+
+def statement_text(statement: ChangeStatement) -> str:
+    """All that is signed, for whoever is asked to."""
+    return (
+        f"{statement.log}, which key {statement.key} signs, as of change {statement.number}\n"
+        f"{change_text(statement.change)}\nbecause {statement.reason}\ngood until {statement.expires}"
+    )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from silo_agent.command import DEFAULT_STATE, Json, Reason, State, home_of, steward
+from silo_agent.command import DEFAULT_DAYS, DEFAULT_STATE, Days, Json, Reason, State, home_of, in_days, steward
 
 if TYPE_CHECKING:
     from privacy.two_person import Proposal
@@ -59,16 +59,22 @@ def admins_add(
     public_key: Annotated[str, typer.Option("--public-key", metavar="HEX", help="As that person tells you.")],
     out: Out,
     reason: Reason = "a person who may change budgets",
+    days: Days = DEFAULT_DAYS,
     state: State = DEFAULT_STATE,
     as_json: Json = False,
 ) -> None:
     """Propose a person. They sign it with the new key; once there were two, two others as well."""
-    _propose("add", person, public_key, reason, out, state, as_json=as_json)
+    hand_out(_propose(state, "add", person, public_key, reason, days), out, as_json=as_json)
 
 
 @app.command("remove")
 def admins_remove(
-    person: Person, out: Out, reason: Reason, state: State = DEFAULT_STATE, as_json: Json = False
+    person: Person,
+    out: Out,
+    reason: Reason,
+    days: Days = DEFAULT_DAYS,
+    state: State = DEFAULT_STATE,
+    as_json: Json = False,
 ) -> None:
     """Propose that a person's signature counts no more. Two administrators sign it; two must be left."""
     from privacy.errors import Refused
@@ -78,7 +84,7 @@ def admins_remove(
         known = governance(connection).administrators
     if person not in known:
         raise Refused(f"administrator {person}", "is none", "`cloister silo admins list` says who is.")
-    _propose("remove", person, known[person], reason, out, state, as_json=as_json)
+    hand_out(_propose(state, "remove", person, known[person], reason, days), out, as_json=as_json)
 
 
 @app.command("sign")
@@ -96,7 +102,7 @@ def admins_sign(
     from certs.person_key import load_person_key
     from privacy.errors import ConfigError
     from privacy.fields import NAME, NOT_A_NAME
-    from privacy.two_person import change_text
+    from privacy.two_person import statement_text
     from runtime.console import emit, printable
     from runtime.files import write_durably
 
@@ -106,9 +112,8 @@ def admins_sign(
     proposal.key_of(person)
     signing = load_person_key(key, _passphrase(twice=False))
     proposal.check_key(person, signing.public_key().public_bytes_raw())
-    said = proposal.statement
     if not yes:
-        for line in (said.log, change_text(said.change), f"because {said.reason}"):
+        for line in statement_text(proposal.statement).split("\n"):
             typer.echo(printable(line), err=True)
         typer.confirm("Sign this?", abort=True, err=True)
     signed = proposal.signed(person, signing.sign)
@@ -154,8 +159,8 @@ def _passphrase(*, twice: bool) -> str:
 
 
 def _propose(
-    action: Literal["add", "remove"], person: str, key: str, reason: str, out: Path, state: Path, *, as_json: bool
-) -> None:
+    state: Path, action: Literal["add", "remove"], person: str, key: str, reason: str, days: int
+) -> "Proposal":
     from pydantic import ValidationError
 
     from privacy.errors import ConfigError
@@ -168,7 +173,7 @@ def _propose(
     except ValidationError as error:
         step = "A name such as dr-weber, and the 64 hex digits that `cloister silo admins key` printed."
         raise ConfigError("administrator", first_complaint(error), step) from error
-    hand_out(propose_admin(home_of(state), change, reason), out, as_json=as_json)
+    return propose_admin(home_of(state), change, reason, in_days(days))
 
 
 def _read(file: Path) -> "Proposal":

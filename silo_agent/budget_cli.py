@@ -6,7 +6,21 @@ from typing import Annotated, Literal
 import typer
 
 from runtime.options import text_on_record
-from silo_agent.command import DEFAULT_STATE, Dpia, Json, LegalBasis, Population, Reason, State, home_of, now, steward
+from silo_agent.command import (
+    DEFAULT_DAYS,
+    DEFAULT_STATE,
+    Days,
+    Dpia,
+    Json,
+    LegalBasis,
+    Population,
+    Reason,
+    State,
+    home_of,
+    in_days,
+    now,
+    steward,
+)
 
 app = typer.Typer(help="Privacy budgets of this institution's populations.", no_args_is_help=True)
 
@@ -94,6 +108,7 @@ def budget_change(
     epsilon: Annotated[float, typer.Option("--epsilon", help="The new lifetime cap; delta and unit stay.")],
     reason: Reason,
     out: Proposal,
+    days: Days = DEFAULT_DAYS,
     state: State = DEFAULT_STATE,
     as_json: Json = False,
 ) -> None:
@@ -101,7 +116,8 @@ def budget_change(
     from silo_agent.admins_cli import hand_out
     from silo_agent.office import propose_budget
 
-    hand_out(propose_budget(home_of(state), population, epsilon, reason), out, as_json=as_json)
+    proposal = propose_budget(home_of(state), population, epsilon, reason, in_days(days))
+    hand_out(proposal, out, as_json=as_json)
 
 
 @app.command("cap")
@@ -118,6 +134,7 @@ def budget_cap(
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="For a wider cap: the proposal that two people sign.")
     ] = None,
+    days: Days = DEFAULT_DAYS,
     state: State = DEFAULT_STATE,
     as_json: Json = False,
 ) -> None:
@@ -129,7 +146,7 @@ def budget_cap(
     from silo_agent.office import propose_sub_cap, record
 
     home = home_of(state)
-    proposal = propose_sub_cap(home, population, purpose, epsilon, reason)
+    proposal = propose_sub_cap(home, population, purpose, epsilon, reason, in_days(days))
     change = proposal.statement.change
     if out is not None:
         hand_out(proposal, out, as_json=as_json)

@@ -26,6 +26,10 @@ Dpia = Annotated[
     str | None,
     typer.Option("--dpia", callback=text_on_record, help="Reference of the impact assessment; goes on record."),
 ]
+Days = Annotated[
+    int, typer.Option("--days", min=1, max=366, help="How long it may take until it is recorded; signed as well.")
+]
+DEFAULT_DAYS = 30
 DEFAULT_STATE = Path("silo-state")
 
 
@@ -54,3 +58,10 @@ def now() -> "datetime":
     from datetime import UTC, datetime
 
     return datetime.now(UTC)
+
+
+def in_days(days: int) -> "datetime":
+    """The time so many days from now."""
+    from datetime import timedelta
+
+    return now() + timedelta(days=days)

@@ -6,11 +6,13 @@ own machines. Recording one checks everything again, in the transaction that cha
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 
 from pydantic import ValidationError
 from sqlalchemy import Connection
 
 from certs.auditors import check_reviewer
+from certs.times import utc_text
 from privacy.budget import BudgetState
 from privacy.budget_change import change_epsilon, change_sub_cap
 from privacy.errors import ConfigError, Refused
@@ -25,6 +27,7 @@ from privacy.two_person import (
     BudgetChange,
     ChangeStatement,
     Governance,
+    Place,
     Proposal,
     SubCapChange,
     changed,
@@ -41,20 +44,25 @@ from silo_agent.tables import LEDGER
 def governance(connection: Connection) -> Governance:
     """Whose signatures count here, and how many changes there have been."""
     ledger = Ledger(connection, LEDGER)
-    return governance_of(map(decode_entry, ledger.entries_of(GOVERNED)), ledger.identity.origin)
+    return governance_of(map(decode_entry, ledger.entries_of(GOVERNED)), ledger.identity.origin, ledger.keys())
 
 
-def propose_budget(home: Home, population: str, epsilon: float, reason: str) -> Proposal:
-    """Another lifetime cap. Raises ConfigError or Refused for one that could not be recorded."""
+def propose_budget(home: Home, population: str, epsilon: float, reason: str, expires: datetime) -> Proposal:
+    """Another lifetime cap, recorded until `expires` or never.
+
+    Raises ConfigError or Refused for one that could not be recorded.
+    """
     with home.store.reading() as connection:
         before = require_budget(connection, population)
         change_epsilon(before, epsilon)
         with _worded(f"budget of {before.policy.population}"):
             change = BudgetChange(population=population, epsilon_before=before.policy.epsilon, epsilon=epsilon)
-        return _proposal(connection, change, reason)
+        return _proposal(connection, change, reason, expires)
 
 
-def propose_sub_cap(home: Home, population: str, purpose: str | None, epsilon: float | None, reason: str) -> Proposal:
+def propose_sub_cap(
+    home: Home, population: str, purpose: str | None, epsilon: float | None, reason: str, expires: datetime
+) -> Proposal:
     """Another cap for a purpose (None: for every single job). Raises ConfigError or Refused as above."""
     with home.store.reading() as connection:
         before = require_budget(connection, population)
@@ -62,19 +70,28 @@ def propose_sub_cap(home: Home, population: str, purpose: str | None, epsilon: f
         cap = before.sub_caps.of(purpose)
         with _worded(f"sub-cap of {before.policy.population}"):
             change = SubCapChange(population=population, purpose=purpose, epsilon_before=cap, epsilon=epsilon)
-        return _proposal(connection, change, reason)
+        return _proposal(connection, change, reason, expires)
 
 
-def propose_admin(home: Home, change: AdminChange, reason: str) -> Proposal:
+def propose_admin(home: Home, change: AdminChange, reason: str, expires: datetime) -> Proposal:
     """A person more or less whose signature counts."""
     with home.store.reading() as connection:
-        return _proposal(connection, change, reason)
+        return _proposal(connection, change, reason, expires)
 
 
-def _proposal(connection: Connection, change: BudgetChange | SubCapChange | AdminChange, reason: str) -> Proposal:
-    log, found = Ledger(connection, LEDGER).identity.origin, governance(connection)
+def _proposal(
+    connection: Connection, change: BudgetChange | SubCapChange | AdminChange, reason: str, expires: datetime
+) -> Proposal:
+    log, found = Ledger(connection, LEDGER).identity, governance(connection)
     with _worded("proposal"):
-        statement = ChangeStatement(log=log, number=found.number, change=change, reason=reason)
+        statement = ChangeStatement(
+            log=log.origin,
+            key=log.public_key.hex(),
+            number=found.number,
+            change=change,
+            reason=reason,
+            expires=utc_text(expires),
+        )
         return Proposal(statement=statement, signers=signers_of(found, change))
 
 
@@ -89,19 +106,18 @@ def _worded(what: str) -> Iterator[None]:
 
 def record(home: Home, proposal: Proposal, by: Author) -> None:
     """Make the change, if it has the signatures it takes. Raises Refused naming what is missing; nothing is changed."""
-    statement = proposal.statement
     with home.store.writing() as tx:
-        origin = tx.ledger.identity.origin
-        if statement.log != origin:
-            raise Refused("proposal", f"is for {statement.log}; this is {origin}", "Record it there.")
-        changed(governance(tx.connection), statement, proposal.approvals)
+        log = tx.ledger.identity
+        place = Place(log.origin, log.public_key.hex(), utc_text(by.now))
+        changed(governance(tx.connection), proposal.statement, proposal.approvals, place)
         _record_change(tx, proposal, by)
         tx.ledger.checkpoint(home.identity.sign, by.now)
 
 
 def _record_change(tx: Transaction, proposal: Proposal, by: Author) -> None:
-    said = {**by.fields(), "number": proposal.statement.number, "reason": proposal.statement.reason}
-    said["approvals"] = proposal.approvals
+    signed = proposal.statement
+    said = {**by.fields(), "number": signed.number, "key": signed.key, "expires": signed.expires}
+    said |= {"reason": signed.reason, "approvals": proposal.approvals}
     match proposal.statement.change:
         case BudgetChange() as change:
             after = _change(tx, change, change.epsilon_before)

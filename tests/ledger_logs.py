@@ -41,6 +41,7 @@ from privacy.two_person import Approval
 
 JOB = "ab" * 32
 PURPOSE = "heart disease"
+OWN = Ed25519PrivateKey.generate()
 AUDITOR = Ed25519PrivateKey.generate()
 PEOPLE = {person: Ed25519PrivateKey.generate() for person in ("dr-weber", "ms-okoro", "mr-diaz")}
 G = TypeVar("G", BudgetChangeEntry, SubCapEntry, AdminEntry)
@@ -199,7 +200,7 @@ def rotation_entry(
 class Log:
     """Entries as they are appended, with a checkpoint wherever `sign` is called."""
 
-    key: Ed25519PrivateKey = field(default_factory=Ed25519PrivateKey.generate)
+    key: Ed25519PrivateKey = OWN
     entries: list[bytes] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     earlier: list[Ed25519PrivateKey] = field(default_factory=list)
@@ -275,7 +276,9 @@ def approved(entry: G, *people: str) -> G:
 
 
 def governed(number: int, reason: str) -> dict[str, object]:
-    return {**by(actor="dr-weber", role="steward"), "number": number, "reason": reason, "approvals": ()}
+    """A change that was proposed while OWN signed the log, and is recorded in time."""
+    said = {"number": number, "key": OWN.public_key().public_bytes_raw().hex(), "expires": "2026-03-31T09:00:00Z"}
+    return {**by(actor="dr-weber", role="steward"), **said, "reason": reason, "approvals": ()}
 
 
 def admin_entry(number: int, person: str, *others: str, action: str = "add") -> AdminEntry:

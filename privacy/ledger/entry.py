@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from privacy.accounting import ORDERS
 from privacy.budget import FILTER, RefusalCode, RoundKey, Unit
-from privacy.fields import Hex32, Hex64, Name, PositiveReal, Printable, Strict, Text
+from privacy.fields import Hex32, Hex64, Name, PositiveReal, Printable, Strict, Text, Utc
 from privacy.ledger.parts import (
     Adjacency,
     Asked,
@@ -25,7 +25,6 @@ from privacy.ledger.parts import (
     Orders,
     RefusalReason,
     RoundNumber,
-    Utc,
 )
 from privacy.review import Review
 from privacy.thresholds import MOST_PARTICIPANTS
@@ -161,9 +160,13 @@ class RoundEntry(RoundScoped):
 
 
 class Governed(Entry):
-    """A change that takes people's own signatures; `number` is how many policies and changes the log had before."""
+    """A change that takes people's own signatures: `number` is how many policies and changes the log had before, `key`
+    what signed it when this was proposed, and does so still; `expires` is not before `utc`.
+    """
 
     number: Count
+    key: Hex32  # raw Ed25519
+    expires: Utc
     reason: Printable
     approvals: Approvals
 
@@ -210,7 +213,9 @@ def statement_of(entry: BudgetChangeEntry | SubCapEntry | AdminEntry, log: str) 
             change = SubCapChange(population=population, purpose=purpose, epsilon_before=was, epsilon=cap)
         case AdminEntry(action=action, person=person, public_key=public_key):
             change = AdminChange(action=action, person=person, public_key=public_key)
-    return ChangeStatement(log=log, number=entry.number, change=change, reason=entry.reason)
+    return ChangeStatement(
+        log=log, key=entry.key, number=entry.number, change=change, reason=entry.reason, expires=entry.expires
+    )
 
 
 class ReviewEntry(Entry):

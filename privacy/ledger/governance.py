@@ -18,32 +18,33 @@ from privacy.ledger.entry import (
     SubCapEntry,
     statement_of,
 )
+from privacy.ledger.keys import KeyChain
 from privacy.ledger.replay import Budgets, of_population
 from privacy.review import Review, open_reviews
-from privacy.two_person import Governance, changed
+from privacy.two_person import Governance, Place, changed
 
 GOVERNED = ("policy", "budget-change", "sub-cap", "admin")
 """The kinds of entry that `Governance.number` counts."""
 _NEXT = "Compare the entries that changed this before."
 
 
-def governance_of(entries: Iterable[AnyEntry], log: str) -> Governance:
+def governance_of(entries: Iterable[AnyEntry], log: str, keys: KeyChain) -> Governance:
     """The governance after these entries of the log of this origin; kinds that are not GOVERNED may be left out.
 
     Raises Refused for a change without the signatures it takes.
     """
     found = Governance()
     for entry in entries:
-        found = _after(found, entry, log)
+        found = _after(found, entry, Place(log, keys.at(entry.sequence + 1).hex(), entry.utc))
     return found
 
 
-def _after(before: Governance, entry: AnyEntry, log: str) -> Governance:
+def _after(before: Governance, entry: AnyEntry, place: Place) -> Governance:
     match entry:
         case PolicyEntry():
             return before.counted()
         case BudgetChangeEntry() | SubCapEntry() | AdminEntry():
-            return changed(before, statement_of(entry, log), entry.approvals)
+            return changed(before, statement_of(entry, place.log), entry.approvals, place)
         case _:
             return before
 
@@ -59,10 +60,10 @@ class GovernanceBook:
         self._log = log
         self._signed_roots = signed_roots  # by size
 
-    def read(self, entry: AnyEntry, budgets: Budgets) -> None:
-        """Check the entry; `budgets` are as before it. Raises VerificationError."""
+    def read(self, entry: AnyEntry, budgets: Budgets, key: str) -> None:
+        """Check the entry; `budgets` are as before it, `key` (hex) signs the log at it. Raises VerificationError."""
         try:
-            self.governance = _after(self.governance, entry, self._log)
+            self.governance = _after(self.governance, entry, Place(self._log, key, entry.utc))
         except Refused as refusal:
             raise VerificationError(refusal.what, refusal.why, _NEXT) from refusal
         match entry:

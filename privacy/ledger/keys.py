@@ -44,6 +44,11 @@ class KeyBook:
         self.place = 0  # of the key that signs from here on
         self.rotations: list[KeyRotationEntry] = []
 
+    @property
+    def key(self) -> str:
+        """What signs from here on, in hex."""
+        return self._keys[self.place]
+
     def read(self, entry: AnyEntry) -> None:
         """Check an entry. Raises VerificationError for a change to another key, or one that a key has not signed."""
         if not isinstance(entry, KeyRotationEntry):

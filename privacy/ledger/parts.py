@@ -19,7 +19,6 @@ def _rounded_vector(vector: Vector) -> Vector:
         raise ValueError("must be one multiple of 2^-32 up to 2^20 per order") from error
 
 
-Utc = Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")]
 Count = Annotated[int, Field(ge=0, le=2**53 - 1)]
 RoundNumber = Annotated[int, Field(ge=0, le=2**31)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]

@@ -14,8 +14,7 @@ from annotated_types import Ge, Gt, Le
 from pydantic import Field
 from pydantic.fields import FieldInfo
 
-from privacy.fields import NAME, Hex32, Name, Text
-from privacy.ledger.parts import Utc
+from privacy.fields import NAME, Hex32, Name, Text, Utc
 
 _PLAIN = re.compile(r"[a-z0-9./-]+")
 _POSITIVE = r"0\.[0-9]*[1-9]|[1-9][0-9]{0,14}(?:\.[0-9]*[1-9])?"

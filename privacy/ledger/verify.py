@@ -159,7 +159,7 @@ class _Walk:
             check_figures(entry)
             self._rounds.read(entry, self._budgets)
             if not isinstance(entry, RoundScoped):
-                self._governance.read(entry, self._budgets)
+                self._governance.read(entry, self._budgets, self._keys.key)
                 self._keys.read(entry)
             self._budgets = after(self._budgets, entry, first_running)
             self._rounds.check_balance(entry, self._budgets)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from privacy.budget import BudgetPolicy, RoundKey, commit, first_budget, grant, reserve
 from privacy.budget_change import change_epsilon
@@ -11,6 +12,7 @@ from privacy.ledger.verify import LedgerFault
 from tests.ledger_logs import (
     JOB,
     ORIGIN,
+    OWN,
     PEOPLE,
     PURPOSE,
     Log,
@@ -86,6 +88,30 @@ def moved(**changes: object) -> Entry:
     return budget_change_entry(3, WIDER, 2.0).model_copy(update=changes)
 
 
+def proposed(key: Ed25519PrivateKey = OWN, expires: str = "2026-03-31T09:00:00Z", number: int = 3) -> Entry:
+    """A change that both have signed, for a log of this key and until this time."""
+    said = {"key": key.public_key().public_bytes_raw().hex(), "expires": expires}
+    return approved(budget_change_entry(number, WIDER, 2.0).model_copy(update=said), WEBER, OKORO)
+
+
+def rotated(key: Callable[[Log], Ed25519PrivateKey]) -> Log:
+    """The log changes its key, and then a change is recorded that was proposed under this one."""
+    log = log_of()
+    log.rotate()
+    log.add(proposed(key(log)))
+    log.sign()
+    return log
+
+
+def test_changes_of_before_and_after_a_change_of_key_verify() -> None:
+    assert [row.epsilon for row in rotated(lambda log: log.key).verify().populations] == [3.0]
+
+
+def test_a_change_is_good_until_it_expires() -> None:
+    at_the_end = log_of(proposed(expires=by()["utc"]))  # type: ignore[arg-type]
+    assert [row.epsilon for row in at_the_end.verify().populations] == [3.0]
+
+
 SPENT = commit(
     reserve(grant(FRESH, JOB, charge().rdp, 1, PURPOSE), RoundKey(JOB, 0), charge().rdp), RoundKey(JOB, 0), charge().rdp
 )
@@ -109,6 +135,27 @@ LIES: dict[str, tuple[int, str, Callable[[], Log]]] = {
             budget_change_entry(4, FRESH, 3.0),
             budget_change_entry(3, WIDER, 2.0),
         ),
+    ),
+    "signatures for an earlier log of this name": (
+        4,
+        "it was proposed when key",
+        lambda: log_of(proposed(Ed25519PrivateKey.generate())),
+    ),
+    "the key of this log under signatures for an earlier one": (
+        4,
+        "is not of this change",
+        lambda: log_of(proposed(PEOPLE[DIAZ]).model_copy(update={"key": budget_change_entry(3, WIDER, 2.0).key})),
+    ),
+    "signatures from before the log changed its key": (5, "it was proposed when key", lambda: rotated(lambda _: OWN)),
+    "signatures that have expired": (
+        4,
+        "it was good until 2026-03-01T08:59:59Z, and it is 2026-03-01T09:00:00Z",
+        lambda: log_of(proposed(expires="2026-03-01T08:59:59Z")),
+    ),
+    "a longer time than was signed": (
+        4,
+        "is not of this change",
+        lambda: log_of(moved(expires="2027-01-01T00:00:00Z")),
     ),
     "an old value that was not so": (
         4,

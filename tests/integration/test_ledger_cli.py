@@ -22,9 +22,9 @@ from runtime.database import open_database, write
 from runtime.ledger_store import Ledger, LogIdentity
 from silo_agent.tables import LEDGER, METADATA
 from tests.bundles import members_of, recounted, written
-from tests.ledger_logs import key_entry, sample_log
+from tests.ledger_logs import OWN, key_entry, sample_log
 
-KEY = Ed25519PrivateKey.generate()
+KEY = OWN
 PUBLIC = KEY.public_key().public_bytes_raw()
 NOW = datetime(2026, 3, 1, 9, tzinfo=UTC)
 

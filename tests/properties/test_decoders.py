@@ -224,7 +224,8 @@ def handed():
     reviews = [decode_entry(body) for body in LOG.entries if b'"kind":"review"' in body]
     review = SignedReview(review=reviews[0].review, signature=reviews[0].signature, certificate="none")
     change = BudgetChange(population="cardiology", epsilon_before=2.0, epsilon=3.0)
-    statement = ChangeStatement(log=ORIGIN, number=3, change=change, reason="a second study")
+    said = {"key": "0c" * 32, "number": 3, "reason": "a second study", "expires": "2026-03-31T09:00:00Z"}
+    statement = ChangeStatement(log=ORIGIN, change=change, **said)
     signers = {person: key.public_key().public_bytes_raw().hex() for person, key in PEOPLE.items()}
     proposal = Proposal(statement=statement, signers=signers).signed("dr-weber", PEOPLE["dr-weber"].sign)
     cosigned = HandedCosignature(log=ORIGIN, size=3, line="— cloister/heart/auditor/a AAAA", certificate="none")

@@ -27,7 +27,7 @@ from silo_agent.accounts import change_budget, find_budget, require_budget
 from silo_agent.home import Home
 from silo_agent.store import Transaction
 from silo_agent.tables import LEDGER
-from tests.lone_silo import NAMES, STEWARD, LoneSilo
+from tests.lone_silo import NAMES, NOW, STEWARD, LoneSilo
 
 PEOPLE = {person: Ed25519PrivateKey.generate() for person in ("dr-weber", "ms-okoro")}
 JOBS, ROUNDS = st.integers(0, 1), st.integers(1, 4)
@@ -51,7 +51,7 @@ def founded(tmp_path_factory):
     for person, key in PEOPLE.items():
         raw = key.public_key().public_bytes_raw().hex()
         change = AdminChange(action="add", person=person, public_key=raw)
-        office.record(silo.home, signed(office.propose_admin(silo.home, change, "first two"), person), STEWARD)
+        office.record(silo.home, signed(office.propose_admin(silo.home, change, "first two", NOW), person), STEWARD)
     silo.home.store.close()
     Office.silo = silo
     Office.plans = (silo.plan, silo.plan.model_copy(update={"nonce": "2" * 64, "purpose": "readmission"}))
@@ -188,7 +188,7 @@ class Office(RuleBasedStateMachine):
         before = self.budget
         try:
             office.record(
-                self.home, signed(office.propose_budget(self.home, "patients", epsilon, "study"), *people), STEWARD
+                self.home, signed(office.propose_budget(self.home, "patients", epsilon, "study", NOW), *people), STEWARD
             )
         except Refused:
             assert self.budget == before
@@ -199,7 +199,8 @@ class Office(RuleBasedStateMachine):
     def tightening(self, epsilon: float, purpose: str | None) -> None:
         before = self.budget
         try:
-            office.record(self.home, office.propose_sub_cap(self.home, "patients", purpose, epsilon, "board"), STEWARD)
+            proposal = office.propose_sub_cap(self.home, "patients", purpose, epsilon, "board", NOW)
+            office.record(self.home, proposal, STEWARD)
         except Refused:
             assert self.budget == before
         else:

@@ -1,13 +1,16 @@
 """The budget office as its people use it: keys of their own, proposals that two sign, sub-caps, what-if, reviews."""
 
 import json
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from typer.testing import CliRunner
 
 from certs.names import Role
+from certs.times import utc_text
 from federation.cli import build
 from privacy.budget import RoundKey, commit, refund, reserve
 from privacy.errors import ExitCode, Refused
@@ -24,10 +27,11 @@ from silo_agent.display import budgets_lines
 from silo_agent.entries import commit_entry, refund_entry, reserve_entry
 from silo_agent.jobs import OPEN, JobState, set_job_state
 from silo_agent.made_up import MadeUp, utility
-from silo_agent.office import follow_ups
+from silo_agent.office import follow_ups, governance, record
 from silo_agent.register import RegisteredDataset, add_dataset
 from silo_agent.status import StatusBoard
 from silo_agent.store import Store
+from tests.ledger_logs import rotation_entry
 from tests.lone_silo import NOW, STEWARD, LoneSilo
 from tests.older_databases import made_older
 from tests.pki import make_wallet
@@ -153,6 +157,59 @@ def test_whose_signatures_count_is_what_the_ledger_says(office, capsys, monkeypa
     assert (code, "mr-diaz, who signed it, is no administrator" in text) == (ExitCode.REFUSED, True)
 
 
+def refusal(silo, by=STEWARD):
+    """Why change.json is not recorded at this silo. Nothing is written."""
+    before = len(silo.entries)
+    with pytest.raises(Refused) as refused:
+        record(silo.home, Proposal.decode(Path("change.json").read_bytes()), by)
+    assert len(silo.entries) == before
+    return str(refused.value)
+
+
+def both_sign(monkeypatch, capsys):
+    for person in ("dr-weber", "ms-okoro"):
+        assert sign("change.json", person, monkeypatch) == 0
+    capsys.readouterr()
+
+
+def test_signatures_are_good_for_one_log(office, tmp_path, capsys, monkeypatch):
+    change(office, capsys, 9.0)
+    both_sign(monkeypatch, capsys)
+    other = LoneSilo(tmp_path / "other", charged=True, approved=False)
+    assert "it was proposed when key" in refusal(other)  # of the same name: its folder was lost, say
+    proposal = Proposal.decode(Path("change.json").read_bytes())
+    statement = proposal.statement.model_copy(update={"log": "cloister/test/north"})
+    Path("change.json").write_bytes(proposal.model_copy(update={"statement": statement}).encode())
+    assert "change 3 of cloister/test/north: this log is cloister/test/east" in refusal(office)
+
+
+def test_signatures_are_good_for_thirty_days_or_as_long_as_was_said(office, capsys, monkeypatch):
+    assert change(office, capsys, 9.0)["statement"]["expires"] == "2026-03-31T12:00:00Z"
+    both_sign(monkeypatch, capsys)
+    late = replace(STEWARD, now=NOW + timedelta(days=30, seconds=1))
+    assert "it was good until 2026-03-31T12:00:00Z, and it is 2026-03-31T12:00:01Z" in refusal(office, late)
+    record(office.home, Proposal.decode(Path("change.json").read_bytes()), replace(late, now=NOW + timedelta(days=30)))
+    assert office.budget.policy.epsilon == 9.0
+    words = ("budget", "change", "patients", "--epsilon", "7", "--reason", "r", "--out", "soon.json", "--days")
+    assert ask(office, capsys, *words, 1)["statement"]["expires"] == "2026-03-02T12:00:00Z"
+    assert complain(office, capsys, *words, "0")[0] == ExitCode.USAGE
+
+
+def test_a_change_of_key_voids_what_was_signed_before(office, capsys, monkeypatch):
+    change(office, capsys, 9.0)
+    both_sign(monkeypatch, capsys)
+    old, new = office.wallet.identity(), Ed25519PrivateKey.generate()
+    with office.home.store.writing() as tx:
+        log = tx.ledger.identity
+        entry = rotation_entry(old._key, new, tx.ledger.size, utc=utc_text(NOW), log=log.origin)
+        entry = entry.model_copy(update={"institution": log.institution})
+        identity = replace(log, public_key=new.public_key().public_bytes_raw(), certificate_pem=None)
+        tx.ledger.rotate(entry, identity, new.sign, NOW)
+    assert "Propose it anew." in refusal(office)
+    with office.home.store.reading() as connection:
+        assert governance(connection).number == 3, "what was recorded before stays good"
+
+
 def test_a_proposal_is_read_before_it_is_signed(office, capsys, monkeypatch):
     change(office, capsys, 9.0)
     monkeypatch.setenv("CLOISTER_ADMIN_PASSPHRASE", PHRASES["dr-weber"])
@@ -161,6 +218,8 @@ def test_a_proposal_is_read_before_it_is_signed(office, capsys, monkeypatch):
     assert asked.exit_code != 0
     assert "lifetime epsilon from" in asked.stderr
     assert "because a second study" in asked.stderr
+    assert f"which key {office.wallet.identity().public_key.hex()} signs" in asked.stderr
+    assert "good until 2026-03-31T12:00:00Z" in asked.stderr
     assert b"signature" not in Path("change.json").read_bytes()
 
 

@@ -23,7 +23,8 @@ UNPRINTABLE = {
 
 
 def proposal(**changes: object) -> Proposal:
-    facts = {"log": ORIGIN, "number": 3, "change": CHANGE, "reason": "a second study"}
+    facts = {"log": ORIGIN, "key": "0c" * 32, "number": 3, "change": CHANGE, "reason": "a second study"}
+    facts["expires"] = "2026-03-31T09:00:00Z"
     return Proposal(statement=ChangeStatement(**(facts | changes)), signers=SIGNERS)
 
 

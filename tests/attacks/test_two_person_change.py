@@ -192,6 +192,15 @@ LIES: dict[str, tuple[int, str, Callable[[], Log]]] = {
         "may spend epsilon 0.1",
         lambda: log_of(sub_cap_entry(3, PURPOSE, None, 0.1), approval_entry(FRESH)),
     ),
+    "a round beyond a sub-cap that was set after its approval": (
+        6,
+        "one job may spend epsilon 0.1",
+        lambda: log_of(
+            approval_entry(FRESH),
+            sub_cap_entry(3, None, None, 0.1),
+            reserve_entry(0, reserve(grant(FRESH, JOB, charge().rdp, 4, PURPOSE), RoundKey(JOB, 0), charge().rdp)),
+        ),
+    ),
     "a third administrator added by one": (4, "1 of the 2", lambda: log_of(admin_entry(3, DIAZ, WEBER))),
     "a third administrator added by none": (4, "0 of the 2", lambda: log_of(admin_entry(3, DIAZ))),
     "a new administrator who has not signed": (

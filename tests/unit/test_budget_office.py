@@ -172,14 +172,41 @@ def both_sign(monkeypatch, capsys):
     capsys.readouterr()
 
 
+def restated(**changes):
+    """change.json says something else, and nobody has signed it."""
+    proposal = Proposal.decode(Path("change.json").read_bytes())
+    change = proposal.statement.change
+    facts = {name: value for name, value in changes.items() if name in type(change).model_fields}
+    said = {"change": change.model_copy(update=facts)} | {k: v for k, v in changes.items() if k not in facts}
+    statement = proposal.statement.model_copy(update=said)
+    Path("change.json").write_bytes(proposal.model_copy(update={"statement": statement, "approvals": ()}).encode())
+
+
+def test_two_people_change_what_is_so_and_nothing_else(office, capsys, monkeypatch):
+    """Whatever a file says that both have signed: from what to what must be right."""
+    change(office, capsys, 9.0)
+    restated(epsilon_before=5.0)
+    both_sign(monkeypatch, capsys)
+    assert "it changes 5.0, and 8.0 is so now" in refusal(office)
+    ask(office, capsys, "budget", "cap", "patients", "--epsilon", 0.8, "--reason", "board")
+    Path("change.json").unlink()
+    words = ("budget", "cap", "patients", "--epsilon", 2.0, "--reason", "more", "--out", "change.json")
+    ask(office, capsys, *words)
+    restated(epsilon_before=1.5)
+    both_sign(monkeypatch, capsys)
+    assert "it changes 1.5, and 0.8 is so now" in refusal(office)
+    restated(epsilon_before=None, epsilon=0.9)  # tightens, it says: that needs no signature
+    assert "it changes None, and 0.8 is so now" in refusal(office)
+    assert (office.budget.policy.epsilon, office.budget.sub_caps.per_job) == (8.0, 0.8)
+
+
 def test_signatures_are_good_for_one_log(office, tmp_path, capsys, monkeypatch):
     change(office, capsys, 9.0)
     both_sign(monkeypatch, capsys)
     other = LoneSilo(tmp_path / "other", charged=True, approved=False)
     assert "it was proposed when key" in refusal(other)  # of the same name: its folder was lost, say
-    proposal = Proposal.decode(Path("change.json").read_bytes())
-    statement = proposal.statement.model_copy(update={"log": "cloister/test/north"})
-    Path("change.json").write_bytes(proposal.model_copy(update={"statement": statement}).encode())
+    restated(log="cloister/test/north")
+    both_sign(monkeypatch, capsys)
     assert "change 3 of cloister/test/north: this log is cloister/test/east" in refusal(office)
 
 

@@ -19,6 +19,7 @@ from privacy.budget import (
     what_if,
     withdraw,
 )
+from privacy.budget_change import change_sub_cap
 from privacy.errors import ConfigError, InternalError, Refused
 from privacy.job_budget import check_terms, noise_multiplier_that_fits, require_job
 from privacy.mechanism import DpSgd
@@ -230,6 +231,23 @@ def test_a_job_has_the_rounds_it_was_approved_for_and_no_more_however_they_end(f
     refused("grant-used-up", state, key(5), vector)
     assert state.charged_epsilon == at_most
     assert what_if(state, vector, 1).fits, "the budget would have had room"
+
+
+def test_a_sub_cap_that_is_tightened_after_an_approval_stops_its_rounds(fresh: BudgetState) -> None:
+    """Each round is held against the caps as they are when it is reserved, not as they were when it was approved."""
+    vector, other = sgd(3.5), "cd" * 32
+    one = rdp_epsilon(vector, fresh.policy.delta)
+    granted = grant(fresh, JOB, vector, 3, PURPOSE)
+    state = change_sub_cap(granted, None, one)  # of every single job
+    state = commit(reserve(state, key(1), vector), key(1), vector)
+    assert "one job may spend" in refused("over-sub-cap", state, key(2), vector)
+    both = grant(granted, other, vector, 3, PURPOSE)
+    both = change_sub_cap(both, PURPOSE, rdp_epsilon(times(vector, 2), fresh.policy.delta))
+    both = reserve(both, key(1), vector)
+    both = commit(reserve(both, RoundKey(other, 1), vector), RoundKey(other, 1), vector)
+    for next_ in (key(2), RoundKey(other, 2)):
+        assert "the purpose 'heart disease' may spend" in refused("over-sub-cap", both, next_, vector)
+    assert reserve(change_sub_cap(both, PURPOSE, None), key(2), vector).rounds_left(JOB) == 1
 
 
 def test_a_refusal_takes_an_approval_back_and_nothing_that_is_reserved(fresh: BudgetState) -> None:

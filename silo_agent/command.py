@@ -50,7 +50,8 @@ def steward(home: "Home") -> "Author":
         account = getpass.getuser()
     except (KeyError, OSError):
         account = "unknown account"
-    return Author(home.name, account[:200], "steward", now())
+    shown = account if account.isprintable() else ascii(account)
+    return Author(home.name, shown[:200], "steward", now())
 
 
 def now() -> "datetime":

@@ -1,14 +1,20 @@
 """The ledger entries a silo makes of what happens: facts in, frozen entries out. Nothing here stores anything."""
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
 from typing import Any, Literal
 
+from pydantic import ValidationError
+
 from certs.times import utc_text
 from privacy.accounting import round_event
 from privacy.budget import BudgetPolicy, BudgetState, RefusalCode, what_if
+from privacy.errors import ConfigError
+from privacy.fields import first_complaint
 from privacy.ledger.entry import (
     CommitEntry,
     JobApprovalEntry,
@@ -79,19 +85,29 @@ class References:
 NOTHING_SAID = References()
 
 
+@contextmanager
+def as_typed(what: str) -> Iterator[None]:
+    """What a person typed, and no entry or statement can hold, is theirs to correct: raises ConfigError."""
+    try:
+        yield
+    except ValidationError as error:
+        raise ConfigError(what, first_complaint(error), "Correct it and try again; nothing was changed.") from error
+
+
 def policy_entry(by: Author, policy: BudgetPolicy, reason: str, references: References = NOTHING_SAID) -> PolicyEntry:
-    """The first budget of a population."""
-    return PolicyEntry(
-        **by.fields(),
-        population=policy.population,
-        unit=policy.unit,
-        contribution_bound=1,
-        epsilon=policy.epsilon,
-        delta=policy.delta,
-        legal_basis=references.legal_basis,
-        dpia=references.dpia,
-        reason=reason,
-    )
+    """The first budget of a population. Raises ConfigError for a text that cannot go on record."""
+    with as_typed(f"budget of {policy.population}"):
+        return PolicyEntry(
+            **by.fields(),
+            population=policy.population,
+            unit=policy.unit,
+            contribution_bound=1,
+            epsilon=policy.epsilon,
+            delta=policy.delta,
+            legal_basis=references.legal_basis,
+            dpia=references.dpia,
+            reason=reason,
+        )
 
 
 def approval_entry(

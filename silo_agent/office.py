@@ -4,19 +4,15 @@ Every change is a proposal first: a file that says what would be changed from wh
 own machines. Recording one checks everything again, in the transaction that changes the budget.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime
 
-from pydantic import ValidationError
 from sqlalchemy import Connection
 
 from certs.auditors import check_reviewer
 from certs.times import utc_text
 from privacy.budget import BudgetState
 from privacy.budget_change import change_epsilon, change_sub_cap
-from privacy.errors import ConfigError, Refused
-from privacy.fields import first_complaint
+from privacy.errors import Refused
 from privacy.ledger.codec import decode_entry
 from privacy.ledger.entry import AdminEntry, BudgetChangeEntry, ReviewEntry, SubCapEntry
 from privacy.ledger.governance import GOVERNED, check_examined, governance_of
@@ -35,7 +31,7 @@ from privacy.two_person import (
 )
 from runtime.ledger_store import Ledger
 from silo_agent.accounts import change_budget, require_budget
-from silo_agent.entries import Author
+from silo_agent.entries import Author, as_typed
 from silo_agent.home import Home
 from silo_agent.store import Transaction
 from silo_agent.tables import LEDGER
@@ -55,7 +51,7 @@ def propose_budget(home: Home, population: str, epsilon: float, reason: str, exp
     with home.store.reading() as connection:
         before = require_budget(connection, population)
         change_epsilon(before, epsilon)
-        with _worded(f"budget of {before.policy.population}"):
+        with as_typed(f"budget of {before.policy.population}"):
             change = BudgetChange(population=population, epsilon_before=before.policy.epsilon, epsilon=epsilon)
         return _proposal(connection, change, reason, expires)
 
@@ -68,7 +64,7 @@ def propose_sub_cap(
         before = require_budget(connection, population)
         change_sub_cap(before, purpose, epsilon)
         cap = before.sub_caps.of(purpose)
-        with _worded(f"sub-cap of {before.policy.population}"):
+        with as_typed(f"sub-cap of {before.policy.population}"):
             change = SubCapChange(population=population, purpose=purpose, epsilon_before=cap, epsilon=epsilon)
         return _proposal(connection, change, reason, expires)
 
@@ -83,7 +79,7 @@ def _proposal(
     connection: Connection, change: BudgetChange | SubCapChange | AdminChange, reason: str, expires: datetime
 ) -> Proposal:
     log, found = Ledger(connection, LEDGER).identity, governance(connection)
-    with _worded("proposal"):
+    with as_typed("proposal"):
         statement = ChangeStatement(
             log=log.origin,
             key=log.public_key.hex(),
@@ -93,15 +89,6 @@ def _proposal(
             expires=utc_text(expires),
         )
         return Proposal(statement=statement, signers=signers_of(found, change))
-
-
-@contextmanager
-def _worded(what: str) -> Iterator[None]:
-    """What a person typed, and no statement can hold, is theirs to correct: raises ConfigError naming the field."""
-    try:
-        yield
-    except ValidationError as error:
-        raise ConfigError(what, first_complaint(error), "Correct it and propose it again.") from error
 
 
 def record(home: Home, proposal: Proposal, by: Author) -> None:

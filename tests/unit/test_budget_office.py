@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 from certs.names import Role
 from certs.times import utc_text
 from federation.cli import build
-from privacy.budget import RoundKey, commit, refund, reserve
-from privacy.errors import ExitCode, Refused
+from privacy.budget import BudgetPolicy, RoundKey, commit, refund, reserve
+from privacy.errors import ConfigError, ExitCode, Refused
 from privacy.ledger.checkpoint import open_checkpoint
 from privacy.mechanism import DpSgd
 from privacy.review import Review, SignedReview
@@ -24,7 +24,7 @@ from silo_agent.accounts import change_budget, require_budget
 from silo_agent.approval import approve
 from silo_agent.budget_view import budget_rows
 from silo_agent.display import budgets_lines
-from silo_agent.entries import commit_entry, refund_entry, reserve_entry
+from silo_agent.entries import commit_entry, policy_entry, refund_entry, reserve_entry
 from silo_agent.jobs import OPEN, JobState, set_job_state
 from silo_agent.made_up import MadeUp, utility
 from silo_agent.office import follow_ups, governance, record
@@ -265,6 +265,24 @@ def test_nobody_signs_what_a_screen_does_not_show(office, capsys, monkeypatch):
     said = capsys.readouterr()
     assert "does not show as itself" in said.err
     assert "\x1b" not in said.out + said.err
+
+
+def test_what_no_entry_can_hold_is_the_typists_to_correct(silo, capsys, monkeypatch):
+    before = len(silo.entries)
+    for words, code, why in (
+        (("admins", "add", "DR X", "--public-key", "00" * 32, "--out", "x.json"), ExitCode.CONFIG, "is not a name"),
+        (("budget", "cap", "patients", "--purpose", "\udcff", "--epsilon", "1", "--reason", "r"), ExitCode.CONFIG, ""),
+        (("budget", "cap", "patients", "--epsilon", "1", "--reason", "\udcff"), ExitCode.USAGE, "printable"),
+        (("budget", "set", "wards", "--epsilon", "1", "--delta", "1e-4", "--dpia", ""), ExitCode.USAGE, "400"),
+    ):
+        found, text = complain(silo, capsys, *words)
+        assert (found, why in text, "bug" in text) == (code, True, False)
+    with pytest.raises(ConfigError, match="budget of wards: reason: String should have at least 1 character"):
+        policy_entry(STEWARD, BudgetPolicy("wards", 1.0, 1e-4, "record"), "")
+    assert len(silo.entries) == before
+    monkeypatch.setenv("LOGNAME", "we\udcffber\x1b[1A")
+    ask(silo, capsys, "budget", "set", "wards", "--epsilon", "1", "--delta", "1e-4")
+    assert silo.entries[-1].actor == r"'we\udcffber\x1b[1A'"
 
 
 def test_a_budget_is_not_lowered_below_what_is_spent(tmp_path, capsys, monkeypatch):

@@ -274,11 +274,15 @@ def datasets_add(
     state: State = DEFAULT_STATE,
     as_json: Json = False,
 ) -> None:
-    """Register a dataset: it is read and checked now, and read again for every job."""
+    """Register a dataset: it is read and checked now, and read again for every job.
+
+    Refused if most of its records are in a dataset of another population: these people have a budget.
+    """
     from runtime.config import load_config
     from runtime.console import emit
     from silo_agent.dataset_spec import DatasetSpec
     from silo_agent.datasets import load_dataset
+    from silo_agent.overlap import check_apart
     from silo_agent.register import RegisteredDataset, add_dataset, all_datasets, data_files
 
     home = home_of(state)
@@ -288,12 +292,18 @@ def datasets_add(
     described = described.with_seed(DatasetSpec.model_validate_json(known) if known is not None else None)
     folder = spec.resolve().parent
     load_dataset(described, folder)
+    with home.store.reading() as connection:
+        uncompared = check_apart(described, folder, all_datasets(connection))
     registered = RegisteredDataset(described.name, described.population, folder, described.model_dump_json())
     files = data_files(described.files(folder))
     with home.store.writing() as tx:
         add_dataset(tx.connection, registered, files, now())
-    value = {"name": described.name, "population": described.population, "unit": described.unit}
-    emit(value, as_json=as_json, text=f"dataset {described.name} of population {described.population} is registered")
+    value: dict[str, Any] = {"name": described.name, "population": described.population, "unit": described.unit}
+    value["not_compared"] = [asdict(each) for each in uncompared]
+    text = f"dataset {described.name} of population {described.population} is registered"
+    for each in uncompared:
+        text += f"\nnot compared with dataset {each.name} of population {each.population}: {each.why}"
+    emit(value, as_json=as_json, text=text)
 
 
 @datasets_app.command("list")

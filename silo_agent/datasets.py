@@ -91,6 +91,21 @@ class Answer:
     response: str = ""
 
 
+@dataclass(frozen=True)
+class Identities:
+    """What makes a dataset's records and, where it names them, its patients known again."""
+
+    records: frozenset[tuple[str, ...]] = field(repr=False)
+    patients: frozenset[tuple[str, ...]] = field(repr=False)
+
+
+def identities(spec: DatasetSpec, folder: Path) -> Identities:
+    """Of all records, held out or not. Raises ConfigError as `load_dataset` does."""
+    rows = [row for path in spec.files(folder) for row in _read(spec, path)]
+    patients = frozenset(row.identity for row in rows) if spec.patient_column is not None else frozenset()
+    return Identities(frozenset((row.answer.spoken, row.text) for row in rows), patients)
+
+
 def load_dataset(spec: DatasetSpec, folder: Path) -> Dataset:
     """Read and check a whole dataset; relative paths start at `folder`.
 

@@ -205,11 +205,70 @@ def test_a_dataset_is_read_when_it_is_registered(silo, capsys, tmp_path):
         assert require_dataset(connection, "visits") == registered
     (tmp_path / "spec.toml").write_text(SPEC.format(name="fresh", label="ill").replace("patients", "people"))
     code, text = complain(silo, capsys, "datasets", "add", str(tmp_path / "spec.toml"))
-    assert (code, "is of population patients already, in dataset visits" in text) == (ExitCode.REFUSED, True)
+    assert (code, "of population patients already, in dataset visits" in text) == (ExitCode.REFUSED, True)
     (tmp_path / "spec.toml").write_text(SPEC.format(name="more", label="il"))
     code, text = complain(silo, capsys, "datasets", "add", str(tmp_path / "spec.toml"))
     assert code == ExitCode.CONFIG
     assert "has no column 'il'; the nearest is 'ill'" in text
+
+
+def rows(start, end):
+    return "".join(f"visit {i},{i % 2}\n" for i in range(start, end))
+
+
+def described(folder, name, population, rows, head="note,ill\n"):
+    """A dataset of these rows, by its description."""
+    (folder / f"{name}.csv").write_text(head + rows)
+    spec = SPEC.format(name=name, label="ill").replace("visits.csv", f"{name}.csv")
+    (folder / f"{name}.toml").write_text(spec.replace('"patients"', f'"{population}"'))
+    return "datasets", "add", str(folder / f"{name}.toml")
+
+
+@pytest.mark.parametrize(
+    ("other", "why"),
+    [
+        (rows(0, 40) + "\n", "at least half of its records are of population patients already, in dataset visits"),
+        (rows(20, 60), "at least half of its records are of population patients already, in dataset visits"),
+        (rows(35, 39) * 2, "at least half"),
+        (rows(20, 400), "it has at least half of the records of dataset visits, of population patients"),
+    ],
+    ids=["an empty line more", "half of them", "a few, twice", "and many others"],
+)
+def test_the_same_people_get_no_second_budget_under_another_name(silo, capsys, tmp_path, other, why):
+    assert ask(silo, capsys, *described(tmp_path, "visits", "patients", rows(0, 40)))[0] == 0
+    code, text = complain(silo, capsys, *described(tmp_path, "others", "pop-b", other))
+    assert (code, why in text) == (ExitCode.REFUSED, True)
+    assert 'set population = "patients"' in text
+    assert ask(silo, capsys, *described(tmp_path, "others", "patients", other))[0] == 0
+
+
+def test_patients_are_known_again_whatever_is_said_of_them(silo, capsys, tmp_path):
+    def wards(name, population, first, word):
+        lines = "".join(f"{word} {i},{i % 2},p{i}\n" for i in range(first, first + 40))
+        words = described(tmp_path, name, population, lines, "note,ill,who\n")
+        spec = Path(words[-1])
+        spec.write_text('patient_column = "who"\n' + spec.read_text())
+        return words
+
+    assert ask(silo, capsys, *wards("wards", "patients", 0, "visit"))[0] == 0
+    code, text = complain(silo, capsys, *wards("letters", "pop-b", 20, "letter"))
+    assert (code, "of population patients already, in dataset wards" in text) == (ExitCode.REFUSED, True)
+    assert ask(silo, capsys, *wards("letters", "pop-b", 21, "letter"))[1]["not_compared"] == []
+
+
+def test_other_people_are_another_population(silo, capsys, tmp_path):
+    """Less than half may be the same; a dataset whose file is gone is named, and its file's digest still counts."""
+    assert ask(silo, capsys, *described(tmp_path, "visits", "patients", rows(0, 40)))[0] == 0
+    code, said = ask(silo, capsys, *described(tmp_path, "others", "pop-b", rows(21, 61)))
+    assert (code, said["not_compared"]) == (0, [])
+    (tmp_path / "visits.csv").unlink()
+    code, text = complain(silo, capsys, *described(tmp_path, "again", "pop-d", rows(0, 40)))
+    assert (code, "again.csv is of population patients already, in dataset visits" in text) == (ExitCode.REFUSED, True)
+    code, said = ask(silo, capsys, *described(tmp_path, "more", "pop-c", rows(0, 19) + "\n"))
+    (uncompared,) = said["not_compared"]
+    assert (uncompared["name"], uncompared["population"], "there is no file" in uncompared["why"]) == (
+        "visits", "patients", True,
+    )  # fmt: skip
 
 
 def test_other_weights_are_named_at_approval(silo, capsys, tmp_path):

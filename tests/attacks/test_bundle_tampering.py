@@ -435,16 +435,16 @@ def left_out(*rounds: int) -> list[str]:
 
 
 def test_a_clock_set_back_makes_a_left_out_job_undetermined_and_a_witness_tells(federation, compared, tmp_path, capsys):
-    """The job is left out, and what there is looks a month older than it: an old export would look the same."""
-    line = json.loads(federation.members[ENTRIES].splitlines()[0]) | {"utc": "2026-05-01T00:00:00Z"}
+    """The job is left out, and what there is looks older than it: an old export would look the same."""
+    line = json.loads(federation.members[ENTRIES].splitlines()[0]) | {"utc": "2026-06-01T11:55:00Z"}
     entries = [canonical_json(each) for each in (line, line | {"population": "others", "actor": "x", "sequence": 1})]
     forged = owner_signed(federation, tmp_path / "forged.zip", entries)
-    why = "the log of east names nothing of it; by its own account its export ends before it, at 2026-05-01T00:00:00Z"
+    why = "the log of east names nothing of it; by its own account its export ends before it, at 2026-06-01T11:55:00Z"
     assert compared(forged) == (6, [f"{number}: undetermined: {why}" for number in (1, 2)])
     north = Wallet(federation.world.silos["north"].state / "wallet").identity()
     members = members_of(forged)
     (note,) = notes_of(members)
-    for moment, found in ((datetime(2026, 5, 2, tzinfo=UTC), 2), (datetime(2026, 9, 1, tzinfo=UTC), 4)):
+    for moment, found in ((datetime(2026, 6, 1, 11, 58, tzinfo=UTC), 2), (datetime(2026, 9, 1, tzinfo=UTC), 4)):
         cosigned = cosign(note, "cloister/sim/silo/north", north.public_key, north.sign, moment)
         code, words = compared(written(forged, with_notes(members, [with_lines(note, [cosigned])])))
         assert (code, len(words)) == (6, found)

@@ -7,10 +7,13 @@ import pytest
 import typer
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from certs.person_key import load_person_key
 from federation import job_cli, ledger_cli
+from privacy.canonical import canonical_json
+from privacy.errors import ExitCode
 from privacy.ledger.codec import decode_entry
 from privacy.plan import JobPlan
-from privacy.two_person import BudgetChange, ChangeStatement, Proposal
+from privacy.two_person import TYPE
 from runtime.console import run
 from runtime.database import open_database, write
 from runtime.ledger_store import Ledger, LogIdentity
@@ -88,19 +91,29 @@ def test_a_jobs_purpose_forges_no_line_for_its_steward(silo, tmp_path, capsys, m
 
 
 def test_what_two_people_sign_is_what_they_read(tmp_path, capsys, monkeypatch):
-    change = BudgetChange(population="patients", epsilon_before=1.0, epsilon=900.0)
+    """A proposal whose reason draws another change on the screen is none: nobody is asked to sign it."""
+    change = {"kind": "budget", "population": "patients", "epsilon_before": 1.0, "epsilon": 900.0}
     lie = "x\x1b[2K\x1b[1A\x1b[2Kpatients: lifetime epsilon from 1 to 2\nbecause it is little"
-    file = tmp_path / "change.json"
-    file.write_bytes(
-        Proposal(statement=ChangeStatement(log="cloister/a/b", number=1, change=change, reason=lie)).encode()
-    )
+    statement = {
+        "type": TYPE, "log": "cloister/a/b", "key": "ab" * 32, "number": 1, "change": change, "reason": lie,
+        "expires": "2026-12-01T00:00:00Z",
+    }  # fmt: skip
     monkeypatch.setenv(admins_cli.ENV, "a long passphrase")
     call(silo_app, capsys, "admins", "key", "--out", tmp_path / "key.pem")
+    words = ["--as", "dr-weber", "--key", str(tmp_path / "key.pem")]
     asked = []
     monkeypatch.setattr(typer, "confirm", lambda question, **_: asked.append(question))
-    assert run(silo_app, ["admins", "sign", str(file), "--as", "dr-weber", "--key", str(tmp_path / "key.pem")]) == 0
-    said = capsys.readouterr().err
-    assert asked == ["Sign this?"]
-    assert "\x1b" not in said
-    assert said.splitlines()[:2] == ["cloister/a/b", "patients: lifetime epsilon from 1 to 900"]
-    assert len(said.splitlines()) == 3
+    for name, reason in (("honest.json", "the study goes on"), ("forged.json", lie)):
+        key = load_person_key(tmp_path / "key.pem", "a long passphrase").public_key().public_bytes_raw().hex()
+        proposal = {"statement": statement | {"reason": reason}, "approvals": [], "signers": {"dr-weber": key}}
+        file = tmp_path / name
+        file.write_bytes(canonical_json(proposal))
+        code = run(silo_app, ["admins", "sign", str(file), *words])
+        said = capsys.readouterr().err
+        assert "\x1b" not in said
+        if reason == lie:
+            assert (code, asked) == (int(ExitCode.PROTOCOL), ["Sign this?"]), "asked for the honest one alone"
+            assert "has a character that does not show as itself" in said
+        else:
+            assert (code, asked) == (0, ["Sign this?"])
+            assert "patients: lifetime epsilon from 1 to 900" in said

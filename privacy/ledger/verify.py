@@ -171,7 +171,8 @@ class _Walk:
             step = error.next_step if isinstance(error, UnknownFormError) else NEXT
             raise LedgerFault(sequence, f"entry {sequence}", f"{error.what}: {error.why}", step) from error
         self._kinds[entry.kind] += 1
-        self._first_utc = min(self._first_utc or entry.utc, entry.utc)
+        if self._first_utc is None or entry.utc < self._first_utc:
+            self._first_utc = entry.utc
         self._size += 1
         if self.leaves is None:
             self._tree.append(hashed)

@@ -35,8 +35,8 @@ def read_plain(data: bytes) -> AnyEntry | None:
         text = data.decode()
     except UnicodeDecodeError:
         return None
-    quoted = text.split('"', 6)
-    for form in _forms().get(quoted[5], ()) if len(quoted) > 6 else ():
+    begin = text.find('","') + 3  # the first member says a text, which has no quote in it where it can be read here
+    for form in _forms().get(text[begin : text.find('"', begin)], ()):
         try:
             return form.read(text)
         except NotPlain:
@@ -77,8 +77,8 @@ class Form(Generic[_Model]):
         for place, convert in self._convert:
             said[place] = convert(said[place])
         for begin, end, names, make in self._objects:
-            said[begin:end] = [make(dict(zip(names, said[begin:end], strict=True)))]
-        values.update(zip(self._names, said, strict=True))
+            said[begin:end] = [make(dict(zip(names, said[begin:end], strict=False)))]  # as many as groups: see _compile
+        values.update(zip(self._names, said, strict=False))
         return self._make(values)
 
     def _compile(self, model: type[Strict]) -> None:
@@ -190,9 +190,7 @@ def _run(group: list[Member]) -> Run:
 
 @cache
 def _forms() -> dict[str, list[Form[AnyEntry]]]:
-    """All kinds' forms, by the second member, which tells most of them apart; it is the third text in quotes, since the
-    first member says a text: the actor in most.
-    """
+    """All kinds' forms, by the second member, which tells most of them apart."""
     found: dict[str, list[Form[AnyEntry]]] = {}
     for model in get_args(get_args(AnyEntry)[0]):
         found.setdefault(members_of(model)[1].key[1:-2], []).append(Form(model))

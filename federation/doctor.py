@@ -8,7 +8,6 @@ import os
 import shutil
 import socket
 import sys
-import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -18,7 +17,7 @@ from pathlib import Path
 
 from federation.extras import EXTRAS, packages_of
 from privacy.errors import CloisterError, ConfigError
-from runtime.config import load_config
+from runtime.config import load_config, read_toml
 from runtime.console import printable
 
 LEAST_FREE_GB = 2.0
@@ -99,9 +98,9 @@ def silo(state: Path) -> Iterator[Finding]:
     """One silo's folder: its configuration, its certificates by this machine's clock, its way out."""
     path = state / "silo.toml"
     try:
-        settings = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        yield Finding(str(path), str(error), "Enrol the silo (cloister silo enrol), or name its folder with --state.")
+        settings = read_toml(path)
+    except ConfigError as error:
+        yield Finding(str(path), error.why, "Enrol the silo (cloister silo enrol), or name its folder with --state.")
         return
     yield Finding(str(path), f"silo {settings.get('name')} of {settings.get('federation')}")
     yield _attempt("certificates", lambda: _check_wallet(state), "Enrol again, or restore the wallet folder.")

@@ -5,7 +5,6 @@ is planned by `silo_agent.planning` (which reads the model, so needs torch); a r
 """
 
 import secrets
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,7 +18,7 @@ from privacy.fields import Name, Positive, PositiveReal, Strict, Text, first_com
 from privacy.plan import Cohort, Deadlines, Grid, JobPlan, RosterMember
 from privacy.suites import Suite
 from privacy.tasks import Rehearsal
-from runtime.config import validated
+from runtime.config import read_toml, validated
 from silo_agent.choices import OpenTo, ServerChoice, Wanted, settle
 
 PLAN_FILE = "plan.json"
@@ -104,21 +103,11 @@ class RehearsalFile(Strict):
         return Wanted(self.suite, self.parameters, cohort.tolerated_colluders, cohort.minimum, self.grid_bits)
 
 
-def read_job_file(path: Path) -> dict[str, Any]:
-    """The file's tables. Raises ConfigError when it is missing or not TOML."""
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"job file {path}", error.strerror or "cannot be read", "Name an existing file.") from error
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"job file {path}", str(error), "Correct the file.") from error
-
-
 def prepare(
     job_file: Path, out: Path, members: Membership, *, silos: Sequence[str] = (), model_folder: Path | None = None
 ) -> JobPlan:
     """Plan a job file and write the prepared job to `out`. Raises ConfigError naming the key that is wrong."""
-    tables = read_job_file(job_file)
+    tables = read_toml(job_file, "job file")
     roster = members.roster(silos)
     now = datetime.now(UTC)
     if "rehearsal" in tables:

@@ -66,14 +66,14 @@ def validated(model: type[T], tables: dict[str, Any], where: str) -> T:
         raise _complaint(model, where, error, {}, numbers=True) from error
 
 
-def read_toml(path: Path) -> dict[str, Any]:
-    """The tables of a file. Raises ConfigError when it is missing or is not TOML."""
+def read_toml(path: Path, what: str = "configuration") -> dict[str, Any]:
+    """The tables of a file, which errors call `what`. Raises ConfigError when it is missing or is not TOML."""
     step = "Correct the path, or write the file: docs/reference/ has a sample of each."
     data = read_file(path, step)
     try:
         return tomllib.loads(data.decode("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"configuration {path}", f"is not TOML: {error}", "Correct that line.") from error
+        raise ConfigError(f"{what} {path}", f"is not TOML: {error}", "Correct that line.") from error
 
 
 def _validate(model: type[T], document: dict[str, Any]) -> T:

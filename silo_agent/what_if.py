@@ -19,7 +19,7 @@ def what_if_of(home: Home, job_file: Path, *, synthetic: bool) -> dict[str, Any]
     """One row per population, and what the synthetic run measured. Raises ConfigError for a job file that is wrong."""
     from silo_agent.planning import fix_mechanism
 
-    job = validated(JobFile, read_toml(job_file), f"job file {job_file}")
+    job = validated(JobFile, read_toml(job_file, "job file"), f"job file {job_file}")
     dp = fix_mechanism(job, _honest(job))
     with home.store.reading() as connection:
         rows = cost_rows(all_budgets(connection), NO_JOB, job.purpose, dp, job.rounds)

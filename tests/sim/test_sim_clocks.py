@@ -9,25 +9,8 @@ from certs.times import utc_text
 from privacy.errors import ConfigError
 from silo_agent.witnessing import Unwitnessed, Witnessing
 from tests.sim.witnesses import Silo, all_exchange
-from tests.sim.world import World
 
-NAMES = ("east", "north", "west")
 ALL = frozenset({"cloister/sim/silo/north", "cloister/sim/silo/west", "cloister/sim/aggregator/aggregator"})
-
-
-@pytest.fixture
-def world(tmp_path):
-    return World(tmp_path, *NAMES)
-
-
-@pytest.fixture
-def silos(world):
-    found = {name: Silo(world, name) for name in NAMES}
-    for silo in found.values():
-        silo.append()
-    yield found
-    for silo in found.values():
-        silo.home.store.close()
 
 
 @pytest.mark.parametrize("off", [timedelta(hours=2), -timedelta(days=3, minutes=2)])

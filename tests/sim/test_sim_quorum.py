@@ -20,11 +20,10 @@ from silo_agent.entries import Author, key_entry
 from silo_agent.status import StatusBoard
 from silo_agent.tables import LEDGER, WITNESS
 from silo_agent.witnessing import PAUSES_S, Unwitnessed
+from tests.sim.conftest import NAMES
 from tests.sim.memory import Faults, MemoryChannel
 from tests.sim.witnesses import Silo, all_exchange, forget
 from tests.sim.world import World
-
-NAMES = ("east", "north", "west")
 
 
 class Watched(Faults):
@@ -60,21 +59,6 @@ class Watched(Faults):
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch):
     monkeypatch.setattr(client, "ATTEMPTS", 1)
-
-
-@pytest.fixture
-def world(tmp_path):
-    return World(tmp_path, *NAMES)
-
-
-@pytest.fixture
-def silos(world):
-    found = {name: Silo(world, name) for name in NAMES}
-    for silo in found.values():
-        silo.append()
-    yield found
-    for silo in found.values():
-        silo.home.store.close()
 
 
 @pytest.fixture

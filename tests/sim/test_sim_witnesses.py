@@ -32,9 +32,7 @@ from silo_agent.tables import LEDGER, WITNESS
 from silo_agent.witnessing import counted, take_handed
 from tests.pki import make_wallet
 from tests.sim.witnesses import Silo, all_exchange, forget
-from tests.sim.world import World
 
-NAMES = ("east", "north", "west")
 ALL = frozenset(
     {
         "cloister/sim/silo/east",
@@ -43,21 +41,6 @@ ALL = frozenset(
         "cloister/sim/aggregator/aggregator",
     }
 )
-
-
-@pytest.fixture
-def world(tmp_path):
-    return World(tmp_path, *NAMES)
-
-
-@pytest.fixture
-def silos(world):
-    found = {name: Silo(world, name) for name in NAMES}
-    for silo in found.values():
-        silo.append()
-    yield found
-    for silo in found.values():
-        silo.home.store.close()
 
 
 def test_everybody_cosigns_everybody(world, silos):

@@ -15,7 +15,6 @@ from federation.jobs import (
     Membership,
     RehearsalFile,
     prepare,
-    read_job_file,
     read_plan,
     rehearsal_plan,
     write_prepared,
@@ -24,7 +23,7 @@ from federation.promises import VERIFIED, promises
 from privacy.errors import ConfigError
 from privacy.flatten import adapter_digest
 from privacy.plan import JobPlan, RosterMember
-from runtime.config import validated
+from runtime.config import read_toml, validated
 from runtime.console import run
 from tests.lone_silo import dp_fields
 from tests.parties import Cohort
@@ -186,10 +185,13 @@ def test_one_silo_is_no_federation():
 
 def test_a_missing_or_broken_file_is_named(tmp_path):
     with pytest.raises(ConfigError, match="No such file"):
-        read_job_file(tmp_path / "job.toml")
+        read_toml(tmp_path / "job.toml", "job file")
     (tmp_path / "job.toml").write_text("name = ")
-    with pytest.raises(ConfigError, match="Invalid value"):
-        read_job_file(tmp_path / "job.toml")
+    with pytest.raises(ConfigError, match="job file .*Invalid value"):
+        read_toml(tmp_path / "job.toml", "job file")
+    (tmp_path / "job.toml").write_bytes(b"name = \xff")
+    with pytest.raises(ConfigError, match="is not TOML"):
+        read_toml(tmp_path / "job.toml", "job file")
 
 
 def test_a_prepared_job_reads_back_and_is_never_overwritten(tmp_path):

@@ -16,7 +16,7 @@ Ca = Annotated[
     Path | None, typer.Option("--ca", metavar="PEM", help="The federation's CA, to check the certificate inside.")
 ]
 Quorum = Annotated[
-    int, typer.Option("--quorum", min=0, help="So many witnesses must have cosigned a checkpoint; needs --ca.")
+    int, typer.Option("--quorum", min=0, help="So many witnesses must have cosigned the newest checkpoint; needs --ca.")
 ]
 
 

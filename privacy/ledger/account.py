@@ -75,9 +75,7 @@ def account_of(
     released: dict[RoundKey, str] = {}
     updates: dict[RoundKey, dict[str, str]] = {}
     jobs: dict[str, str] = {}
-    last = ""
     for entry in entries:
-        last = max(last, entry.utc)
         job = getattr(entry, "job", None)
         if job is not None:
             jobs.setdefault(job, entry.utc)
@@ -95,7 +93,7 @@ def account_of(
         keeps_updates=keeps_updates,
         keys=tuple(key.hex() for key in keys),
         leaves=tuple(leaves),
-        last_utc=last,
+        last_utc=report.last_utc or "",
         cosigned_utc=max((each.utc for each in report.witnesses or ()), default=None),
         rounds=rounds,
         released=released,

@@ -697,3 +697,18 @@ def test_a_witness_whom_the_log_pins_with_another_key_is_named(federation, fault
     lines = renumbered([federation.members[ENTRIES].splitlines()[0], canonical_json(PIN)])
     forged = owner_signed(federation, tmp_path / "pinned.zip", lines)
     assert "the log pins 0000000000000000" in fault(members_of(forged), ca=True)
+
+
+def test_an_auditor_may_have_cosigned_under_a_key_from_before_the_pinned_one(federation, tmp_path, capsys):
+    auditor, party = Ed25519PrivateKey.generate(), PartyId("sim", Role.AUDITOR, "ms-audit")
+    pin = PIN | {"party": party.uri}
+    lines = renumbered([federation.members[ENTRIES].splitlines()[0], canonical_json(pin)])
+    members = members_of(owner_signed(federation, tmp_path / "auditor.zip", lines))
+    (note,) = notes_of(members)
+    raw, now = auditor.public_key().public_bytes_raw(), federation.world.now
+    line = cosign(note, "cloister/sim/auditor/ms-audit", raw, auditor.sign, now)
+    request = signing_request(auditor, party).public_bytes(Encoding.PEM)
+    pem = CertificateAuthority.load(federation.world.state.ca).sign_identity(request, party, now)
+    sound = with_notes(members, [with_lines(note, [line])]) | {"witnesses/auditor-ms-audit.pem": pem}
+    path = written(tmp_path / "auditor.zip", recounted(sound))
+    assert run(app, ["verify", str(path), "--ca", str(federation.ca), "--quorum", "1"]) == 0, capsys.readouterr().err

@@ -187,7 +187,7 @@ def test_a_missing_or_broken_file_is_named(tmp_path):
     with pytest.raises(ConfigError, match="No such file"):
         read_toml(tmp_path / "job.toml", "job file")
     (tmp_path / "job.toml").write_text("name = ")
-    with pytest.raises(ConfigError, match="job file .*Invalid value"):
+    with pytest.raises(ConfigError, match=r"job file .*Invalid value"):
         read_toml(tmp_path / "job.toml", "job file")
     (tmp_path / "job.toml").write_bytes(b"name = \xff")
     with pytest.raises(ConfigError, match="is not TOML"):

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from privacy.canonical import canonical_json, digest
 from privacy.document import Document
 from privacy.errors import ConfigError
-from privacy.fields import Hex32, Name, PositiveReal, Strict, Text
+from privacy.fields import Hex32, Name, PositiveReal, Strict, Text, Utc
 from privacy.mechanism import DpSgd
 from privacy.metrics import COORDINATES
 from privacy.shared_noise import SharedGrid
@@ -104,7 +104,7 @@ class JobPlan(Document):
     cohort: Cohort
     aggregator: RosterMember  # its identity key signs commits: two for one round are evidence
     deadlines: Deadlines
-    created_utc: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")]
+    created_utc: Utc
     nonce: Hex32  # makes two submissions of one job file two jobs
 
     @model_validator(mode="after")

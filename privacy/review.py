@@ -37,7 +37,7 @@ class Review(Strict):
     finding: Finding
     remark: Text
     follow_up: Text | None
-    due: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\d$")] | None
+    due: Annotated[str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$")] | None
     closes: _Count | None  # the review whose follow-up is settled
 
     @field_validator("due")

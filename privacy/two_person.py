@@ -11,6 +11,7 @@ them, which the ledger shows.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Annotated, ClassVar, Final, Literal
 
 from cryptography.exceptions import InvalidSignature
@@ -20,11 +21,13 @@ from pydantic import Field
 
 from privacy.canonical import canonical_json
 from privacy.document import Document
-from privacy.errors import Refused
+from privacy.errors import Refused, VerificationError
 from privacy.fields import Hex32, Hex64, Name, PositiveReal, Printable, Strict, Utc
+from privacy.ledger.clock import instant
 
 TYPE: Final = "cloister/v1/two-person-change"
 QUORUM: Final = 2
+MOST_GOOD: Final = timedelta(days=366)
 MOST_APPROVALS: Final = 16
 MOST_SIGNERS: Final = 128
 
@@ -197,7 +200,14 @@ def _check_place(statement: ChangeStatement, place: Place, what: str) -> None:
     if statement.key != place.key:
         why = f"it was proposed when key {statement.key[:16]} signed this log, and {place.key[:16]} does now"
         raise Refused(what, why, "Propose it anew.")
-    if statement.expires < place.utc:
+    try:
+        left = instant(statement.expires) - instant(place.utc)
+    except VerificationError as error:
+        raise Refused(what, f"of its time: {error.why}", "Propose it anew.") from error
+    if left > MOST_GOOD:
+        why = f"it would be good until {statement.expires}, and no change is for more than {MOST_GOOD.days} days"
+        raise Refused(what, why, "Propose it anew.")
+    if left < timedelta():
         raise Refused(what, f"it was good until {statement.expires}, and it is {place.utc}", "Propose it anew.")
 
 

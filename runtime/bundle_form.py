@@ -27,7 +27,7 @@ from pydantic import Field
 
 from privacy.budget import RoundKey
 from privacy.errors import VerificationError
-from privacy.fields import Hex32, Strict, Text
+from privacy.fields import Hex32, Strict, Text, Utc
 
 VERSION: Final = "cloister/v1/bundle"
 HEAD, ENTRIES, LEAVES, CHECKPOINTS, OPENINGS, IDENTITY = (
@@ -66,7 +66,7 @@ class Head(Strict):
     redacted: Annotated[tuple[Literal["actor", "dpia", "legal_basis", "reason"], ...], Field(strict=False)]
     members: Annotated[int, Field(ge=5)]  # how many, this one counted
     job: Hex32 | None
-    since: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")] | None
+    since: Utc | None
 
 
 @dataclass(frozen=True)

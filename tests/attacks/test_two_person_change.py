@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from pydantic import ValidationError
 
 from privacy.budget import BudgetPolicy, RoundKey, commit, first_budget, grant, reserve
 from privacy.budget_change import change_epsilon
@@ -115,6 +116,7 @@ def test_a_change_is_good_until_it_expires() -> None:
 SPENT = commit(
     reserve(grant(FRESH, JOB, charge().rdp, 1, PURPOSE), RoundKey(JOB, 0), charge().rdp), RoundKey(JOB, 0), charge().rdp
 )
+YEARS = "2027-03-03T09:00:00Z"  # 367 days later
 LIES: dict[str, tuple[int, str, Callable[[], Log]]] = {
     "one signature": (4, "1 of the 2", lambda: log_of(budget_change_entry(3, WIDER, 2.0, (WEBER,)))),
     "none": (4, "0 of the 2", lambda: log_of(budget_change_entry(3, WIDER, 2.0, ()))),
@@ -151,6 +153,16 @@ LIES: dict[str, tuple[int, str, Callable[[], Log]]] = {
         4,
         "it was good until 2026-03-01T08:59:59Z, and it is 2026-03-01T09:00:00Z",
         lambda: log_of(proposed(expires="2026-03-01T08:59:59Z")),
+    ),
+    "signatures that are good for years": (
+        4,
+        "no change is for more than 366",
+        lambda: log_of(proposed(expires=YEARS)),
+    ),
+    "signatures until no day of any calendar": (
+        4,
+        "is no time",
+        lambda: log_of(proposed(expires="9999-99-99T99:99:99Z")),
     ),
     "a longer time than was signed": (
         4,
@@ -328,3 +340,9 @@ def test_an_automatic_approval_beyond_the_policy_is_named(lie: str) -> None:
     found = fault(made)
     assert found.sequence == len(made.entries) - 1
     assert complaint in str(found)
+
+
+def test_a_time_in_other_digits_is_none() -> None:
+    """Full-width ones look like a date, and sort after every one."""
+    with pytest.raises(ValidationError, match="expires"):
+        proposed(expires="\uff12\uff10\uff12\uff16-03-01T08:59:59Z")

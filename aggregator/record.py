@@ -1,5 +1,6 @@
 """What stays of a round: the entry in the aggregator's own ledger, and the record anybody can check offline."""
 
+from collections import defaultdict
 from datetime import datetime
 
 from cloister.wire import RoundPhase
@@ -14,14 +15,8 @@ from privacy.ledger.entry import RoundEntry
 from privacy.plan import JobPlan
 from privacy.record import RoundRecord, SignedText
 from privacy.statement import Signed, read
-from privacy.transcript import RoundCommit, commit_digest, transcript_digest
+from privacy.transcript import Applied, RoundCommit, commit_digest, transcript_digest
 from runtime.ledger_store import Ledger, LogIdentity
-
-
-def log_identity(identity: Identity) -> LogIdentity:
-    """Whose ledger the aggregator keeps: its own."""
-    party = identity.party
-    return LogIdentity(party.federation, party.name, identity.public_key, identity.certificate_pem)
 
 
 def record_round(tx: Transaction, job: bytes, number: int, identity: Identity, now: datetime) -> None:
@@ -48,7 +43,7 @@ def record_round(tx: Transaction, job: bytes, number: int, identity: Identity, n
         adapter_after_sha256=None if row.result is None else row.result.hex(),
         reason=row.reason[:400] or None,
     )
-    ledger = Ledger.begin(tx.connection, LEDGER, log_identity(identity))
+    ledger = Ledger.begin(tx.connection, LEDGER, LogIdentity.of(identity))
     ledger.append(entry)
     ledger.checkpoint(identity.sign, now)
 
@@ -76,8 +71,22 @@ def round_record(tx: Transaction, row: JobRow, plan: JobPlan, number: int) -> Ro
         fingerprints=_texts(tx, row.job, number, Kind.FINGERPRINT),
         consents=_texts(tx, row.job, number, Kind.CONSENT),
         releases=_texts(tx, row.job, number, Kind.RELEASE),
-        applied=_texts(tx, row.job, number, Kind.APPLIED),
+        applied=_agreeing(tx, row.job, number, found.result),
     )
+
+
+def _agreeing(tx: Transaction, job: bytes, number: int, result: bytes | None) -> tuple[SignedText, ...]:
+    """What silos signed of the next adapter, as far as it is the published one, with what most say of the validation.
+
+    One that says something else ends the job; its word makes no record of the others' false. It stays in the database.
+    """
+    groups: defaultdict[str, list[SignedText]] = defaultdict(list)
+    for signed in tx.statements(job, number, Kind.APPLIED).values():
+        applied = read(signed, Applied)
+        if result is None or applied.adapter == result.hex():
+            groups[f"{applied.adapter} {applied.validation}"].append(SignedText.of(signed))
+    most = max(map(len, groups.values()), default=0)
+    return tuple(next((group for group in groups.values() if len(group) == most), []))
 
 
 def _texts(tx: Transaction, job: bytes, number: int, kind: Kind) -> tuple[SignedText, ...]:

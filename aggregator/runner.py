@@ -25,14 +25,13 @@ from aggregator.blobs import Blobs
 from aggregator.job_events import PresenceChanged
 from aggregator.live import LiveJob, Turn
 from aggregator.presence import Presence, Stream
-from aggregator.record import log_identity
 from aggregator.recovery import drop_leftovers, rebuilt, sweep
 from aggregator.round_events import DeadlinePassed, Restarted
 from aggregator.store import Store, Transaction
 from aggregator.tables import LEDGER
 from certs.identity import Identity
 from privacy.errors import CloisterError, ProtocolError
-from runtime.ledger_store import Ledger
+from runtime.ledger_store import Ledger, LogIdentity
 
 LOG = structlog.get_logger("aggregator")
 LONGEST_WAIT_S = 3600.0
@@ -79,7 +78,7 @@ class Runner:
     def resume(self) -> None:
         """Rebuild every job from the database; raises VerificationError if the ledger is not as it was written."""
         with self.store.transaction() as tx:
-            ledger = Ledger.begin(tx.connection, LEDGER, log_identity(self.identity))
+            ledger = Ledger.begin(tx.connection, LEDGER, LogIdentity.of(self.identity))
             ledger.check()
             for row in tx.jobs():
                 self._jobs[row.job] = rebuilt(tx, row)

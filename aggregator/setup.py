@@ -8,7 +8,6 @@ from pathlib import Path
 
 from aggregator.config import AggregatorConfig, StateFolder
 from aggregator.enrolment import enter_member
-from aggregator.record import log_identity
 from aggregator.server import open_store
 from aggregator.tables import LEDGER
 from certs.ca import CertificateAuthority
@@ -17,7 +16,7 @@ from certs.wallet import Wallet
 from privacy.errors import ConfigError
 from runtime.channels import split_address
 from runtime.files import private_folder, write_durably
-from runtime.ledger_store import Ledger
+from runtime.ledger_store import Ledger, LogIdentity
 
 COORDINATOR = "coordinator"
 ANY_ADDRESS = {"0.0.0.0", "::"}  # noqa: S104 - compared with, never bound
@@ -52,7 +51,7 @@ def found(state: StateFolder, founding: Founding, now: datetime) -> AggregatorCo
         for folder in (state.wallet, state.coordinator):
             enter_member(store, Wallet(folder).identity().certificate_pem, authority.ca_pem, now)
         with store.transaction() as tx:
-            Ledger.begin(tx.connection, LEDGER, log_identity(Wallet(state.wallet).identity()))
+            Ledger.begin(tx.connection, LEDGER, LogIdentity.of(Wallet(state.wallet).identity()))
     finally:
         store.close()
     return config

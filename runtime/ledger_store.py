@@ -13,6 +13,7 @@ from typing import Any
 from cryptography.x509 import load_pem_x509_certificate
 from sqlalchemy import ColumnElement, Connection, Row, Select, and_, false, func, insert, or_, select, update
 
+from certs.identity import Identity
 from certs.times import utc_text
 from privacy.canonical import DIGEST_BYTES
 from privacy.errors import ConfigError, InternalError, VerificationError
@@ -43,6 +44,12 @@ class LogIdentity:
     institution: str
     public_key: bytes
     certificate_pem: bytes | None = None
+
+    @classmethod
+    def of(cls, identity: Identity) -> "LogIdentity":
+        """That of the party which signs with this identity."""
+        party = identity.party
+        return cls(party.federation, party.name, identity.public_key, identity.certificate_pem)
 
     @property
     def origin(self) -> str:
@@ -131,7 +138,7 @@ class Ledger:
         in it.
         """
         validity = _validity(self.identity.certificate_pem)
-        growth, latest = Growth(self._frontier()), self._latest_utc()
+        growth, latest = Growth(self._frontier()), self.latest_utc
         size, rows, nodes = growth.size, [], []
         for entry in entries:
             place, latest = growth.size, self._check_appendable(latest, validity, entry)
@@ -252,7 +259,7 @@ class Ledger:
         kept = self._connection.execute(select(func.count()).select_from(self._tables.nodes)).scalar_one()
         if kept != stored.size - stored.size.bit_count():
             raise VerificationError("ledger", "its stored tree has nodes over entries that are not there", _RESTORE)
-        if self._latest_utc() != latest:
+        if self.latest_utc != latest:
             raise VerificationError("ledger", "its latest entry is of another time than it keeps", _RESTORE)
 
     def _check_appendable(self, latest: str | None, validity: tuple[datetime, datetime] | None, entry: Entry) -> str:
@@ -319,7 +326,9 @@ class Ledger:
         opened = (open_checkpoint(row.note, self.identity.origin, keys.at(row.size)) for row in rows)
         return {checkpoint.size: checkpoint for checkpoint in opened}
 
-    def _latest_utc(self) -> str | None:
+    @property
+    def latest_utc(self) -> str | None:
+        """The latest time that an entry states."""
         latest: str | None = self._connection.execute(select(self._tables.log.c.newest_utc)).scalar_one()
         return latest
 

@@ -66,11 +66,9 @@ class Store:
         Of the `committed` texts that people write, entries get a commitment.
         """
         store = cls(open_database(folder / DATABASE, "silo_agent.migrations"), committed)
-        party = identity.party
-        log = LogIdentity(party.federation, party.name, identity.public_key, identity.certificate_pem)
         try:
             with store.writing() as transaction:
-                Ledger.begin(transaction.connection, LEDGER, log)
+                Ledger.begin(transaction.connection, LEDGER, LogIdentity.of(identity))
         except BaseException:
             store.close()
             raise

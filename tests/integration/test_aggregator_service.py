@@ -10,6 +10,7 @@ from cloister import wire
 from cloister.wire import JobPhase, RoundPhase
 
 from aggregator import coordination
+from aggregator.archive import Archive
 from aggregator.coordinator import CoordinatorDesk
 from aggregator.renewal import renew_own
 from aggregator.server import open_store, running
@@ -17,6 +18,7 @@ from aggregator.tables import LEDGER
 from certs.names import Role
 from certs.verify import Kind
 from certs.wallet import Wallet
+from privacy.budget import RoundKey
 from privacy.ckks.layout import Layout, add_into, chunk_leaf, chunks_root
 from privacy.envelope import UpdateHeader
 from privacy.errors import ConfigError, ProtocolError, Refused
@@ -107,6 +109,29 @@ def test_two_of_three_are_enough(cast: Cast) -> None:
     two.consent()
     assert one.round().phase is RoundPhase.RELEASING
     assert three.sum()[0].keys() == {one.name, two.name}
+
+
+def test_a_silo_that_signs_another_adapter_afterwards_spoils_no_record(cast: Cast) -> None:
+    """Of a round that is published: what the others signed stays provable."""
+    cast.deal()
+    collect(cast)
+    one, two, three = cast.all
+    for silo in cast.all:
+        silo.submit(cast.update_of(silo.name))
+    cast.fingerprint()
+    one.consent()
+    two.consent()
+    one.applied()
+    two.applied()
+    assert one.round().phase is RoundPhase.PUBLISHED
+    three.applied(adapter=b"x" * 32)
+    assert cast.status().phase is JobPhase.STOPPED
+    store = open_store(cast.state, cast.state.load())
+    with store.reading() as tx:
+        record = Archive(tx.connection).transcript(RoundKey(cast.plan.digest().hex(), 1))
+    store.close()
+    assert record is not None
+    assert check_record(RoundRecord.decode(record)).adapters == dict.fromkeys((one.name, two.name), (b"n" * 32).hex())
 
 
 def test_repeats_change_nothing_and_contradictions_are_named(cast: Cast) -> None:

@@ -193,7 +193,7 @@ def _settle(
 ) -> Forecast | None:
     """Decide by the budget as it now is, and record that; an approval only if `grants`.
 
-    Raises BudgetRefusal once it is on record.
+    Raises BudgetRefusal once it is on record; ConfigError, with nothing recorded, if a peer is not pinned any more.
     """
     rounds, forecast, of = plan.rounds + terms.extra_rounds, None, None
     refusal: BudgetRefusal | None = None
@@ -208,6 +208,7 @@ def _settle(
                 refusal = error
                 tx.record(entries.budget_refusal_entry(by, charged, of[1], rounds, refusal.code))
         if refusal is None and grants:
+            check_pins(plan, home.name, trusted_peers(tx.connection))  # as they are by now
             if charged is not None:
                 _grant(tx, charged, rounds)
             if by.role == "agent":

@@ -5,13 +5,15 @@ from dataclasses import replace
 import pytest
 from cloister.wire import JobPhase
 
+from certs.names import Role
 from privacy.budget import BudgetRefusal, what_if
-from privacy.errors import ConfigError, Refused, Unavailable
+from privacy.errors import CloisterError, ConfigError, Refused, Unavailable
 from silo_agent import approval, datasets
 from silo_agent.approval import Terms
 from silo_agent.budget_view import by_record_text
 from silo_agent.entries import References
 from silo_agent.jobs import JobState
+from silo_agent.peers import trust_peer
 from silo_agent.register import RegisteredDataset, add_dataset
 from tests.lone_silo import NOW, STEWARD, LoneSilo
 from tests.tiny import tiny_dataset
@@ -89,6 +91,23 @@ def test_a_budget_that_is_spent_while_the_job_is_examined_does_not_grant_it(silo
     assert silo.job.hex() not in silo.budget.grants
     assert silo.job_state is JobState.SEEN
     silo.verify()
+
+
+def test_a_peer_that_is_pinned_anew_while_the_job_is_examined_is_another_than_the_plans(silo, monkeypatch):
+    """An auditor holds the plan against what is pinned when the approval is recorded."""
+    examine, (peer, *_) = approval.examine, (name for name in silo.plan.identity_keys if name != silo.home.name)
+
+    def meanwhile(*asked):
+        found = examine(*asked)
+        with silo.home.store.writing() as tx:
+            trust_peer(tx.connection, Role.SILO, peer, " ".join(["abcd"] * 16), NOW)
+        return found
+
+    monkeypatch.setattr(approval, "examine", meanwhile)
+    before = len(silo.entries)
+    with pytest.raises(CloisterError, match=f"{peer}.*pinned here is abcd"):
+        approval.approve(silo.home, silo.plan, "visits", STEWARD)
+    assert (len(silo.entries), silo.job_state) == (before, JobState.SEEN)
 
 
 def test_a_refund_while_the_job_is_examined_leaves_no_refusal_that_an_auditor_would_dispute(silo, monkeypatch):

@@ -63,6 +63,11 @@ class Leaf:
     not_after_utc: datetime
     public_key: EllipticCurvePublicKey | Ed25519PublicKey
 
+    @property
+    def raw_key(self) -> bytes:
+        """The key of an identity certificate: Ed25519, 32 bytes."""
+        return self.public_key.public_bytes(Encoding.Raw, PublicFormat.Raw)
+
     def check_time(self, now: datetime) -> None:
         """Raises CertificateFlaw outside of the period of validity."""
         if utc(now) < self.not_before_utc:
@@ -139,7 +144,7 @@ def check_identity_certificate(pem: bytes, ca_pem: bytes, now: datetime) -> tupl
         leaf.check_time(now)
     except CertificateFlaw as error:
         raise as_protocol_error(f"{Kind.IDENTITY} certificate of {whose}", error) from error
-    return leaf.party, leaf.public_key.public_bytes(Encoding.Raw, PublicFormat.Raw)
+    return leaf.party, leaf.raw_key
 
 
 def read_revocations(crl_pem: bytes, ca: x509.Certificate) -> frozenset[int]:

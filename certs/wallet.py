@@ -29,6 +29,7 @@ from certs.verify import CertificateFlaw, Flaw, Kind, Leaf, load_ca, read_leaf
 from privacy.errors import CloisterError, ConfigError, ProtocolError
 
 _ENROL = "Enrol with a fresh token from the coordinator (`cloister silo enrol`), or `cloister certs issue` at the CA."
+CHANGE_AGAIN = "Run `cloister silo rotate-key` again with a token, or once with --abandon."
 _NEXT_STEPS = {
     Flaw.EXPIRED: "Renew it with `cloister certs renew` at the CA, or enrol again; docs/how-to/rotate-certificates.md.",
     Flaw.NOT_YET_VALID: "Set this machine's clock (`timedatectl` shows whether it is synchronised).",
@@ -140,14 +141,20 @@ class Wallet:
     def settle(self) -> bool:
         """Clear away requests whose answers are in place, after a crash; whether there were any."""
         left = [kind for kind in Kind if self._path(kind, "csr").exists()]
-        answered = self.enrolled and all(
-            _requests(self._pair(kind).key, self._path(kind, "csr").read_bytes()) for kind in left
-        )
-        if answered:
-            for kind in left:
-                self._finish_rename(kind)
-            self._drop_requests()
-        return answered and bool(left)
+        if not left or not self.enrolled:
+            return False
+        if not all(_requests(self._pair(kind).key, self._path(kind, "csr").read_bytes()) for kind in left):
+            return False
+        for kind in left:
+            self._finish_rename(kind)
+        self._drop_requests()
+        return True
+
+    def abandon(self) -> None:
+        """Forget requests whose answers are not in place, and the new identity key: the present one stays."""
+        if self.identity_changes:
+            self._path(Kind.IDENTITY, "key.next").unlink()
+        self._drop_requests()
 
     def renewal_request(self) -> bytes:
         """A request for the next TLS leaf on a fresh key; the same bytes until its answer is installed."""
@@ -178,8 +185,8 @@ class Wallet:
         valid (a clock), of another CA, without its key, of another role, or the two naming different parties.
         """
         if self.identity_changes:
-            why, step = "a change of the identity key was interrupted", "Run `cloister silo rotate-key` again."
-            raise ConfigError(f"folder {self.folder}", why, step)
+            why = "a change of the identity key was interrupted"
+            raise ConfigError(f"folder {self.folder}", why, CHANGE_AGAIN)
         leaves = [self._pair(kind).leaf for kind in Kind]
         for leaf in leaves:
             try:

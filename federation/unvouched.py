@@ -6,8 +6,6 @@ for others to find later: each certificate is read, and each cosignature is held
 
 from collections.abc import Mapping
 
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-
 from certs.names import Role
 from certs.verify import CertificateFlaw, Kind, Leaf, read_unvouched
 from privacy.errors import VerificationError
@@ -28,7 +26,7 @@ def check_unvouched(bundle: Bundle, origin: str, public_key: bytes) -> None:
     """
     if bundle.has_certificate:
         leaf = _read(IDENTITY, bundle.certificate())
-        if _log(leaf) != origin or _key(leaf) != public_key:
+        if _log(leaf) != origin or leaf.raw_key != public_key:
             raise VerificationError(IDENTITY, f"is that of {leaf.party.uri}, for another key or log", _ASK)
     book = WitnessedBook(_keys(bundle.witnesses(), origin))
     for note in bundle.notes():
@@ -43,17 +41,13 @@ def _keys(certificates: Mapping[str, bytes], origin: str) -> dict[str, bytes]:
         if member != f"witnesses/{party.role}-{party.name}.pem":
             raise VerificationError(member, f"is that of {party.uri}", _ASK)
         if _log(leaf) != origin:  # nobody is a witness of their own log
-            keys[witness_name(party.federation, party.role, party.name)] = _key(leaf)
+            keys[witness_name(party.federation, party.role, party.name)] = leaf.raw_key
     return keys
 
 
 def _log(leaf: Leaf) -> str | None:
     owner = leaf.party.role in (Role.SILO, Role.AGGREGATOR)
     return log_origin(leaf.party.federation, leaf.party.name) if owner else None
-
-
-def _key(leaf: Leaf) -> bytes:
-    return leaf.public_key.public_bytes(Encoding.Raw, PublicFormat.Raw)
 
 
 def _read(what: str, pem: bytes) -> Leaf:

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-
 from certs.auditors import check_reviewer
 from certs.names import PartyId, Role
 from certs.times import parse_utc, utc_text
@@ -77,7 +75,7 @@ def trusted_by_ca(bundle: Bundle, ca: Path) -> Trusted:
         raise VerificationError(IDENTITY, f"is that of {party.uri}, which keeps no ledger", _ASK)
     origin = log_origin(party.federation, party.name)
     *earlier, newest = map(bytes.fromhex, bundle.head.keys)
-    if newest != _key(leaf):
+    if newest != leaf.raw_key:
         raise VerificationError(IDENTITY, "is for another key than the bundle says that the log has now", _ASK)
     until, since = utc_text(leaf.not_after_utc), utc_text(load_ca(ca_pem).not_valid_before_utc)
     return Trusted(origin, newest, tuple(earlier), ca_pem, party, until, since)
@@ -156,10 +154,10 @@ def _witness_keys(bundle: Bundle, trusted: Trusted) -> dict[str, bytes] | None:
             raise VerificationError(member, f"is that of {party.uri}", _ASK)
         if party == trusted.party:  # nobody is a witness of their own log
             continue
-        if _key(leaf) in known:
+        if leaf.raw_key in known:
             raise VerificationError(member, "is for a key of the log, or of another witness", _ASK)
-        known.add(_key(leaf))
-        keys[witness_name(party.federation, party.role, party.name)] = _key(leaf)
+        known.add(leaf.raw_key)
+        keys[witness_name(party.federation, party.role, party.name)] = leaf.raw_key
     return keys
 
 
@@ -202,7 +200,7 @@ def _check_certified(entry: KeyRotationEntry, which: Literal["old", "new"], part
     what, at = f"{which}_certificate", parse_utc(entry.utc)
     key, pem = (entry.old_key, entry.old_certificate) if which == "old" else (entry.new_key, entry.new_certificate)
     leaf = _vouched(what, (pem or "").encode(), ca_pem)
-    if (leaf.party, _key(leaf).hex()) != (party, key):
+    if (leaf.party, leaf.raw_key.hex()) != (party, key):
         raise VerificationError(what, f"is not that of {party.uri} for this key", _ASK)
     if not leaf.not_before_utc <= at <= leaf.not_after_utc:
         why = f"is good from {utc_text(leaf.not_before_utc)} to {utc_text(leaf.not_after_utc)}, and not at {entry.utc}"
@@ -221,10 +219,6 @@ def require_quorum(report: Report, quorum: int) -> None:
         why = f"of {report.entries} entries only {covered} are under a checkpoint that {quorum} cosigned"
         step = "Ask for an export from when others had seen the newest entries: `cloister silo witnesses list`."
         raise VerificationError("witnesses", why, step)
-
-
-def _key(leaf: Leaf) -> bytes:
-    return leaf.public_key.public_bytes(Encoding.Raw, PublicFormat.Raw)
 
 
 def _vouched(what: str, pem: bytes, ca_pem: bytes) -> Leaf:

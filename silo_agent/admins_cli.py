@@ -136,13 +136,11 @@ def admins_record(file: File, state: State = DEFAULT_STATE, as_json: Json = Fals
 
 def hand_out(proposal: "Proposal", out: Path, *, as_json: bool) -> None:
     """Write a proposal for the people who sign it. Raises ConfigError if the file is there."""
-    from privacy.errors import ConfigError
     from privacy.two_person import change_text
-    from runtime.console import emit
+    from runtime.console import emit, refuse_existing
     from runtime.files import write_durably
 
-    if out.exists():
-        raise ConfigError(f"file {out}", "is there already", "Name a new file.")
+    refuse_existing(out)
     write_durably(out, proposal.encode(), 0o644)
     text = [
         f"{change_text(proposal.statement.change)}: proposed in {out}",

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from runtime.options import text_on_record
 from silo_agent import admins_cli, budget_cli, reviews_cli, witnesses_cli
-from silo_agent.command import DEFAULT_STATE, Dpia, Json, LegalBasis, Reason, State, home_of, now, steward
+from silo_agent.command import DEFAULT_STATE, Dpia, Json, LegalBasis, State, home_of, now, steward
 
 if TYPE_CHECKING:
     from privacy.plan import JobPlan
@@ -53,23 +54,40 @@ def enrol(
 
 @app.command("rotate-key")
 def rotate_key(
-    token: Annotated[str, typer.Option("--token", help="From `cloister aggregator invite`, for this silo's own name.")],
-    reason: Reason,
+    token: Annotated[
+        str | None, typer.Option("--token", help="From `cloister aggregator invite`, for this silo's own name.")
+    ] = None,
+    reason: Annotated[str, typer.Option("--reason", callback=text_on_record, help="Goes on record.")] = "a new key",
+    give_up: Annotated[bool, typer.Option("--abandon", help="Keep the present key: forget a change begun.")] = False,
     state: State = DEFAULT_STATE,
     as_json: Json = False,
 ) -> None:
     """Go on under a new identity key: the ledger says so, signed by both keys. With the agent stopped and no job open.
 
-    If it is interrupted, run it again with the same words.
+    If it is interrupted, run it again with a token; or, until the ledger has the new key, with --abandon.
     """
+    from certs.identity import fingerprint
     from runtime.console import emit
-    from silo_agent.rotation import rotate
+    from silo_agent.rotation import abandon, rotate
 
+    if (token is None) != give_up:
+        raise typer.BadParameter("give either --token or --abandon", param_hint="--token / --abandon")
     home = home_of(state)
+    if token is None:
+        abandon(home)
+        own = fingerprint(home.identity.public_key)
+        text = [
+            f"{home.name} keeps its key: {own}",
+            "if the aggregator's answer was lost, it knows the other one: enrol again with a fresh token",
+        ]
+        emit({"name": home.name, "fingerprint": own, "abandoned": True}, as_json=as_json, text=text)
+        return
     done = rotate(home, token, reason, steward(home))
     value = {"name": home.name, "entry": done.entry, "replaced": done.old, "fingerprint": done.new}
+    value |= {"changed_before": done.before}
+    changed = "had another key already; nothing was changed now, and this token is not used" if done.before else ""
     text = [
-        f"{home.name} signs with another key now; entry {done.entry} of its ledger says so",
+        f"{home.name} {changed or 'signs with another key now'}; entry {done.entry} of its ledger says so",
         f"this silo's identity fingerprint, for its peers and auditors: {done.new}",
         f"no longer: {done.old}",
         f"Next: at every other silo, cloister silo peers trust {home.name} FINGERPRINT; then start the agent",
@@ -271,12 +289,17 @@ def export(
 @datasets_app.command("add")
 def datasets_add(
     spec: Annotated[Path, typer.Argument(metavar="SPEC.toml", help="docs/how-to/prepare-a-dataset.md")],
+    not_compared: Annotated[
+        list[str] | None,
+        typer.Option("--not-compared", metavar="NAME", help="A dataset of other people, its files gone."),
+    ] = None,
     state: State = DEFAULT_STATE,
     as_json: Json = False,
 ) -> None:
     """Register a dataset: it is read and checked now, and read again for every job.
 
-    Refused if most of its records are in a dataset of another population: these people have a budget.
+    Refused if most of its records are in a dataset of another population: these people have a budget. So it is if one
+    of another population cannot be read again, unless it is named.
     """
     from runtime.config import load_config
     from runtime.console import emit
@@ -293,16 +316,17 @@ def datasets_add(
     folder = spec.resolve().parent
     load_dataset(described, folder)
     with home.store.reading() as connection:
-        uncompared = check_apart(described, folder, all_datasets(connection))
+        uncompared = check_apart(described, folder, all_datasets(connection), not_compared or ())
     registered = RegisteredDataset(described.name, described.population, folder, described.model_dump_json())
     files = data_files(described.files(folder))
     with home.store.writing() as tx:
         add_dataset(tx.connection, registered, files, now())
     value: dict[str, Any] = {"name": described.name, "population": described.population, "unit": described.unit}
     value["not_compared"] = [asdict(each) for each in uncompared]
-    text = f"dataset {described.name} of population {described.population} is registered"
-    for each in uncompared:
-        text += f"\nnot compared with dataset {each.name} of population {each.population}: {each.why}"
+    text = [
+        f"dataset {described.name} of population {described.population} is registered",
+        *(f"not compared with dataset {each.name} of population {each.population}: {each.why}" for each in uncompared),
+    ]
     emit(value, as_json=as_json, text=text)
 
 

@@ -39,6 +39,7 @@ def run_until_signalled(state: Path, clock: Callable[[], datetime] = utc_now) ->
     home = Home.open(state)
     with contextlib.ExitStack() as lock:
         lock.enter_context(StateLock(state))
+        home.wallet.settle()
         home.wallet.check(clock(), Role.SILO)
         port = GrpcAggregator(lambda: _channel(home, clock))
         board = StatusBoard(state, home.name, clock)

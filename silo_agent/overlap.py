@@ -5,7 +5,7 @@ memory and forgotten: nothing of it is stored, not as digests either, which woul
 it is there.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,11 +24,14 @@ class Uncompared:
     why: str
 
 
-def check_apart(spec: DatasetSpec, folder: Path, registered: Iterable[RegisteredDataset]) -> tuple[Uncompared, ...]:
+def check_apart(
+    spec: DatasetSpec, folder: Path, registered: Iterable[RegisteredDataset], may_miss: Collection[str] = ()
+) -> tuple[Uncompared, ...]:
     """A dataset shares less than half of its records and patients with any dataset of another population.
 
     Half of either's is too much: neither does a population's name change with a file that holds more. Raises Refused,
-    naming both and the population to use. Returns those that it could not be compared with.
+    naming both and the population to use; and where one cannot be read again, unless it is among those that `may_miss`
+    names. Returns these.
     """
     own, uncompared = identities(spec, folder), []
     for other in registered:
@@ -37,6 +40,10 @@ def check_apart(spec: DatasetSpec, folder: Path, registered: Iterable[Registered
         try:
             found = identities(DatasetSpec.model_validate_json(other.spec), other.folder)
         except ConfigError as error:
+            if other.name not in may_miss:
+                why = f"cannot be compared with dataset {other.name} of population {other.population}: {error.why}"
+                step = f"Put its files back. If these are other people, say `--not-compared {other.name}`."
+                raise Refused(f"dataset {spec.name!r}", why, step) from error
             uncompared.append(Uncompared(other.name, other.population, error.why))
             continue
         step = f'One population has one budget: set population = "{other.population}".'

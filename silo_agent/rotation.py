@@ -2,9 +2,12 @@
 
 The old key signs for all entries before, both keys sign the change, the new key signs for it and all that comes after.
 The ledger is changed first, in one transaction, and the wallet after it; run again, an interrupted change goes on where
-it was. No job may be open: what was promised to its peers names the old key.
+it was. Until the ledger has the new key, the change can be abandoned. No job may be open: what was promised to its
+peers names the old key.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from certs.identity import Identity, fingerprint
@@ -31,28 +34,46 @@ _DOCS = "docs/how-to/rotate-certificates.md"
 
 @dataclass(frozen=True)
 class Rotated:
-    """The entry that says so, and both keys' fingerprints as certs.identity words them."""
+    """The entry that says so, and both keys' fingerprints as certs.identity words them.
+
+    `before`: all but some clearing away was done before, and nothing was changed now.
+    """
 
     entry: int
     old: str
     new: str
+    before: bool = False
 
 
 def rotate(home: Home, token: str, reason: str, by: Author) -> Rotated:
     """Put a fresh identity key, certified for this token, in the place of the present one.
 
     Raises ConfigError if the agent runs, for a token of another party or that is damaged or expired, and while the
-    present certificate is not valid; Refused while a job is open, for a used token or an aggregator that is not the
-    pinned one; Unavailable while the aggregator is away.
+    present certificate is not valid; Refused while a job is open, for a used token (then nothing is left of the change)
+    or an aggregator that is not the pinned one; Unavailable while the aggregator is away.
     """
     invitation = invitation_of(token, by.now)
     if invitation.party != home.identity.party:
         why = f"invites {invitation.party.uri}, and this folder is of {home.identity.party.uri}"
         raise ConfigError("invitation token", why, f"Ask for a token for {home.name}.")
+    with _alone(home) as store:
+        return _rotate(home, store, invitation, reason, by)
+
+
+def abandon(home: Home) -> None:
+    """Forget a change that was begun: the present key stays. Raises ConfigError if the ledger has the new one."""
+    with _alone(home) as store:
+        _require_own_key(home.wallet.identity(), store)
+        home.wallet.abandon()
+
+
+@contextmanager
+def _alone(home: Home) -> Iterator[Store]:
+    """The database, whosever key signs its ledger, while no agent runs."""
     with StateLock(home.folder):
         store = Store(open_database(home.folder / DATABASE, "silo_agent.migrations"), home.settings.ledger.committed)
         try:
-            return _rotate(home, store, invitation, reason, by)
+            yield store
         finally:
             store.close()
 
@@ -61,12 +82,18 @@ def _rotate(home: Home, store: Store, invitation: Invitation, reason: str, by: A
     wallet, old = home.wallet, home.wallet.identity()
     with store.reading() as connection:
         done = next(reversed(Ledger(connection, LEDGER).rotations()), None)
-    if wallet.settle() and done is not None and done.new_certificate == old.certificate_pem.decode():
-        return _rotated(done)  # but for clearing away, all was done
+    if wallet.settle() and done is not None and done.new_key == old.public_key.hex():
+        return _rotated(done, before=True)
     if done is None or done.old_key != old.public_key.hex():  # else the ledger has the new key, and the wallet not yet
         _check_may_change(home, store, by)
+    fresh = not wallet.identity_changes
     wallet = Wallet.create(wallet.folder, invitation.ca_pem, invitation.party, new_identity=True)
-    answer = ask(invitation, wallet.requests())
+    try:
+        answer = ask(invitation, wallet.requests())
+    except Refused:
+        if fresh:
+            wallet.abandon()  # nobody has certified this key
+        raise
     issued = IssuedCertificates(answer.tls_certificate_pem, answer.identity_certificate_pem)
     name, key = checked_aggregator(answer.aggregator_identity_pem, invitation, by.now)
     new = wallet.offered(issued, by.now)
@@ -83,21 +110,24 @@ def _rotate(home: Home, store: Store, invitation: Invitation, reason: str, by: A
 
 def _check_may_change(home: Home, store: Store, by: Author) -> None:
     """The ledger is whole and this key's, whose certificate is valid now; nothing is promised under it to anybody."""
+    _require_own_key(home.wallet.identity(), store)
     with store.reading() as connection:
-        signing = Ledger(connection, LEDGER).identity.public_key
         open_jobs = [record.name for record in all_jobs(connection) if not record.state.over]
-    if signing != home.identity.public_key:
-        why = f"is signed with key {signing.hex()[:16]}, and the wallet has {home.identity.public_key.hex()[:16]}"
-        raise ConfigError("ledger", why, "Use the state folder and the identity key that belong together.")
     if open_jobs:
         why = f"open at this silo: {', '.join(open_jobs)}; what was said in a job is signed with the old key"
         raise Refused("change of key", why, "Wait for their end, or `cloister silo refuse JOB`; then run this again.")
     try:
         home.wallet.leaf(Kind.IDENTITY).check_time(by.now)
     except CertificateFlaw as error:
-        step = f"Enrol again with this token, which renews the certificate on the old key; then change it: {_DOCS}."
+        step = f"Enrol again, which renews the certificate on the old key (first `--abandon` a change begun): {_DOCS}."
         raise ConfigError("identity certificate", error.why, step) from error
     store.check()
+
+
+def _require_own_key(own: Identity, store: Store) -> None:
+    """The ledger is this key's; a renewed certificate takes the stored one's place. Raises ConfigError."""
+    with store.writing() as tx:
+        Ledger.begin(tx.connection, LEDGER, LogIdentity.of(own))
 
 
 def _record(tx: Transaction, old: Identity, new: Identity, reason: str, by: Author) -> None:
@@ -119,10 +149,9 @@ def _record(tx: Transaction, old: Identity, new: Identity, reason: str, by: Auth
         reason=reason,
     )
     tx.ledger.checkpoint(old.sign, by.now)
-    to = LogIdentity(new.party.federation, new.party.name, new.public_key, new.certificate_pem)
-    tx.ledger.rotate(tx.with_commitments(entry), to, new.sign, by.now)
+    tx.ledger.rotate(tx.with_commitments(entry), LogIdentity.of(new), new.sign, by.now)
 
 
-def _rotated(entry: KeyRotationEntry) -> Rotated:
+def _rotated(entry: KeyRotationEntry, *, before: bool = False) -> Rotated:
     old, new = (fingerprint(bytes.fromhex(key)) for key in (entry.old_key, entry.new_key))
-    return Rotated(entry.sequence, old, new)
+    return Rotated(entry.sequence, old, new, before)

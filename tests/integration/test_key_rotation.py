@@ -4,16 +4,21 @@ import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
+from sqlalchemy import update
 
 from aggregator.server import open_store, running
 from aggregator.tables import WITNESS
+from certs.ca import CertificateAuthority
 from certs.identity import fingerprint
 from certs.names import Role
+from certs.profile import signing_request
 from certs.verify import Kind
 from certs.wallet import Wallet
 from federation import ledger_cli
 from privacy.errors import ConfigError, Refused
 from runtime.console import run
+from runtime.database import open_database
 from runtime.files import StateLock
 from runtime.ledger_store import Ledger
 from runtime.witness_store import WitnessBook
@@ -22,6 +27,7 @@ from silo_agent.enrol import enrol
 from silo_agent.entries import Author
 from silo_agent.home import Home
 from silo_agent.jobs import add_job
+from silo_agent.store import DATABASE, Store
 from silo_agent.tables import LEDGER
 from tests import scripted
 from tests.integration.test_silo_enrolment import Following
@@ -94,6 +100,7 @@ def test_the_ledger_goes_on_under_the_new_key_and_an_auditor_sees_it(state, silo
     after = Wallet(silo / "wallet").identity().public_key
     assert said == {
         "name": "hospital-a", "entry": 3, "replaced": fingerprint(before), "fingerprint": fingerprint(after),
+        "changed_before": False,
     }  # fmt: skip
     check_goes_on(state, silo, rotation.Rotated(3, fingerprint(before), fingerprint(after)))
     out, ca = tmp_path / "bundle.zip", str(silo / "wallet" / "ca.pem")
@@ -118,6 +125,7 @@ PLACES = {
     "between the certificates": (Wallet, "_put"),
     "before the clearing away": (Wallet, "_drop_requests"),
 }
+BEFORE_THE_LEDGER = {"no answer came", "before the ledger"}
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -136,15 +144,69 @@ def test_an_interrupted_change_is_finished_with_the_same_token(state, silo, monk
         patch.setattr(owner, name, at)
         with pytest.raises(Killed):
             rotate(silo, token)
+    assert has_rotated(silo) == (place not in BEFORE_THE_LEDGER)
     if place != "before the clearing away":
-        with pytest.raises(ConfigError, match=r"change of .* identity key was interrupted.*rotate-key. again"):
+        with pytest.raises(ConfigError, match=r"of the identity key was interrupted.*rotate-key. again with a token"):
             Wallet(silo / "wallet").check(utc_now())
-        with pytest.raises(ConfigError, match=r"was interrupted.*rotate-key. again, with this token"):
+        with pytest.raises(ConfigError, match=r"was interrupted.*rotate-key. again with a token"):
             enrol(token, silo, None, utc_now())
     if place in {"after the ledger", "between the certificates"}:
         with pytest.raises(ConfigError, match="`cloister silo rotate-key` was interrupted here, run it again"):
             kinds_of(Home.open(silo, {}))
-    check_goes_on(state, silo, rotate(silo, token))
+    done = rotate(silo, token)
+    assert done.before == (place == "before the clearing away")
+    check_goes_on(state, silo, done)
+
+
+def has_rotated(folder):
+    store = Store(open_database(folder / DATABASE))
+    with store.reading() as connection:
+        found = Ledger(connection, LEDGER).rotations()
+    store.close()
+    return len(found) == 1
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_change_is_abandoned_until_the_ledger_has_the_new_key(state, silo, monkeypatch, place):
+    before, token = Wallet(silo / "wallet").identity().public_key, invite(state, "hospital-a").encode()
+    with monkeypatch.context() as patch:
+        patch.setattr(*PLACES[place], die)
+        with pytest.raises(Killed):
+            rotate(silo, token)
+    if place in BEFORE_THE_LEDGER:
+        rotation.abandon(Home.open(silo, {}))
+        assert kinds_of(enrol(invite(state, "hospital-a").encode(), silo, None, utc_now())).count("key-rotation") == 0
+        assert Wallet(silo / "wallet").check(utc_now(), Role.SILO).name == "hospital-a"
+        assert Wallet(silo / "wallet").identity().public_key == before
+    elif place != "before the clearing away":
+        with pytest.raises(ConfigError, match="the identity at hand is another one"):
+            rotation.abandon(Home.open(silo, {}))
+        check_goes_on(state, silo, rotate(silo, token))
+
+
+def test_a_used_token_leaves_nothing_of_a_change(state, silo):
+    used = invite(state, "hospital-a")
+    scripted.enrol(silo.with_name("elsewhere"), used)
+    before = Wallet(silo / "wallet").identity().public_key
+    with pytest.raises(Refused, match="has been used already"):
+        rotate(silo, used.encode())
+    assert Wallet(silo / "wallet").check(utc_now(), Role.SILO)
+    assert Wallet(silo / "wallet").identity().public_key == before
+
+
+def test_a_certificate_that_was_renewed_beside_the_ledger_counts(state, silo):
+    """As `cloister certs issue` puts one in place: the ledger still has the one before, which may have expired."""
+    store = Store(open_database(silo / DATABASE))
+    with store.writing() as tx:
+        old = Ledger(tx.connection, LEDGER).identity.certificate_pem
+        ca = CertificateAuthority.load(state.ca)
+        request = signing_request(Wallet(silo / "wallet").identity()._key, Home.open(silo, {}).identity.party)
+        long_ago = utc_now() - timedelta(days=800)
+        pem = ca.sign_identity(request.public_bytes(Encoding.PEM), Home.open(silo, {}).identity.party, long_ago)
+        tx.connection.execute(update(LEDGER.log).values(certificate_pem=pem))
+    store.close()
+    assert old != pem
+    check_goes_on(state, silo, rotate(silo, invite(state, "hospital-a").encode()))
 
 
 def test_an_interrupted_change_goes_on_with_another_token_too(state, silo, monkeypatch):
@@ -190,8 +252,12 @@ def test_what_is_refused_changes_nothing(state, silo, tmp_path, monkeypatch):
 
 def test_the_command_says_what_is_wrong(silo, capsys, monkeypatch):
     monkeypatch.setattr(command, "now", utc_now)
+    assert run(cli.app, ["rotate-key", "--abandon", "--state", str(silo)]) == 0
+    assert "hospital-a keeps its key" in capsys.readouterr().out
     for words, code, why in (
         (["--token", "x", "--reason", "every year"], 3, "invitation token"),
+        (["--reason", "every year"], 2, "give either --token or --abandon"),
+        (["--token", "x", "--abandon"], 2, "give either --token or --abandon"),
         (["--token", "x", "--reason", ""], 2, "give 1 to 400 characters"),
         (["--token", "x", "--reason", "y" * 401], 2, "these are 401"),
     ):

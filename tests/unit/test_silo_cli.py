@@ -262,9 +262,15 @@ def test_other_people_are_another_population(silo, capsys, tmp_path):
     code, said = ask(silo, capsys, *described(tmp_path, "others", "pop-b", rows(21, 61)))
     assert (code, said["not_compared"]) == (0, [])
     (tmp_path / "visits.csv").unlink()
-    code, text = complain(silo, capsys, *described(tmp_path, "again", "pop-d", rows(0, 40)))
+    again = described(tmp_path, "again", "pop-d", rows(0, 40))
+    code, text = complain(silo, capsys, *again, "--not-compared", "visits")
     assert (code, "again.csv is of population patients already, in dataset visits" in text) == (ExitCode.REFUSED, True)
-    code, said = ask(silo, capsys, *described(tmp_path, "more", "pop-c", rows(0, 19) + "\n"))
+    more = described(tmp_path, "more", "pop-c", rows(0, 19) + "\n")
+    code, text = complain(silo, capsys, *more)
+    assert (code, "cannot be compared with dataset visits of population patients" in text) == (ExitCode.REFUSED, True)
+    assert run(app, [*more, "--not-compared", "visits", "--state", str(silo.folder)]) == 0
+    assert "\nnot compared with dataset visits of population patients: " in capsys.readouterr().out
+    code, said = ask(silo, capsys, *more, "--not-compared", "visits")
     (uncompared,) = said["not_compared"]
     assert (uncompared["name"], uncompared["population"], "there is no file" in uncompared["why"]) == (
         "visits", "patients", True,

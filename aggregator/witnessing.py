@@ -114,7 +114,7 @@ class WitnessDesk:
         try:
             found = cosignatures(with_lines(note, [said.line]), {caller.witness: caller.member.identity_key})
         except VerificationError as error:
-            LOG.info("a cosignature does not fit", log=said.log, witness=caller.witness, why=error.why)
+            LOG.info("a cosignature does not fit", peer=caller.witness, what=said.log, why=error.why)
             return
         if not found:
             step = "Cosign with this silo's own key."

@@ -10,6 +10,8 @@ from runtime.console import emit, refuse_existing, require_file
 from silo_agent.command import now
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from privacy.ledger.handed import SeenLogs
     from privacy.ledger.verify import Report
 
@@ -53,6 +55,7 @@ def cosign(
         report, note = verified(opened, trusted_by_ca(opened, wallet / "ca.pem")), opened.notes()[-1]
         _check_visit(report.origin, known, seen, first_visit=first_visit)
         _check_continues(report, known, opened.leaves())
+    _check_past(report, now())
     name = witness_name(own.party.federation, own.party.role, own.party.name)
     line = cosign_note(note, name, own.public_key, own.sign, now())
     certificate = own.certificate_pem.decode()
@@ -74,6 +77,15 @@ def _seen(path: Path, *, first_visit: bool) -> "SeenLogs":
     if first_visit and not path.exists():
         return SeenLogs()
     return SeenLogs.decode(read_file(path, "Name the file of your last visit, or say --first-visit."))
+
+
+def _check_past(report: "Report", moment: "datetime") -> None:
+    """No entry is of the future: with a cosignature from before it no log verifies. Raises VerificationError."""
+    from privacy.ledger.clock import CLOCK_TOLERANCE, instant
+
+    if report.last_utc is not None and instant(report.last_utc) > moment + CLOCK_TOLERANCE:
+        why = f"it has an entry of {report.last_utc}, and by this machine's clock it is {moment:%Y-%m-%dT%H:%M:%SZ}"
+        raise VerificationError(report.origin, why, "Set your clock if it is behind; else cosign after that time.")
 
 
 def _check_visit(log: str, known: "SeenLogs", seen: Path, *, first_visit: bool) -> None:

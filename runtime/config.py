@@ -72,7 +72,7 @@ def read_toml(path: Path, what: str = "configuration") -> dict[str, Any]:
     data = read_file(path, step)
     try:
         return tomllib.loads(data.decode("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{what} {path}", f"is not TOML: {error}", "Correct that line.") from error
 
 

@@ -269,14 +269,16 @@ class Agent:
         others' wait for this silo's cosignature then.
         """
         every_s, last = self._home.settings.witnesses.every_s, time.monotonic()
+        pause_s = min(every_s, COLLECTING_EVERY_S)
         while not self._stopping.is_set():
-            asked = self._to_witness.wait(min(every_s, COLLECTING_EVERY_S * self._witnessing.pace))
+            asked = self._to_witness.wait(pause_s)
             self._to_witness.clear()
             due = asked or time.monotonic() - last >= every_s or any(job.collecting for job in self._open_jobs())
             if self._stopping.is_set() or not self._witnessed or not due:
                 continue
             last = time.monotonic()
             try:
+                pause_s = min(every_s, COLLECTING_EVERY_S * self._witnessing.pace)
                 self._exchange()
             except RewrittenError:
                 return

@@ -24,7 +24,8 @@ HELD_OUT: Final = 4000
 RUNS: Final = 3
 MOST_RECORDS: Final = 5000  # of one silo; more would only take longer
 MOST_STEPS: Final = 4000  # of one silo in all rounds
-MOST_GRADIENTS: Final = 5_000_000  # of all silos in all rounds: what takes about a minute
+MOST_GRADIENTS: Final = 5_000_000  # of all silos in all rounds, of few classes: what takes about a minute
+MANY_CLASSES: Final = 50  # with so many a gradient takes twice as long
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,8 @@ class _Run:
     def of(cls, task: MadeUp, dp: DpSgd) -> Self:
         records = min(task.records, MOST_RECORDS)
         batch = min(dp.expected_batch_size, float(records))
-        most = max(1, int(min(MOST_STEPS, MOST_GRADIENTS / (task.silos * batch))))
+        gradients = task.silos * batch * (1 + task.classes / MANY_CLASSES)
+        most = max(1, int(min(MOST_STEPS, MOST_GRADIENTS / gradients)))
         steps = min(dp.steps_per_round, most)
         deviation = dp.noise_multiplier * dp.clip_l2 * (batch / dp.expected_batch_size)
         if dp.noise == "shared":

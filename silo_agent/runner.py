@@ -59,7 +59,8 @@ class RoundRunner:
     """Runs the rounds of one job. `interrupted(round)` says why training should stop, or None.
 
     `durably` is called with a name after every durable write and every action; tests stop the process there.
-    `show_ledger` is called before an update leaves: others then know what it was charged. What it raises stops that.
+    `show_ledger` is called before an update leaves: the aggregator then holds a checkpoint with its charge, and as many
+    witnesses as are asked for have cosigned it. What it raises stops that.
     """
 
     def __init__(  # noqa: PLR0913 - what a job, and what tests, give it

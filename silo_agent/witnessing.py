@@ -9,7 +9,6 @@ import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
-from itertools import accumulate
 from typing import Any
 
 import structlog
@@ -21,7 +20,7 @@ from certs.times import utc_text
 from certs.verify import check_identity_certificate
 from privacy.errors import CloisterError, ConfigError, ProtocolError, Refused, Unavailable, VerificationError
 from privacy.ledger.checkpoint import log_origin, open_checkpoint, parse_note
-from privacy.ledger.clock import CLOCK_TOLERANCE
+from privacy.ledger.clock import CLOCK_TOLERANCE, instant
 from privacy.ledger.cosignature import Cosignature, cosign, cosignatures, with_lines, witness_name
 from privacy.ledger.handed import HandedCosignature
 from privacy.ledger.witness import Proof, RewrittenError, check_continues, check_own
@@ -33,9 +32,7 @@ from silo_agent.peers import Pins, trusted_peers
 from silo_agent.tables import LEDGER, WITNESS
 
 LOG = structlog.get_logger("silo.witness")
-PAUSES_S = (0.25, 0.5, 1.0, 2.0, 2.0, 2.0, 2.0)  # of one wait for cosignatures; then the job is looked at again
-MANY = 20  # witnesses; with more of them all exchanges are rarer in proportion, for the aggregator answers each
-MOST_WAIT_S = 10.0
+PAUSES_S = (0.25, 0.5, 1.0, 2.0, 2.0, 2.0, 2.0)  # of one wait for cosignatures, twice as long as others' pause
 MANY = 20  # pinned parties; with more of them everybody's exchanges are rarer in proportion: the aggregator answers all
 MOST_NAMED = 8  # witnesses in one message
 MOST_CALLS = 4  # of one exchange: compare, show, prove and cosign, and once more for whom that let on
@@ -75,6 +72,7 @@ class Witnessing:
     _compared: bool = False
     _wanted: tuple[int, ...] = ()
     _cosigned: dict[str, str] = field(default_factory=dict)  # lines to send, by log
+    _held: int = 0  # entries under the checkpoint that the aggregator says it holds of this ledger
     _fresh: Cosignature | None = None  # the aggregator's, made in answer to what was sent last
     _clock_differs: bool = False
     _one_at_a_time: threading.Lock = field(default_factory=threading.Lock, repr=False)
@@ -115,27 +113,27 @@ class Witnessing:
             raise self._unwitnessed(cosigned, what, "It waits for them; see `cloister silo witnesses list`.")
 
     def show(self, port: AggregatorPort, clock: Callable[[], datetime], pause: Callable[[float], bool]) -> None:
-        """Exchange until as many as `witnesses.quorum` asks for cosigned all that this ledger has now.
+        """Exchange until the aggregator holds all that this ledger has now, and as many as `witnesses.quorum` asks for
+        have cosigned it.
 
         Who has cosigned so much never cosigns less, so that no quorum of them confirms an older copy of this state.
-        When they did so does not matter, nor what any clock says. `pause` waits for some seconds, and says whether to
-        give up. Raises as `exchange`; Unwitnessed, naming who has not, after MOST_WAIT_S.
+        When they did so does not matter. `pause` waits for some seconds, and says whether to give up. Raises as
+        `exchange`, also for a clock that differs; Unwitnessed, naming who has not, after PAUSES_S.
         """
         quorum, size, cosigned = self.home.settings.witnesses.quorum, self._size(), frozenset[str]()
-        for pause_s in (0.0, *self._pauses()):
-            if pause_s and pause(pause_s):
+        pace = self.pace
+        for pause_s in (0.0, *PAUSES_S):
+            if pause_s and pause(pause_s * pace):
                 break
             self.exchange(port, clock())
             cosigned = self._cosigners(size)
-            if len(cosigned) >= quorum:
+            if self._held >= size and len(cosigned) >= quorum:
                 return
         step = "No update leaves before; it is tried again while its round lasts. See `cloister silo witnesses list`."
+        if self._held < size:
+            why = f"the aggregator holds {self._held} of this silo's {size} ledger entries"
+            raise Unwitnessed("witnesses", why, step)
         raise self._unwitnessed(cosigned, f"this silo's {size} ledger entries", step)
-
-    def _pauses(self) -> list[float]:
-        pace = self.pace
-        together = zip(PAUSES_S, accumulate(PAUSES_S), strict=True)
-        return [pause_s * pace for pause_s, all_s in together if all_s * pace <= MOST_WAIT_S]
 
     @property
     def pace(self) -> float:
@@ -168,10 +166,11 @@ class Witnessing:
     def request(self, now: datetime) -> wire.ExchangeCheckpointsRequest:
         """What to send next: the newest checkpoint, signed now if there is none of this size yet, and proofs of it.
 
-        At first neither: only the question what others hold.
+        At first neither: only the question what others hold. Raises ConfigError for an entry of the future.
         """
         with self.home.store.writing() as tx:
             ledger, book = tx.ledger, WitnessBook(tx.connection, WITNESS)
+            _check_past(ledger, now)
             note = ledger.checkpoint(self.home.identity.sign, now) if ledger.size and self._compared else ""
             size = ledger.size
             proofs = tuple(
@@ -218,6 +217,7 @@ class Witnessing:
                 "own checkpoint", f"is not ours: {error.why}", _NOT_OURS, sender="aggregator"
             ) from error
         check_own(known, ledger.size, ledger.root_at)
+        self._held = known.size
         keys = self._keys(answer, pins, now)
         lines = {name: line for line in note.split("\n\n", 1)[1].splitlines() for name in [line.split(" ")[1]]}
         for cosignature in cosignatures(note, {name: key for name, (key, _) in keys.items()}):
@@ -233,7 +233,7 @@ class Witnessing:
             try:
                 party, key = self._believed(shown.identity_pem, pins, now)
             except CloisterError as error:
-                LOG.info("a witness is not believed", witness=shown.witness, why=error.why)
+                LOG.info("a witness is not believed", peer=shown.witness, what=error.what, why=error.why)
                 continue
             found[witness_name(party.federation, party.role, party.name)] = (key, shown.identity_pem)
         return found
@@ -250,7 +250,7 @@ class Witnessing:
             log = log_origin(party.federation, party.name)
             new = open_checkpoint(note, log, key)
         except CloisterError as error:
-            LOG.info("a log is not witnessed", why=f"{error.what}: {error.why}")
+            LOG.info("a log is not witnessed", what=error.what, why=error.why)
             return {}
         proofs = [Proof(proof.old_size, proof.hashes) for proof in shown.proofs]
         try:
@@ -283,6 +283,17 @@ def _check_owner(party: PartyId) -> None:
     if party.role not in OWNERS:
         step = "Silos and the aggregator have one. Ask the CA's keeper who got this certificate."
         raise ProtocolError(f"log of {party.uri}", f"is none: a {party.role} has no ledger", step, sender=party.name)
+
+
+def _check_past(ledger: Ledger, now: datetime) -> None:
+    """What is cosigned now must not say that it was written later: nobody could verify it. Raises ConfigError."""
+    latest = ledger.latest_utc
+    if latest is not None and instant(latest) > now + CLOCK_TOLERANCE:
+        why = f"it has an entry of {latest}, and by this machine's clock it is {utc_text(now)}"
+        step = (
+            "Set the clock if it is behind (timedatectl); else see A clock that was wrong, docs/how-to/run-a-silo.md."
+        )
+        raise ConfigError(f"ledger of {ledger.identity.origin}", why, step)
 
 
 def _newest(cosigned: tuple[int, datetime] | None) -> str:
@@ -323,6 +334,7 @@ def take_handed(home: Home, handed: HandedCosignature, now: datetime) -> str:
         if note is None or handed.log != ledger.identity.origin:
             why = f"this ledger, {ledger.identity.origin}, signed no checkpoint of {handed.size} entries"
             raise VerificationError(f"cosignature of {handed.log}", why, "Give the auditor a fresh export.")
+        _check_past(ledger, now)
         found = cosignatures(with_lines(note, [handed.line]), {name: key})
         if not found:
             raise VerificationError(f"cosignature by {name}", "is another witness'", "Ask the auditor for it again.")

@@ -238,7 +238,7 @@ class KeyEntry(Entry):
 
 
 class KeyRotationEntry(Entry):
-    """From the next entry on this log is signed for by another key; both keys have signed that (privacy.key_rotation).
+    """Checkpoints that cover this entry are by another key; both keys have signed that (privacy.key_rotation).
 
     The certificates are the institution's, PEM: of the old key as it was last, of the new one as it is first.
     """

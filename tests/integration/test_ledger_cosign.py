@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -232,3 +233,21 @@ def test_only_auditors_hand_cosignatures_in(silo, tmp_path, capsys):
     capsys.readouterr()
     assert run(cli.app, ["witnesses", "add", "c.json", "--state", str(silo.folder)]) == 5
     assert "is no auditor's" in capsys.readouterr().err
+
+
+def test_a_ledger_with_an_entry_of_the_future_is_not_cosigned(silo, capsys):
+    """With a cosignature from before that time it would never verify again."""
+    assert cosign(export(silo, "first.zip")) == 0
+    ahead = replace(STEWARD, now=NOW + timedelta(hours=2))
+    with silo.home.store.writing() as tx:
+        tx.record(key_entry(ahead, "pinned", "cloister://test/silo/other", "0c" * 32, "by a clock that was ahead"))
+    seen = Path("seen.json").read_bytes()
+    capsys.readouterr()
+    assert cosign(export(silo, "later.zip"), "again.json") == 6
+    assert (
+        "it has an entry of 2026-03-01T14:00:00Z, and by this machine's clock it is 2026-03-01T12"
+        in capsys.readouterr().err
+    )
+    assert (Path("seen.json").read_bytes(), Path("again.json").exists()) == (seen, False)
+    assert run(cli.app, ["witnesses", "add", "cosigned.json", "--state", str(silo.folder)]) == 3
+    assert "it has an entry of" in capsys.readouterr().err

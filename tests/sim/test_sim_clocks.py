@@ -44,6 +44,19 @@ def test_a_clock_that_is_a_little_ahead_shows_in_what_is_waited_for(world, silos
     east.home.store.close()
 
 
+def test_a_ledger_with_an_entry_of_the_future_is_shown_to_nobody(world, silos):
+    """Cosigned before the time that it states, it would never verify."""
+    east, signed = silos["east"], silos["east"].notes()
+    world.now += timedelta(hours=2)
+    east.append("by a clock that was ahead")
+    world.now -= timedelta(hours=2)
+    with pytest.raises(ConfigError, match=r"it has an entry of .*A clock that was wrong"):
+        east.exchange()
+    assert east.notes() == signed
+    world.now += timedelta(hours=2)
+    assert east.exchange() == {"cloister/sim/aggregator/aggregator"}
+
+
 def test_a_cosignature_from_the_future_does_not_count(world, silos):
     """It is by a clock that is wrong, there or here."""
     all_exchange(silos, 3)

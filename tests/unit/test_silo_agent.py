@@ -17,12 +17,13 @@ from federation.processes import free_port
 from privacy.errors import CloisterError, ConfigError, ExitCode, ProtocolError, Unavailable
 from privacy.ledger.checkpoint import Checkpoint, sign_checkpoint
 from privacy.ledger.witness import RewrittenError
-from silo_agent import agent, client
+from silo_agent import agent, client, witnessing
 from silo_agent.admission import ForeignJobError
 from silo_agent.agent import Agent, JobThread
 from silo_agent.asking import Unanswered
 from silo_agent.client import GrpcAggregator
 from silo_agent.daemon import ended_by_signals
+from silo_agent.entries import Author, key_entry
 from silo_agent.jobs import JobState, set_job_state
 from silo_agent.metrics import silo_metrics
 from silo_agent.status import StatusBoard
@@ -433,6 +434,22 @@ def test_an_agent_exchanges_checkpoints_every_so_often_and_when_it_is_asked_to(t
     played.stop()
 
 
+def test_a_database_that_cannot_be_read_for_once_ends_no_exchanges(tmp_path, monkeypatch):
+    failures = [OSError("disk I/O error")]
+
+    def pace(_):
+        if failures:
+            raise failures.pop()
+        return 1.0
+
+    monkeypatch.setattr(witnessing.Witnessing, "pace", property(pace))
+    played = running(tmp_path, monkeypatch, lambda _: NOTHING_WITNESSED, "\n[witnesses]\nevery_s = 1\n")
+    assert played.port.all_named.wait(PATIENCE_S)
+    assert exchanged(played, played.port.exchanges + 2)
+    assert not failures
+    played.stop()
+
+
 def test_an_agent_exchanges_checkpoints_when_a_round_is_over(tmp_path, monkeypatch):
     played = running(tmp_path, monkeypatch, lambda _: NOTHING_WITNESSED)
     assert played.port.all_named.wait(PATIENCE_S)
@@ -440,7 +457,12 @@ def test_an_agent_exchanges_checkpoints_when_a_round_is_over(tmp_path, monkeypat
     showing = Agent._participation(played.agent, played.silo.job, lambda _: None)._showing
     showing.soon()
     assert exchanged(played, begun + 1)
-    showing.now()
+    with played.silo.home.store.writing() as tx:
+        by = Author(OWN, "steward", "steward", NOW)
+        tx.record(key_entry(by, "own", f"cloister://test/silo/{OWN}", "0c" * 32, "enrolled"))
+    monkeypatch.setattr(witnessing, "PAUSES_S", ())
+    with pytest.raises(Unwitnessed, match="the aggregator holds 0 of this silo's"):
+        showing.now()
     assert played.port.exchanges == begun + 2
     played.stop()
 

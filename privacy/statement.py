@@ -34,6 +34,11 @@ class Statement(Strict):
         """The name of the party whose identity key signs this."""
         raise TypeError("a statement's subclass names its signer")
 
+    @classmethod
+    def label(cls) -> str:
+        """The type of all statements of this class."""
+        return str(cls.model_fields["type"].default)
+
     @property
     def once(self) -> str:
         """A party says one thing under each of these for a job and round, ever: its type."""

@@ -12,7 +12,6 @@ from runtime.files import read_file
 from silo_agent.statements import said
 from silo_agent.tables import jobs, openings, rounds
 
-APPLIED = str(Applied.model_fields["type"].default)
 PREFLIGHT_FILE = "preflight.json"  # in a job's results: the report of its self-test
 
 
@@ -37,7 +36,7 @@ class Archive:
         job = bytes.fromhex(key.job)
         which = (rounds.c.job == job, rounds.c.round == key.round_number)
         kept = self._connection.execute(select(rounds.c.record).where(*which)).scalar_one_or_none()
-        applied = said(self._connection, job, key.round_number, APPLIED)
+        applied = said(self._connection, job, key.round_number, Applied.label())
         if kept is None or applied is None:
             return kept
         return RoundRecord.decode(kept).model_copy(update={"applied": (SignedText.of(applied),)}).encode()

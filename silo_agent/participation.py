@@ -264,7 +264,7 @@ class Participation:
 
     def _make_deal(self, record: JobRecord, roll: Roll) -> None:
         with self._home.store.reading() as connection:
-            spoken = said(connection, self._job, 0, _kind(KeyDeal))
+            spoken = said(connection, self._job, 0, KeyDeal.label())
         if spoken is not None:  # for an earlier roll: this silo deals once a job
             return
         statement = prepare_deal(record.plan, roll, self._home.name, self._home.vault)
@@ -374,15 +374,15 @@ class Participation:
         A refusal that is not about the statement (certificate, role, version) is raised, and it is sent again.
         """
         with self._home.store.reading() as connection:
-            waiting = undelivered(connection, self._job, number, _kind(kind))
+            waiting = undelivered(connection, self._job, number, kind.label())
         if waiting is None:
             return
         try:
             send(waiting)
         except ProtocolError as error:
-            LOG.warning("the aggregator did not take it", job=self._job.hex()[:12], what=_kind(kind), exc_info=error)
+            LOG.warning("the aggregator did not take it", job=self._job.hex()[:12], what=kind.label(), exc_info=error)
         with self._home.store.writing() as tx:
-            mark_delivered(tx.connection, self._job, number, _kind(kind))
+            mark_delivered(tx.connection, self._job, number, kind.label())
 
     def _author(self) -> entries.Author:
         return entries.Author(self._home.name, f"agent of {self._home.name}", "agent", self._clock())
@@ -403,7 +403,3 @@ class Participation:
                     "epsilon_left": budget.left_epsilon,
                 }
         self._board.show(**changes)
-
-
-def _kind(statement: type[JobJoin | JobRefusal | KeyDeal]) -> str:
-    return str(statement.model_fields["type"].default)

@@ -61,11 +61,6 @@ STATEMENTS: dict[type[Action], type[RoundStatement]] = {
 }
 
 
-def kind_of(statement: type[RoundStatement]) -> str:
-    """The `type` that statements of this class carry."""
-    return str(statement.model_fields["type"].default)
-
-
 @dataclass(frozen=True)
 class Denied:
     """The budget does not allow the round. That is on record; nothing else was stored."""
@@ -95,11 +90,11 @@ class RoundLog:
         statement = self._kinds.get(type(action))
         if statement is None:
             return None
-        return fingerprint_under(action.commit) if isinstance(action, SendFingerprint) else kind_of(statement)
+        return fingerprint_under(action.commit) if isinstance(action, SendFingerprint) else statement.label()
 
     def header(self, number: int) -> Signed | None:
         """The header of the update that this silo sealed, if it did."""
-        return self.said(number, kind_of(self._kinds[SendUpdate]))
+        return self.said(number, self._kinds[SendUpdate].label())
 
     def write(
         self, number: int, before: State, event: Event, state: State, actions: Iterable[Action], record: bytes | None

@@ -13,7 +13,7 @@ from silo_agent.round_states import Idle, State
 from silo_agent.tables import rounds, statements
 
 Sign = Callable[[bytes], bytes]
-_JOIN, _REFUSAL = (str(kind.model_fields["type"].default) for kind in (JobJoin, JobRefusal))
+_JOIN, _REFUSAL = JobJoin.label(), JobRefusal.label()
 _CONTRARY = {_JOIN: _REFUSAL, _REFUSAL: _JOIN}  # who said the one never says the other
 
 

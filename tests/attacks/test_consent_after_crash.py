@@ -11,7 +11,7 @@ from privacy.transcript import Consent
 from silo_agent.statements import said
 from tests.lone_silo import LoneSilo
 
-KIND = Consent.model_fields["type"].default
+KIND = Consent.label()
 
 
 class PowerCut(BaseException):

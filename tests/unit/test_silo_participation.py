@@ -28,7 +28,7 @@ def silo(tmp_path):
 
 def spoken(silo, kind):
     with silo.home.store.reading() as connection:
-        return said(connection, silo.job, 0, kind.model_fields["type"].default)
+        return said(connection, silo.job, 0, kind.label())
 
 
 # -- who decides -----------------------------------------------------------------------------------------------------
@@ -168,7 +168,7 @@ def test_what_was_said_of_a_job_is_said_until_the_desk_has_it(silo, answer, stat
     with pytest.raises(type(answer)):
         silo.take_part().advance()
     with silo.home.store.reading() as connection:
-        assert undelivered(connection, silo.job, 0, kind.model_fields["type"].default) is not None
+        assert undelivered(connection, silo.job, 0, kind.label()) is not None
     silo.port.refuses.clear()
     silo.take_part().advance()
     assert silo.port.calls.count(call) == 2

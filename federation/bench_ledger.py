@@ -2,17 +2,20 @@
 
 The entries are made up (federation.made_ledger) and stand in a silo's database as the agent would have put them there:
 SQLite, WAL, synchronous=FULL, so that a transaction is on the disk when it ends. A batch is the entries of one
-transaction; making them up is not counted. Verification is `verify_log` over an exported bundle, processor time of one
-core; nothing of the rounds stands behind these entries, so plans and transcripts are not compared.
+transaction; making them up is not counted. Verification is `verify_log` over an exported bundle in a process of its
+own, as an auditor's is: processor time, in which the accountants are imported and every price is computed. Nothing of
+the rounds stands behind these entries, so plans and transcripts are not compared.
 """
 
 import random
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from itertools import islice
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +64,9 @@ def bench_ledger(entries: int, batch: int, folder: Path, note: Callable[[str], N
     note("verifying")
     size = (folder / "bundle.zip").stat().st_size
     shape = {"entries": entries, "batch": batch, "bundle_bytes_per_entry": size / entries}
-    return shape | found | {"check_seconds": check[0]} | _verify(folder / "bundle.zip", identity)
+    with ProcessPoolExecutor(1, get_context("spawn")) as auditor:
+        verified = auditor.submit(_verify, folder / "bundle.zip", identity).result()
+    return shape | found | {"check_seconds": check[0]} | verified
 
 
 def _append(
@@ -111,7 +116,9 @@ def _milliseconds(name: str, seconds: list[float]) -> dict[str, float]:
 
 
 def _verify(bundle: Path, identity: LogIdentity) -> dict[str, float]:
-    with _timed() as opening, opened_bundle(bundle) as opened:
+    with ExitStack() as stack:
+        with _timed() as opening:
+            opened = stack.enter_context(opened_bundle(bundle))
         began = time.process_time()
         report = verify_log(opened.entries(), opened.notes(), identity.origin, identity.public_key, opened.leaves())
         taken = time.process_time() - began
@@ -124,7 +131,7 @@ def _verify(bundle: Path, identity: LogIdentity) -> dict[str, float]:
         "verify_seconds": taken,
         "verify_per_second": report.entries / taken,
         "of_that_signatures_seconds": signatures[0],
-        "open_bundle_seconds": opening[0] - taken,
+        "open_bundle_seconds": opening[0],
     }
 
 

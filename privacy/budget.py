@@ -120,8 +120,7 @@ class BudgetPolicy:
         return tuple(math.floor(cap / GRID) * GRID for cap in exact)
 
 
-@dataclass(frozen=True)
-class Grant:
+class Grant(NamedTuple):
     """What one job was approved for: this many charged rounds, each of this Renyi vector; `committed` are charged."""
 
     vector: Vector
@@ -171,7 +170,14 @@ class BudgetState:
     @property
     def left_epsilon(self) -> float:
         """The policy's epsilon less what is charged. Epsilons don't add up: ask `what_if` what still fits."""
-        return max(0.0, self.policy.epsilon - self.charged_epsilon)
+        return self.epsilons[2]
+
+    @property
+    def epsilons(self) -> tuple[float, float, float]:
+        """Of what is spent, charged, and left."""
+        spent, charged = self.spent_epsilon, self.charged_epsilon
+        left = self.policy.epsilon - charged
+        return spent, charged, max(0.0, left)
 
     def rounds_left(self, job: str) -> int:
         """How many more rounds a job may reserve under its approval; 0 without one. Refunded rounds don't count."""
@@ -300,7 +306,7 @@ def reserve(state: BudgetState, key: RoundKey, vector: Vector) -> BudgetState:
         )
     _check_granted(state, key.job, vector)
     index = _order_index(state, vector)
-    if _rounds_that_fit(state, vector, index) < 1:
+    if state.total[index] + vector[index] > state.policy.caps[index]:
         raise over_cap(state, str(key), what_if(state, vector, 1), "")
     check_sub_caps(state, key.job, state.accounts[key.job].purpose, vector, 1)
     total, reserved = add(state.total, vector), state.reserved.set(key, vector)
@@ -310,7 +316,8 @@ def reserve(state: BudgetState, key: RoundKey, vector: Vector) -> BudgetState:
 def commit(state: BudgetState, key: RoundKey, executed: Vector) -> BudgetState:
     """Charge what ran, for good. Raises InternalError if nothing is reserved for it or more ran than was reserved."""
     reserved = _reservation(state, key)
-    if executed is not reserved and any(ran > held for ran, held in zip(check_vector(executed), reserved, strict=True)):
+    all_ran = executed is reserved or executed == reserved  # most often they are one object
+    if not all_ran and any(ran > held for ran, held in zip(check_vector(executed), reserved, strict=True)):
         raise InternalError(
             f"budget of {state.policy.population}",
             f"more ran in {key} than was reserved for it",
@@ -320,7 +327,7 @@ def commit(state: BudgetState, key: RoundKey, executed: Vector) -> BudgetState:
     granted = grants.get(key.job)
     if granted is not None:  # else it was withdrawn while the round was under way
         grants = grants.set(key.job, Grant(granted.vector, granted.rounds, granted.committed + 1))
-    total = state.total if executed == reserved else _sum(add(state.committed, executed), rest)
+    total = state.total if all_ran else _sum(add(state.committed, executed), rest)
     return state.moved(
         total=total,
         committed=add(state.committed, executed) if rest else total,
@@ -346,7 +353,7 @@ def _sum(committed: Vector, reserved: Map[RoundKey, Vector]) -> Vector:
 
 def _check_granted(state: BudgetState, job: str, vector: Vector) -> None:
     granted, what = state.grants.get(job), f"budget of {state.policy.population}"
-    if granted is None or granted.vector != vector:
+    if granted is None or (granted.vector is not vector and granted.vector != vector):
         why = "is not approved" if granted is None else "was approved for rounds of another cost"
         raise BudgetRefusal("not-approved", what, f"job {job[:12]} {why}", "A steward decides: `cloister silo jobs`.")
     if state.rounds_left(job) <= 0:

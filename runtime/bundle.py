@@ -1,13 +1,15 @@
 """Reading a bundle (runtime/bundle_form.py): its form is checked here, what it says in privacy.ledger.verify."""
 
+import io
 import os
 import struct
 import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import IO, TYPE_CHECKING, TypeVar
 
 from pydantic import ValidationError
 
@@ -34,7 +36,10 @@ from runtime.bundle_form import (
     write_members,
 )
 
-_PIECE = 1 << 18  # what a processor's cache holds
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+_PIECE = 1 << 16  # what is split and read while the cache next to a core still has it
 _HEADER = 30  # bytes
 _NEXT = "Name a file that `cloister ledger export` wrote, whole; or ask for a fresh one."
 _UNCERTIFIED = (
@@ -42,6 +47,29 @@ _UNCERTIFIED = (
     "--key instead."
 )
 Key = TypeVar("Key")
+
+
+class _Member(io.RawIOBase):
+    """A stored member's bytes as they stand in the file: its checksum was right when the bundle was opened.
+
+    A local file header has 30 bytes, its last two numbers being the lengths of name and extra field behind it
+    (APPNOTE.TXT 6.3.10, 4.3.7).
+    """
+
+    def __init__(self, file: IO[bytes], info: zipfile.ZipInfo) -> None:
+        self._file = file.fileno()
+        header = os.pread(self._file, _HEADER, info.header_offset)
+        self._place = info.header_offset + _HEADER + sum(struct.unpack_from("<HH", header, _HEADER - 4))
+        self._end = self._place + info.file_size
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: "WriteableBuffer") -> int:
+        """Reads at its own place: that of the file is others'."""
+        count = os.preadv(self._file, [memoryview(buffer)[: self._end - self._place]], self._place)
+        self._place += count
+        return count
 
 
 class Bundle:
@@ -55,26 +83,12 @@ class Bundle:
 
     def entries(self) -> Iterator[bytes]:
         """The entries, one by one, without their line ends."""
-        rest = b""
-        for piece in self._stored(ENTRIES):
-            *lines, rest = (rest + piece).split(b"\n")
-            yield from lines
-            if len(rest) > MAX_ENTRY_BYTES:
-                break
-        if rest:  # no line end, or more than any entry has: nothing after it is read
-            yield rest
-
-    def _stored(self, name: str) -> Iterator[bytes]:
-        """A member's bytes as they stand in the file: its checksum was right when the bundle was opened.
-
-        A local file header has 30 bytes, its last two numbers being the lengths of name and extra field behind it
-        (APPNOTE.TXT 6.3.10, 4.3.7).
-        """
-        info, file = self._archive.getinfo(name), self._file.fileno()
-        header = os.pread(file, _HEADER, info.header_offset)
-        begin = info.header_offset + _HEADER + sum(struct.unpack_from("<HH", header, _HEADER - 4))
-        for place in range(begin, begin + info.file_size, _PIECE):
-            yield os.pread(file, min(_PIECE, begin + info.file_size - place), place)
+        with io.BufferedReader(_Member(self._file, self._archive.getinfo(ENTRIES)), _PIECE) as member:
+            for line in iter(partial(member.readline, MAX_ENTRY_BYTES + 2), b""):
+                if not line.endswith(b"\n"):  # or more than any entry has: nothing after it is read
+                    yield line
+                    break
+                yield line[:-1]
 
     def notes(self) -> tuple[str, ...]:
         """The signed checkpoints. Raises VerificationError if they are not a list of notes."""

@@ -168,12 +168,14 @@ def _cost(population: str, entries: Sequence[AnyEntry]) -> Cost:
     spent, first = ZERO, reserved[0]
     for commit in commits:
         spent = add(spent, commit.charge.rdp)
+    delta = first.charge.delta
+    epsilon = rdp_epsilon(spent, delta)
     return Cost(
         population=population,
         unit=first.unit,
-        delta=first.charge.delta,
-        epsilon=rdp_epsilon(spent, first.charge.delta),
-        epsilon_pld=total_pld([commit.charge.event for commit in commits], first.charge.delta),
+        delta=delta,
+        epsilon=epsilon,
+        epsilon_pld=total_pld([commit.charge.event for commit in commits], delta, epsilon),
         executed=len(commits) - presumed,
         presumed=presumed,
         refunded=refunded,

@@ -4,6 +4,7 @@ Renyi figures must replay within RELATIVE_TOLERANCE (and as much absolutely), PL
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -124,7 +125,7 @@ def report_populations(budgets: Budgets, executed: Mapping[str, Sequence[Event]]
             spent_epsilon=state.spent_epsilon,
             charged_epsilon=state.charged_epsilon,
             left_epsilon=state.left_epsilon,
-            spent_pld_epsilon=total_pld(executed.get(name, ()), state.policy.delta),
+            spent_pld_epsilon=total_pld(executed.get(name, ()), state.policy.delta, state.spent_epsilon),
             rounds_committed=len(executed.get(name, ())),
             rounds_reserved=len(state.reserved),
         )
@@ -132,19 +133,25 @@ def report_populations(budgets: Budgets, executed: Mapping[str, Sequence[Event]]
     )
 
 
-def total_pld(events: Sequence[Event], delta: float) -> float | None:
-    """PLD epsilon of all events together, equal mechanisms merged; None if too many differ, or noise was shared."""
+def total_pld(events: Sequence[Event], delta: float, renyi: float) -> float | None:
+    """PLD epsilon of all events together, equal mechanisms merged; None if too many differ, or noise was shared.
+
+    `renyi` is their Renyi epsilon at this delta.
+    """
     counts: dict[Gaussian | SharedGaussian | PoissonSampled, int] = {}
-    for event in events:
+    objects = {id(event): event for event in events}  # of which there are few: equal ones are decoded as one
+    for ident, times in Counter(map(id, events)).items():
+        event = objects[ident]
         parts = event.events if isinstance(event, Composed) else (event,)
         for part in parts:
             one, count = (part.event, part.count) if isinstance(part, SelfComposed) else (part, 1)
-            counts[one] = counts.get(one, 0) + count
+            counts[one] = counts.get(one, 0) + count * times
     if not counts:
         return 0.0
     if len(counts) > MAX_EVENTS or max(counts.values()) > MAX_COUNT:
         return None
-    return pld_epsilon(Composed(events=tuple(SelfComposed(count=n, event=one) for one, n in counts.items())), delta)
+    together = Composed(events=tuple(SelfComposed(count=n, event=one) for one, n in counts.items()))
+    return pld_epsilon(together, delta, renyi)
 
 
 def _event_of(mechanism: Mechanism) -> SelfComposed | Composed:

@@ -13,7 +13,7 @@ says what is wrong with it. `tests/properties/test_ledger_codec.py` holds the tw
 import re
 from collections.abc import Callable
 from functools import cache, lru_cache
-from typing import Any, Generic, TypeVar, get_args
+from typing import Any, Generic, TypeVar, cast, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import to_json
@@ -26,7 +26,6 @@ from privacy.ledger.runs import NotPlain, Run
 from privacy.ledger.scalars import Scalar
 
 _Model = TypeVar("_Model", bound=Strict)
-_Matching = Callable[[str, int], re.Match[str] | None]
 
 
 def read_plain(data: bytes) -> AnyEntry | None:
@@ -45,44 +44,23 @@ def read_plain(data: bytes) -> AnyEntry | None:
 
 
 class Form(Generic[_Model]):
-    """The canonical texts of one model.
+    """The canonical texts of one model, read by a function that is written for it, as those of `dataclasses` are.
 
-    The expressions' groups together are a list of what the text says. In it, what is no string is converted, then each
-    object of scalars becomes one value; the other fields come from the runs.
+    Step by step it matches an expression and looks up the run behind it, and at the end makes the value: of the groups,
+    of which what is no string is converted, of each object of scalars, and of the members that the runs say.
     """
 
     def __init__(self, model: type[_Model]) -> None:
-        self._make = _maker(model)
-        self._blank: dict[str, Any] = dict.fromkeys(member.name for member in members_of(model))
-        self._stretches: list[tuple[_Matching, str, Run | None]] = []
-        self._names: list[str] = []  # of the fields that are in no run
-        self._convert: list[tuple[int, Callable[[Any], Any]]] = []
-        self._objects: list[tuple[int, int, list[str], Callable[[dict[str, Any]], Strict]]] = []  # the last one first
-        self._groups = 0
-        self._compile(model)
+        self._known: dict[str, Any] = {"NotPlain": NotPlain, "make": _maker(model), **_CONVERT}
+        self._steps: list[str] = []
+        self._members: list[str] = []  # of the value: `"round": int(g3)`
+        self._groups: list[str] = []  # of the expression that is being made
+        self._count = 0
+        self.read: Callable[[str], _Model] = self._compile(model)
+        """What a text means. Raises NotPlain."""
 
-    def read(self, text: str) -> _Model:
-        """What the text means. Raises NotPlain."""
-        said: list[Any] = []
-        values = self._blank.copy()
-        at = 0
-        for matching, before, run in self._stretches:
-            match = matching(text, at)
-            if match is None:
-                raise NotPlain
-            said += match.groups()
-            if run is not None:
-                at, known = run.read(text, match.end(), before)
-                values |= known
-        for place, convert in self._convert:
-            said[place] = convert(said[place])
-        for begin, end, names, make in self._objects:
-            said[begin:end] = [make(dict(zip(names, said[begin:end], strict=False)))]  # as many as groups: see _compile
-        values.update(zip(self._names, said, strict=False))
-        return self._make(values)
-
-    def _compile(self, model: type[Strict]) -> None:
-        """The expressions; but for the last, each with what should follow the run after it, and with the run."""
+    def _compile(self, model: type[Strict]) -> Callable[[str], _Model]:
+        """The function; each expression but the last ends with what stands before its run."""
         groups = list(grouped(members_of(model)))
         following = [*(group[0].opening + group[0].key for group in groups[1:]), "}"]
         source = ""
@@ -91,37 +69,56 @@ class Form(Generic[_Model]):
             if pattern is not None:
                 source += pattern
             else:
-                self._stretches.append((_expression(source + re.escape(group[0].opening)), before, _run(group)))
+                self._match(source + re.escape(group[0].opening))
+                self._look_up(_run(group), before)
                 source = ""
-        self._stretches.append((_expression(source + r"\}\Z"), "", None))
+        self._match(source + r"\}\Z")
+        lines = ["def read(text, at=0):", *self._steps, f"return make({{{', '.join(self._members)}}})"]
+        exec("\n    ".join(lines), self._known)  # noqa: S102 - of the models' own names and numbers, nobody's input
+        return cast("Callable[[str], _Model]", self._known["read"])
+
+    def _match(self, expression: str) -> None:
+        matching = self._name(re.compile(expression, re.ASCII).match)
+        self._steps += [f"match = {matching}(text, at)", "if match is None: raise NotPlain"]
+        if self._groups:
+            self._steps.append(f"{', '.join(self._groups)}, = match.groups()")
+        self._groups = []
+
+    def _look_up(self, run: Run, before: str) -> None:
+        """`before` is the text that should follow the run."""
+        read = self._name(run.read)
+        self._steps.append(f"at, {read}_said = {read}(text, match.end(), {before!r})")
+        self._members.append(f"**{read}_said")
 
     def _pattern(self, member: Member) -> str | None:
         """The expression of a scalar or of an object of scalars, else None; what its groups say is noted."""
-        begin, scalar, inner = self._groups, member.scalar, member.flat
-        if scalar is not None and scalar.only is not None:
-            self._blank[member.name] = scalar.only
-            return member.before + re.escape(canonical_json(scalar.only).decode())
-        if scalar is not None:
-            pattern = self._group(scalar)
-        elif inner is not None:
-            members = members_of(inner)
-            pattern = "".join(each.before + self._group(each.scalar) for each in members if each.scalar) + r"\}"
-            self._objects.insert(0, (begin, self._groups, [each.name for each in members], _maker(inner)))
+        if member.scalar is not None:
+            pattern, value = self._scalar(member.scalar)
+        elif member.flat is not None:
+            inner = [(each.name, each.before, each.scalar) for each in members_of(member.flat)]
+            scalars = [(name, before, *self._scalar(scalar)) for name, before, scalar in inner if scalar is not None]
+            pattern = "".join(before + pattern for _, before, pattern, _ in scalars) + r"\}"
+            said = ", ".join(f"{name!r}: {value}" for name, _, _, value in scalars)
+            value = f"{self._name(_maker(member.flat))}({{{said}}})"
         else:
             return None
-        self._names.append(member.name)
+        self._members.append(f"{member.name!r}: {value}")
         return member.before + pattern
 
-    def _group(self, scalar: Scalar) -> str:
-        if scalar.kind is not str:
-            convert = int if scalar.kind is int and not scalar.nullable else _CONVERT[scalar.kind]
-            self._convert.append((self._groups, convert))
-        self._groups += 1
-        return scalar.pattern
+    def _scalar(self, scalar: Scalar) -> tuple[str, str]:
+        """Its expression, and what its value is called in the function."""
+        if scalar.only is not None:
+            return re.escape(canonical_json(scalar.only).decode()), repr(scalar.only)
+        self._count += 1
+        group = f"g{self._count}"
+        self._groups.append(group)
+        return scalar.pattern, group if scalar.kind is str else f"{_CONVERSIONS[scalar.kind, scalar.nullable]}({group})"
 
-
-def _expression(source: str) -> _Matching:
-    return re.compile(source, re.ASCII).match
+    def _name(self, value: object) -> str:
+        """What the function calls this value."""
+        name = f"v{len(self._known)}"
+        self._known[name] = value
+        return name
 
 
 def _whole(text: str | None) -> int | None:
@@ -132,7 +129,7 @@ def _truth(text: str | None) -> bool | None:
     return None if text is None else text == "true"
 
 
-@lru_cache(4096)
+@lru_cache(1024)
 def _real(text: str | None) -> float | None:
     """The double of which this is the shortest text; without an exponent all printers agree on that one."""
     if text is None:
@@ -143,7 +140,12 @@ def _real(text: str | None) -> float | None:
     return value
 
 
-_CONVERT: dict[type, Callable[[str | None], Any]] = {int: _whole, bool: _truth, float: _real}
+_CONVERT: dict[str, Callable[[Any], Any]] = {"int": int, "whole": _whole, "truth": _truth, "real": _real}
+_CONVERSIONS = {
+    (int, False): "int", (int, True): "whole", (bool, False): "truth", (bool, True): "truth",
+    (float, False): "real", (float, True): "real",
+}  # fmt: skip
+"""How a group becomes what the field holds: by its type, and by whether it may be null."""
 
 
 _SLOTS = [

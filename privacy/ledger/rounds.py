@@ -11,6 +11,7 @@ from privacy.ledger.entry import (
     RefuseEntry,
     ReleaseEntry,
     ReserveEntry,
+    RoundScoped,
 )
 from privacy.ledger.figures import near
 from privacy.ledger.parts import Asked, Balance
@@ -25,9 +26,11 @@ class RoundBook:
     def __init__(self) -> None:
         self.executed: dict[str, list[Event]] = {}
         self._reserved: dict[tuple[str, str, int], ReserveEntry] = {}
-        self._committed: dict[tuple[str, str, int], str | None] = {}  # the ciphertext that was charged
-        self._released: set[tuple[str, int]] = set()
-        self._ended: set[tuple[str, int]] = set()
+        self._committed: dict[
+            tuple[str, str, int], str | None
+        ] = {}  # the ciphertext that was charged, not released yet
+        self._released: dict[str, set[int]] = {}  # rounds by job
+        self._ended: dict[str, set[int]] = {}
         self._charged_jobs: set[str] = set()
         self._refused: dict[str, int] = {}  # jobs that were refused and not approved since, and by which entry
 
@@ -46,10 +49,8 @@ class RoundBook:
             case "release":
                 self._check_release(entry)
             case "round":
-                ended = entry.job, entry.round
-                if ended in self._ended:
+                if not _first_time(self._ended, entry):
                     raise VerificationError("round", f"how {entry.key} ended was said before", _NEXT)
-                self._ended.add(ended)
             case "job-approval":
                 _check_approval(entry, budgets)
                 self._refused.pop(entry.job, None)
@@ -97,10 +98,8 @@ class RoundBook:
             raise VerificationError("steps_executed", why, _NEXT)
 
     def _check_release(self, entry: ReleaseEntry) -> None:
-        released = entry.job, entry.round
-        if released in self._released:
+        if not _first_time(self._released, entry):
             raise VerificationError("release", f"{entry.key} was released before", _NEXT)
-        self._released.add(released)
         if entry.population is None:
             if entry.job in self._charged_jobs:
                 raise VerificationError("release", "no population is named, yet this job was approved for one", _NEXT)
@@ -108,8 +107,18 @@ class RoundBook:
         charged = entry.population, entry.job, entry.round
         if charged not in self._committed:
             raise VerificationError("release", f"{entry.key} was not charged before its update left", _NEXT)
-        if self._committed[charged] != entry.ciphertext_sha256:
+        if self._committed.pop(charged) != entry.ciphertext_sha256:
             raise VerificationError("release", "not the ciphertext that was charged", _NEXT)
+
+
+def _first_time(rounds: dict[str, set[int]], entry: RoundScoped) -> bool:
+    """Whether the entry's round is none of these; it is one of them from now on."""
+    of_job = rounds.get(entry.job)
+    if of_job is None:
+        of_job = rounds[entry.job] = set()
+    before = len(of_job)
+    of_job.add(entry.round)
+    return len(of_job) > before
 
 
 def _same(first: Strict, second: Strict) -> bool:
@@ -188,11 +197,10 @@ def _check_stated(stated: Balance, state: BudgetState) -> None:
     if stated.filter_order != state.filter_order:
         why = f"{stated.filter_order} is stated, {state.filter_order} is right"
         raise VerificationError("filter_order", why, _NEXT)
-    _check_epsilon("spent_epsilon", stated.spent_epsilon, state.spent_epsilon)
-    _check_epsilon("charged_epsilon", stated.charged_epsilon, state.charged_epsilon)
-    _check_epsilon("remaining_epsilon", stated.remaining_epsilon, state.left_epsilon)
-
-
-def _check_epsilon(name: str, said: float, right: float) -> None:
-    if said != right and not near(said, right):
-        raise VerificationError(name, f"{said:.6f} is stated, {right:.6f} is right", _NEXT)
+    said = stated.spent_epsilon, stated.charged_epsilon, stated.remaining_epsilon
+    right = state.epsilons
+    if said == right:
+        return
+    for name, one, other in zip(("spent_epsilon", "charged_epsilon", "remaining_epsilon"), said, right, strict=True):
+        if not near(one, other):
+            raise VerificationError(name, f"{one:.6f} is stated, {other:.6f} is right", _NEXT)

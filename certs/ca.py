@@ -90,13 +90,16 @@ class CertificateAuthority:
         return self._issuer.certificate.public_bytes(Encoding.PEM)
 
     def sign_tls(self, csr: bytes, party: PartyId, now: datetime, hosts: Sequence[str] = ()) -> bytes:
-        """A TLS leaf for `party`; `hosts` (DNS names, IP addresses) for aggregators only. Raises ProtocolError."""
+        """A TLS leaf for `party`; `hosts` (DNS names, IP addresses) for aggregators only.
+
+        Raises ProtocolError for a bad request; Refused for a silo with an aggregator's name, and the other way round.
+        """
         self._check_member(party)
         certificate = tls_certificate(self._issuer, request_for_tls(csr, party), party, hosts, now)
         return self._record(certificate, party, Kind.TLS, now, tuple(hosts))
 
     def sign_identity(self, csr: bytes, party: PartyId, now: datetime) -> bytes:
-        """An identity certificate for `party`. Raises ProtocolError for a bad request."""
+        """An identity certificate for `party`. Raises as `sign_tls`."""
         self._check_member(party)
         certificate = identity_certificate(self._issuer, request_for_identity(csr, party), party, now)
         return self._record(certificate, party, Kind.IDENTITY, now, ())
@@ -104,7 +107,7 @@ class CertificateAuthority:
     def issue(
         self, party: PartyId, tls_csr: bytes, identity_csr: bytes, now: datetime, hosts: Sequence[str] = ()
     ) -> IssuedCertificates:
-        """Both certificates of a new party; neither is signed unless both requests are good. Raises ProtocolError."""
+        """Both certificates of a new party; neither is signed unless both requests are good. Raises as `sign_tls`."""
         request_for_tls(tls_csr, party)
         request_for_identity(identity_csr, party)
         return IssuedCertificates(
@@ -163,6 +166,7 @@ class CertificateAuthority:
     ) -> bytes:
         with self._registry.change() as register:
             register.drop_expired(utc(now))
+            _check_one_ledger(register, party)
             register.enter(_entry(certificate, party, kind), hosts)
         return certificate.public_bytes(Encoding.PEM)
 
@@ -173,6 +177,17 @@ class CertificateAuthority:
 
 def _entry(certificate: x509.Certificate, party: PartyId, kind: Kind) -> Entry:
     return Entry(certificate.serial_number, party.uri, kind, certificate.not_valid_after_utc, None)
+
+
+def _check_one_ledger(register: Register, party: PartyId) -> None:
+    """Silos and aggregators keep ledgers, which go by their names alone (privacy.ledger.checkpoint.log_origin)."""
+    other = {Role.SILO: Role.AGGREGATOR, Role.AGGREGATOR: Role.SILO}.get(party.role)
+    if other is None:
+        return
+    namesake = PartyId(party.federation, other, party.name)
+    if register.knows(namesake):
+        why = f"{namesake.uri} has that name, and a ledger goes by its name alone"
+        raise Refused(f"certificate for {party.uri}", why, "Choose another name.")
 
 
 def _check_renewal(register: Register, party: PartyId, now: datetime) -> None:

@@ -68,6 +68,10 @@ class Register:
             for entry in self.entries
         )
 
+    def knows(self, party: PartyId) -> bool:
+        """Whether `party` was given anything that has not expired, revoked or not."""
+        return any(entry.uri == party.uri for entry in self.entries)
+
     def in_good_standing(self, party: PartyId) -> bool:
         """Whether `party` holds an identity certificate that is neither expired nor revoked."""
         return any(

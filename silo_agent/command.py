@@ -17,7 +17,7 @@ State = Annotated[
     Path, typer.Option("--state", metavar="FOLDER", envvar="CLOISTER_SILO_STATE", help="The silo's folder.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-Population = Annotated[str, typer.Argument(metavar="POPULATION", help="Whose privacy it is.")]
+Population = Annotated[str, typer.Argument(metavar="POPULATION", callback=text_on_record, help="Whose privacy it is.")]
 Reason = Annotated[
     str, typer.Option("--reason", callback=text_on_record, help="Goes on record, and is part of what is signed.")
 ]

@@ -167,6 +167,23 @@ def test_another_federations_party_is_refused(ca):
         ca.sign_tls(tls_request(), PartyId("lung-study", Role.SILO, "a"), NOW)
 
 
+@pytest.mark.parametrize("first", [Role.SILO, Role.AGGREGATOR])
+def test_a_silo_and_an_aggregator_of_one_name_would_have_one_ledger(ca, first):
+    second = Role.AGGREGATOR if first is Role.SILO else Role.SILO
+    hosts = {Role.SILO: (), Role.AGGREGATOR: HOSTS}
+    party = PartyId(FEDERATION, first, "mercy")
+    ca.issue(party, tls_request(party), identity_request(party), NOW, hosts[first])
+    ca.revoke(party, NOW)
+    namesake = PartyId(FEDERATION, second, "mercy")
+    before = ca.issued()
+    with pytest.raises(Refused, match=rf"certificate for {namesake.uri}: {party.uri} has that name"):
+        ca.issue(namesake, tls_request(namesake), identity_request(namesake), NOW, hosts[second])
+    assert ca.issued() == before
+    auditor = PartyId(FEDERATION, Role.AUDITOR, "mercy")
+    ca.sign_identity(identity_request(auditor), auditor, NOW)
+    ca.issue(party, tls_request(party), identity_request(party), NOW, hosts[first])
+
+
 def test_the_folder_is_private_and_reopens(ca, tmp_path):
     key = tmp_path / "ca" / "ca.key"
     assert stat.S_IMODE(key.stat().st_mode) == 0o600

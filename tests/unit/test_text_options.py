@@ -51,6 +51,17 @@ def test_a_text_that_no_ledger_takes_is_a_usage_error(tmp_path, monkeypatch, cap
     assert (code, option in said, complaint in said) == (2, True, True), said
 
 
+@pytest.mark.parametrize(
+    "command", [CHANGE, CAP, ("silo", "budget", "set", "patients", "--epsilon", "1", "--delta", "1e-4")]
+)
+def test_a_populations_name_that_is_no_text_is_a_usage_error(tmp_path, monkeypatch, capsys, command):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    words = ["caf\udce9" if word == "patients" else word for word in command]
+    code, said = said_by(capsys, *words)
+    assert (code, "POPULATION" in said, "its bytes are no UTF-8 text" in said) == (2, True, True), said
+
+
 def test_the_longest_text_is_that_of_the_ledger():
     (rule,) = [rule for rule in Text.__metadata__[0].metadata if isinstance(rule, MaxLen)]
     assert rule.max_length == MOST_TEXT

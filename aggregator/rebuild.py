@@ -28,7 +28,7 @@ class RoundFacts:
     submitted: frozenset[str]
     withdrawn: frozenset[str]
     consented: frozenset[str]
-    applied: Mapping[str, bytes]
+    applied: Mapping[str, states.Opened]
     members: tuple[str, ...]
     attempt: int
     fingerprinted: frozenset[str]
@@ -109,7 +109,7 @@ def facts_of(tx: Transaction, job: bytes, number: int) -> RoundFacts:
         frozenset(tx.statements(job, number, Kind.HEADER)),
         frozenset(tx.statements(job, number, Kind.WITHDRAWAL)),
         frozenset(tx.statements(job, number, Kind.CONSENT)),
-        {silo: _adapter(signed) for silo, signed in tx.statements(job, number, Kind.APPLIED).items()},
+        {silo: _opened(signed) for silo, signed in tx.statements(job, number, Kind.APPLIED).items()},
         () if commit is None else tuple(member.silo for member in commit.members),
         0 if commit is None else commit.attempt,
         frozenset(fingerprints),
@@ -127,7 +127,8 @@ def round_state(row: RoundRow, plan: JobPlan, facts: RoundFacts) -> states.Round
         return states.Aborted(terms, row.reason, row.certified)
     if row.result is None:
         raise InternalError(f"round {row.round}", "is stored as PUBLISHED without its result", "Report this.")
-    return states.Published(terms, facts.members, row.result)
+    said = frozenset(opened.validation for opened in facts.applied.values() if opened.adapter == row.result)
+    return states.Published(terms, facts.members, row.result, said)
 
 
 def _open_round(row: RoundRow, terms: states.Terms, facts: RoundFacts) -> states.RoundState:
@@ -150,8 +151,9 @@ def _open_round(row: RoundRow, terms: states.Terms, facts: RoundFacts) -> states
     raise InternalError(f"round {row.round}", f"is stored as {row.phase.name}", "Report this.")
 
 
-def _adapter(signed: Signed) -> bytes:
-    return bytes.fromhex(read(signed, Applied).adapter)
+def _opened(signed: Signed) -> states.Opened:
+    applied = read(signed, Applied)
+    return states.Opened(bytes.fromhex(applied.adapter), applied.validation)
 
 
 def _deadline(row: JobRow | RoundRow) -> datetime:

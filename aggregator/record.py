@@ -78,15 +78,16 @@ def round_record(tx: Transaction, row: JobRow, plan: JobPlan, number: int) -> Ro
 def _agreeing(tx: Transaction, job: bytes, number: int, result: bytes | None) -> tuple[SignedText, ...]:
     """What silos signed of the next adapter, as far as it is the published one, with what most say of the validation.
 
-    One that says something else ends the job; its word makes no record of the others' false. It stays in the database.
+    One that says something else of either ends the job, and says so; its word makes no record of the others' false. It
+    stays in the database.
     """
     groups: defaultdict[str, list[SignedText]] = defaultdict(list)
     for signed in tx.statements(job, number, Kind.APPLIED).values():
         applied = read(signed, Applied)
         if result is None or applied.adapter == result.hex():
             groups[f"{applied.adapter} {applied.validation}"].append(SignedText.of(signed))
-    most = max(map(len, groups.values()), default=0)
-    return tuple(next((group for group in groups.values() if len(group) == most), []))
+    most: list[SignedText] = max(groups.values(), key=len, default=[])
+    return tuple(most)
 
 
 def _texts(tx: Transaction, job: bytes, number: int, kind: Kind) -> tuple[SignedText, ...]:

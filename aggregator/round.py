@@ -37,6 +37,7 @@ from aggregator.round_states import (
     Collecting,
     Committed,
     Fingerprinting,
+    Opened,
     Published,
     Releasing,
     RoundState,
@@ -281,30 +282,38 @@ def _releasing(state: Releasing, event: RoundEvent, now: datetime) -> Outcome:
     match event:
         case SiloConsented(silo=silo):
             return replace(state, consented=state.consented | {silo}), ()
-        case SiloApplied(silo=silo, adapter=adapter):
-            return _note_applied(state, silo, adapter)
+        case SiloApplied():
+            return _note_applied(state, event)
         case DeadlinePassed() if now >= state.deadline_utc:
             nobody = f"nobody applied the certified sum of round {terms.number}"
             return _publish(state) if state.applied else _broken(terms, nobody)
     return state, ()
 
 
-def _note_applied(state: Releasing, silo: str, adapter: bytes) -> Outcome:
-    state = replace(state, applied={**state.applied, silo: adapter})
-    if len(set(state.applied.values())) > 1:
-        return _broken(state.terms, _disagreement(state.terms.number, silo))
+def _note_applied(state: Releasing, event: SiloApplied) -> Outcome:
+    opened = Opened(event.adapter, event.validation)
+    others = next(iter(state.applied.values()), opened)
+    if opened != others:
+        why = _other_adapter if opened.adapter != others.adapter else _other_validation
+        return _broken(state.terms, why(state.terms.number, event.silo))
+    state = replace(state, applied={**state.applied, event.silo: opened})
     return _publish(state) if state.consented <= state.applied.keys() else (state, ())
 
 
 def _publish(state: Releasing) -> Outcome:
-    adapter = next(iter(state.applied.values()))
-    return Published(state.terms, state.members, adapter), (CloseSpool(keep_sum=True), ReportPublished(adapter))
+    adapter, validation = next(iter(state.applied.values()))
+    after = Published(state.terms, state.members, adapter, frozenset({validation}))
+    return after, (CloseSpool(keep_sum=True), ReportPublished(adapter))
 
 
 def _published(state: Published, event: RoundEvent) -> Outcome:
     match event:
         case SiloApplied(silo=silo, adapter=adapter) if adapter != state.adapter:
-            return state, (ReportBroken(_disagreement(state.terms.number, silo)),)
+            return state, (ReportBroken(_other_adapter(state.terms.number, silo)),)
+        case SiloApplied(silo=silo, validation=validation):
+            said = state.validations | {validation}
+            broken = (ReportBroken(_other_validation(state.terms.number, silo)),) if len(said) > 1 else ()
+            return replace(state, validations=said), broken
     return state, ()
 
 
@@ -328,8 +337,12 @@ def _names(silos: frozenset[str]) -> str:
     return ", ".join(sorted(silos)) or "nobody"
 
 
-def _disagreement(number: int, silo: str) -> str:
+def _other_adapter(number: int, silo: str) -> str:
     return f"adapter digests differ after round {number}: {silo} computed another adapter than the others"
+
+
+def _other_validation(number: int, silo: str) -> str:
+    return f"validation sums differ after round {number}: {silo} opened others than the others did"
 
 
 def _require_participant(terms: Terms, silo: str) -> None:

@@ -51,10 +51,11 @@ class SiloReleased:
 
 @dataclass(frozen=True)
 class SiloApplied:
-    """A participant reported the digest of its next global adapter."""
+    """A participant reported the digest of its next global adapter, and the validation sums that it opened."""
 
     silo: str
     adapter: bytes
+    validation: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

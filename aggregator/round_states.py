@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import NamedTuple
 
 from privacy.plan import Deadlines
 
@@ -80,6 +81,13 @@ class Sharing:
     released: frozenset[str] = frozenset()
 
 
+class Opened(NamedTuple):
+    """What a silo made of a round's sum: the digest of the next global adapter, and the validation sums."""
+
+    adapter: bytes
+    validation: tuple[int, ...] = ()
+
+
 @dataclass(frozen=True)
 class Releasing:
     """Steps 6 to 8: the sum can be opened; silos do, and report the digest of what came of it."""
@@ -88,16 +96,20 @@ class Releasing:
     deadline_utc: datetime
     members: tuple[str, ...]
     consented: frozenset[str]
-    applied: Mapping[str, bytes]
+    applied: Mapping[str, Opened]
 
 
 @dataclass(frozen=True)
 class Published:
-    """The next global adapter is agreed. Late consents and reports are still taken down."""
+    """The next global adapter is agreed. Late consents and reports are still taken down.
+
+    `validations` are the sums that silos reported with it: one, unless the job is broken.
+    """
 
     terms: Terms
     members: tuple[str, ...]
     adapter: bytes
+    validations: frozenset[tuple[int, ...]]
 
 
 @dataclass(frozen=True)

@@ -218,7 +218,7 @@ class StatementDesk:
         require_validation(live.plan, applied)
         self._runner.heard_of(silo, live.job)
         with self._runner.turn(live.job) as turn:
-            event = SiloApplied(silo, bytes.fromhex(applied.adapter))
+            event = SiloApplied(silo, bytes.fromhex(applied.adapter), applied.validation)
             self._take(turn, applied, signed, Kind.APPLIED, event)
 
     def _take(self, turn: Turn, said: RoundStatement, signed: Signed, kind: Kind, event: RoundEvent) -> bool:

@@ -56,7 +56,7 @@ COLLECTING = states.Collecting(ANNOUNCED.terms, LATE)
 FINGERPRINTING = states.Fingerprinting(ANNOUNCED.terms, LATE, ("a", "b", "c"))
 COMMITTED = states.Committed(ANNOUNCED.terms, LATE, ("a", "b", "c"))
 RELEASING = states.Releasing(ANNOUNCED.terms, LATE, ("a", "b", "c"), frozenset({"a", "b"}), {})
-PUBLISHED = states.Published(ANNOUNCED.terms, ("a", "b", "c"), X)
+PUBLISHED = states.Published(ANNOUNCED.terms, ("a", "b", "c"), X, frozenset({()}))
 ABORTED = states.Aborted(ANNOUNCED.terms, "because", certified=False)
 
 KEYED = KeyedCohort("a", "b", "c", "d")  # three shares open a sum; one silo may collude
@@ -205,9 +205,9 @@ def test_all_who_consented_applied_publishes() -> None:
     state, _ = rounds.step(RELEASING, SiloApplied("a", X), NOW)
     assert isinstance(state, states.Releasing)
     after, actions = rounds.step(state, SiloApplied("b", X), NOW)
-    assert after.adapter == X
+    assert after == PUBLISHED
     assert actions == (CloseSpool(keep_sum=True), ReportPublished(X))
-    assert rounds.step(state, DeadlinePassed(), LATE)[0].adapter == X
+    assert rounds.step(state, DeadlinePassed(), LATE)[0] == PUBLISHED
 
 
 def test_a_late_consent_is_waited_for() -> None:
@@ -226,6 +226,19 @@ def test_different_adapters_break_the_job_at_once_and_later() -> None:
     )
     assert isinstance(rounds.step(PUBLISHED, SiloApplied("c", Y), NOW)[1][0], ReportBroken)
     assert rounds.step(PUBLISHED, SiloApplied("c", X), NOW) == (PUBLISHED, ())
+
+
+def test_different_validation_sums_break_the_job_at_once_and_later() -> None:
+    state, _ = rounds.step(RELEASING, SiloApplied("a", X, (1, 2, 3)), NOW)
+    after, actions = rounds.step(state, SiloApplied("b", X, (1, 2, 4)), NOW)
+    why = "validation sums differ after round 1: b opened others than the others did"
+    assert (after.certified, actions[-1]) == (True, ReportBroken(why))
+    published, _ = rounds.step(state, SiloApplied("b", X, (1, 2, 3)), NOW)
+    assert published == replace(PUBLISHED, validations=frozenset({(1, 2, 3)}))
+    assert rounds.step(published, SiloApplied("c", X, (1, 2, 3)), NOW) == (published, ())
+    broken = replace(PUBLISHED, validations=frozenset({(1, 2, 3), ()}))
+    assert rounds.step(published, SiloApplied("c", X), NOW) == (broken, (ReportBroken(why.replace(" b ", " c ")),))
+    assert rounds.step(broken, SiloApplied("c", X), NOW)[1], "as rebuilt from what was stored already"
 
 
 def test_nobody_opening_a_certified_sum_breaks_the_job() -> None:

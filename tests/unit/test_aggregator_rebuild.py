@@ -22,6 +22,7 @@ from aggregator.live import LiveJob
 from aggregator.metrics import AggregatorMetrics
 from aggregator.presence import Stream
 from aggregator.reading import ReadingDesk
+from aggregator.record import round_record
 from aggregator.runner import Runner
 from aggregator.statements import StatementDesk
 from aggregator.store import JobRow, Store
@@ -34,12 +35,13 @@ from privacy.ckks.layouts import layout_of
 from privacy.errors import ConfigError, ProtocolError, Unavailable
 from privacy.plan import RoundContext
 from privacy.roll import JobRefusal, KeyDeal, MailDigest, check_roll, dealer_of
-from privacy.statement import Signed
+from privacy.statement import Signed, read
 from privacy.transcript import Applied, Fingerprint, RoundJoin, Withdrawal, commit_digest, transcript_digest
 from tests.parties import KEY_COMMITMENT, Cohort
 from tests.scripted import FakeUpdate, fake_update
 
 NAMES = ("a", "b", "c")
+Sums = tuple[int, ...]
 
 
 class Office:
@@ -182,8 +184,8 @@ class Office:
         for name in names:
             self.say("consent", name, self.cohort.consent(name, self.transcript(), self.ctx()))
 
-    def applied(self, name: str, adapter: bytes, ctx: RoundContext | None = None) -> None:
-        fields = {**self.cohort.bound(name, ctx or self.ctx()), "adapter": adapter.hex()}
+    def applied(self, name: str, adapter: bytes, ctx: RoundContext | None = None, validation: Sums = ()) -> None:
+        fields = {**self.cohort.bound(name, ctx or self.ctx()), "adapter": adapter.hex(), "validation": validation}
         self.say("applied", name, self.cohort.sign(Applied.model_validate(fields)))
 
 
@@ -294,6 +296,28 @@ def test_a_late_disagreement_stops_the_job(running: Office) -> None:
     running.applied("c", b"2" * 32, first)
     assert "adapter digests differ after round 1: c" in running.live.state.reason
     assert running.live.round.reason == running.live.state.reason
+
+
+def test_a_late_disagreement_about_the_validation_stops_the_job_and_leaves_the_record_to_the_others(
+    running: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(statements, "require_validation", lambda plan, applied: None)  # this plan publishes none
+    running.join_round(*NAMES)
+    running.submit(*NAMES)
+    running.fingerprint(*NAMES)
+    running.consent("b", "c")
+    first = running.ctx()
+    for name in ("b", "c"):
+        running.applied(name, b"1" * 32, first, (4, 5, 6))
+    assert running.live.number == 2
+    running.applied("a", b"1" * 32, first, (9, 9, 9))
+    assert "validation sums differ after round 1: a opened others" in running.live.state.reason
+    with running.runner.store.reading() as tx:
+        row = tx.job(running.job)
+        assert row is not None
+        record = round_record(tx, row, running.plan, 1)
+    said = [read(signed.signed, Applied) for signed in record.applied]
+    assert [(each.silo, each.validation) for each in said] == [("b", (4, 5, 6)), ("c", (4, 5, 6))]
 
 
 def test_joining_and_dealing_deadlines(office: Office) -> None:

@@ -80,10 +80,10 @@ def _seen(path: Path, *, first_visit: bool) -> "SeenLogs":
 
 
 def _check_past(report: "Report", moment: "datetime") -> None:
-    """No entry is of the future: with a cosignature from before it no log verifies. Raises VerificationError."""
-    from privacy.ledger.clock import CLOCK_TOLERANCE, instant
+    """No entry is of the future. Raises VerificationError."""
+    from privacy.ledger.clock import is_ahead
 
-    if report.last_utc is not None and instant(report.last_utc) > moment + CLOCK_TOLERANCE:
+    if report.last_utc is not None and is_ahead(report.last_utc, moment):
         why = f"it has an entry of {report.last_utc}, and by this machine's clock it is {moment:%Y-%m-%dT%H:%M:%SZ}"
         raise VerificationError(report.origin, why, "Set your clock if it is behind; else cosign after that time.")
 

@@ -271,14 +271,18 @@ def is_shared(event: Event) -> bool:
 
 
 @lru_cache(maxsize=512)
-def pld_epsilon(event: Event, delta: float, renyi: float | None = None) -> float | None:
+def pld_epsilon(event: Event, delta: float) -> float | None:
     """Epsilon at delta by privacy loss distributions, an upper bound (0.1 s - 2 s; remembered).
 
-    `renyi` is the event's Renyi epsilon at this delta, if the caller knows it. None if that is above PLD_LIMIT_EPSILON,
-    for shared noise, and where the accountant has no finite figure: at a delta near what its transforms cut off, or
-    with all but certain sampling.
+    None if the Renyi epsilon is above PLD_LIMIT_EPSILON, for shared noise, and where the accountant has no finite
+    figure: at a delta near what its transforms cut off, or with all but certain sampling.
     """
-    if is_shared(event) or (rdp_epsilon(rdp_vector(event), delta) if renyi is None else renyi) > PLD_LIMIT_EPSILON:
+    return pld_bound(event, delta) if rdp_epsilon(rdp_vector(event), delta) <= PLD_LIMIT_EPSILON else None
+
+
+def pld_bound(event: Event, delta: float) -> float | None:
+    """As `pld_epsilon`, of an event whose Renyi epsilon is known to be within PLD_LIMIT_EPSILON; not remembered."""
+    if is_shared(event):
         return None
     from dp_accounting.pld import PLDAccountant
 
@@ -309,7 +313,7 @@ def _conversions(delta: float) -> tuple[float, ...]:
 
 def rdp_epsilon(vector: Vector, delta: float) -> float:
     """Epsilon at delta of a Renyi vector: the best over ORDERS, 0 for nothing spent, at most about UNBOUNDED."""
-    checked = vector if isinstance(vector, _Checked) else check_vector(vector)
+    checked = check_vector(vector)
     priced = checked.priced
     if priced is None or priced[0] != delta:
         best: float = min(map(operator.add, checked, _conversions(delta)))

@@ -170,14 +170,7 @@ class BudgetState:
     @property
     def left_epsilon(self) -> float:
         """The policy's epsilon less what is charged. Epsilons don't add up: ask `what_if` what still fits."""
-        return self.epsilons[2]
-
-    @property
-    def epsilons(self) -> tuple[float, float, float]:
-        """Of what is spent, charged, and left."""
-        spent, charged = self.spent_epsilon, self.charged_epsilon
-        left = self.policy.epsilon - charged
-        return spent, charged, max(0.0, left)
+        return max(0.0, self.policy.epsilon - self.charged_epsilon)
 
     def rounds_left(self, job: str) -> int:
         """How many more rounds a job may reserve under its approval; 0 without one. Refunded rounds don't count."""

@@ -82,13 +82,18 @@ class Bundle:
         self._names = names
 
     def entries(self) -> Iterator[bytes]:
-        """The entries, one by one, without their line ends."""
+        """The entries, one by one, without their line ends; of a line that is longer than any entry the beginning, as
+        the last. Raises VerificationError for a last line without an end.
+        """
         with io.BufferedReader(_Member(self._file, self._archive.getinfo(ENTRIES)), _PIECE) as member:
             for line in iter(partial(member.readline, MAX_ENTRY_BYTES + 2), b""):
-                if not line.endswith(b"\n"):  # or more than any entry has: nothing after it is read
-                    yield line
-                    break
-                yield line[:-1]
+                if line.endswith(b"\n"):
+                    yield line[:-1]
+                    continue
+                if len(line) <= MAX_ENTRY_BYTES:
+                    refuse(ENTRIES, "its last line has no end")
+                yield line
+                break
 
     def notes(self) -> tuple[str, ...]:
         """The signed checkpoints. Raises VerificationError if they are not a list of notes."""

@@ -193,7 +193,8 @@ def _settle(
 ) -> Forecast | None:
     """Decide by the budget as it now is, and record that; an approval only if `grants`.
 
-    Raises BudgetRefusal once it is on record; ConfigError, with nothing recorded, if a peer is not pinned any more.
+    Raises BudgetRefusal once it is on record; with nothing recorded ConfigError if a peer is not pinned any more, and
+    Refused if it is pinned with another key.
     """
     rounds, forecast, of = plan.rounds + terms.extra_rounds, None, None
     refusal: BudgetRefusal | None = None

@@ -291,7 +291,7 @@ def datasets_add(
     spec: Annotated[Path, typer.Argument(metavar="SPEC.toml", help="docs/how-to/prepare-a-dataset.md")],
     not_compared: Annotated[
         list[str] | None,
-        typer.Option("--not-compared", metavar="NAME", help="A dataset of other people, its files gone."),
+        typer.Option("--not-compared", metavar="NAME", help="A dataset of other people, its files gone or changed."),
     ] = None,
     state: State = DEFAULT_STATE,
     as_json: Json = False,
@@ -299,7 +299,7 @@ def datasets_add(
     """Register a dataset: it is read and checked now, and read again for every job.
 
     Refused if most of its records are in a dataset of another population: these people have a budget. So it is if one
-    of another population cannot be read again, unless it is named.
+    of another population cannot be read again as it was registered, unless it is named.
     """
     from runtime.config import load_config
     from runtime.console import emit
@@ -316,7 +316,7 @@ def datasets_add(
     folder = spec.resolve().parent
     load_dataset(described, folder)
     with home.store.reading() as connection:
-        uncompared = check_apart(described, folder, all_datasets(connection), not_compared or ())
+        uncompared = check_apart(connection, described, folder, not_compared or ())
     registered = RegisteredDataset(described.name, described.population, folder, described.model_dump_json())
     files = data_files(described.files(folder))
     with home.store.writing() as tx:

@@ -26,8 +26,9 @@ Dpia = Annotated[
     str | None,
     typer.Option("--dpia", callback=text_on_record, help="Reference of the impact assessment; goes on record."),
 ]
+MOST_DAYS = 366  # privacy.two_person.MOST_GOOD, whose import takes long
 Days = Annotated[
-    int, typer.Option("--days", min=1, max=366, help="How long it may take until it is recorded; signed as well.")
+    int, typer.Option("--days", min=1, max=MOST_DAYS, help="How long it may take until it is recorded; signed as well.")
 ]
 DEFAULT_DAYS = 30
 DEFAULT_STATE = Path("silo-state")

@@ -5,19 +5,21 @@ memory and forgotten: nothing of it is stored, not as digests either, which woul
 it is there.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+
+from sqlalchemy import Connection
 
 from privacy.errors import ConfigError, Refused
 from silo_agent.dataset_spec import DatasetSpec
 from silo_agent.datasets import Identities, identities
-from silo_agent.register import RegisteredDataset
+from silo_agent.register import RegisteredDataset, all_datasets, check_unchanged, data_files, require_dataset
 
 
 @dataclass(frozen=True)
 class Uncompared:
-    """A registered dataset of another population that could not be read again, and why."""
+    """A registered dataset of another population that cannot be read again as it was, and why."""
 
     name: str
     population: str
@@ -25,20 +27,22 @@ class Uncompared:
 
 
 def check_apart(
-    spec: DatasetSpec, folder: Path, registered: Iterable[RegisteredDataset], may_miss: Collection[str] = ()
+    connection: Connection, spec: DatasetSpec, folder: Path, may_miss: Collection[str] = ()
 ) -> tuple[Uncompared, ...]:
-    """A dataset shares less than half of its records and patients with any dataset of another population.
+    """A dataset shares less than half of its records and patients with any registered one of another population.
 
     Half of either's is too much: neither does a population's name change with a file that holds more. Raises Refused,
-    naming both and the population to use; and where one cannot be read again, unless it is among those that `may_miss`
-    names. Returns these.
+    naming both and the population to use; and where one cannot be read again as it was registered, unless it is among
+    those that `may_miss` names; ConfigError for a name that is none. Returns what was not compared.
     """
+    for name in may_miss:
+        require_dataset(connection, name)
     own, uncompared = identities(spec, folder), []
-    for other in registered:
+    for other in all_datasets(connection):
         if other.population == spec.population:
             continue
         try:
-            found = identities(DatasetSpec.model_validate_json(other.spec), other.folder)
+            found = _as_registered(connection, other)
         except ConfigError as error:
             if other.name not in may_miss:
                 why = f"cannot be compared with dataset {other.name} of population {other.population}: {error.why}"
@@ -54,6 +58,14 @@ def check_apart(
             why = f"it has at least half of the records of dataset {other.name}, of population {other.population}"
             raise Refused(f"dataset {spec.name!r}", why, step)
     return tuple(uncompared)
+
+
+def _as_registered(connection: Connection, dataset: RegisteredDataset) -> Identities:
+    """Raises ConfigError if its files cannot be read, or hold something else by now."""
+    spec = DatasetSpec.model_validate_json(dataset.spec)
+    found = identities(spec, dataset.folder)
+    check_unchanged(connection, dataset, data_files(spec.files(dataset.folder)))
+    return found
 
 
 def _mostly(one: Identities, other: Identities) -> bool:

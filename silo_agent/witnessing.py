@@ -20,7 +20,7 @@ from certs.times import utc_text
 from certs.verify import check_identity_certificate
 from privacy.errors import CloisterError, ConfigError, ProtocolError, Refused, Unavailable, VerificationError
 from privacy.ledger.checkpoint import log_origin, open_checkpoint, parse_note
-from privacy.ledger.clock import CLOCK_TOLERANCE, instant
+from privacy.ledger.clock import CLOCK_TOLERANCE, is_ahead
 from privacy.ledger.cosignature import Cosignature, cosign, cosignatures, with_lines, witness_name
 from privacy.ledger.handed import HandedCosignature
 from privacy.ledger.witness import Proof, RewrittenError, check_continues, check_own
@@ -286,9 +286,9 @@ def _check_owner(party: PartyId) -> None:
 
 
 def _check_past(ledger: Ledger, now: datetime) -> None:
-    """What is cosigned now must not say that it was written later: nobody could verify it. Raises ConfigError."""
+    """No entry is of the future. Raises ConfigError."""
     latest = ledger.latest_utc
-    if latest is not None and instant(latest) > now + CLOCK_TOLERANCE:
+    if latest is not None and is_ahead(latest, now):
         why = f"it has an entry of {latest}, and by this machine's clock it is {utc_text(now)}"
         step = (
             "Set the clock if it is behind (timedatectl); else see A clock that was wrong, docs/how-to/run-a-silo.md."

@@ -14,7 +14,9 @@ CLOCK_TOLERANCE: Final = timedelta(hours=1)
 
 FIRST_UTC: Final = datetime(2000, 1, 1, tzinfo=UTC)
 LAST_UTC: Final = datetime(9998, 12, 31, 23, 59, 59, tzinfo=UTC)
-"""No entry and no cosignature is of an earlier or a later time. An hour from any of these is still a `datetime`."""
+"""No entry and no cosignature is of an earlier or a later time: whole years, of which an hour from any time is still a
+`datetime`.
+"""
 
 _FORM = "Entries are written in UTC, to the second."
 
@@ -32,6 +34,11 @@ def check_order(latest_utc: str | None, utc: str) -> str:
         why = f"{utc} is stated, but an entry before it is of {latest_utc}"
         raise VerificationError("utc", why, "Compare both with the signed checkpoints that others hold.")
     return latest_utc
+
+
+def is_ahead(utc: str, now: datetime) -> bool:
+    """Whether an entry of `utc` states a time to come: with a cosignature from before it no log verifies."""
+    return instant(utc) > now + CLOCK_TOLERANCE
 
 
 @lru_cache(256)

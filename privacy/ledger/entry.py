@@ -161,7 +161,8 @@ class RoundEntry(RoundScoped):
 
 class Governed(Entry):
     """A change that takes people's own signatures: `number` is how many policies and changes the log had before, `key`
-    what signed it when this was proposed, and does so still; `expires` is not before `utc`.
+    what signed it when this was proposed, and does so still; `expires` is not before `utc`, and no more than 366 days
+    after it.
     """
 
     number: Count

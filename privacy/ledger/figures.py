@@ -15,6 +15,7 @@ from privacy.accounting import (
     MAX_COUNT,
     MAX_EVENTS,
     ORDERS,
+    PLD_LIMIT_EPSILON,
     PLD_TOLERANCE,
     RELATIVE_TOLERANCE,
     Composed,
@@ -24,6 +25,7 @@ from privacy.accounting import (
     SelfComposed,
     SharedGaussian,
     noise_event,
+    pld_bound,
     pld_epsilon,
     rdp_epsilon,
     rdp_vector,
@@ -136,7 +138,7 @@ def report_populations(budgets: Budgets, executed: Mapping[str, Sequence[Event]]
 def total_pld(events: Sequence[Event], delta: float, renyi: float) -> float | None:
     """PLD epsilon of all events together, equal mechanisms merged; None if too many differ, or noise was shared.
 
-    `renyi` is their Renyi epsilon at this delta.
+    `renyi` is their Renyi epsilon at this delta, which is not computed again.
     """
     counts: dict[Gaussian | SharedGaussian | PoissonSampled, int] = {}
     objects = {id(event): event for event in events}  # of which there are few: equal ones are decoded as one
@@ -148,10 +150,12 @@ def total_pld(events: Sequence[Event], delta: float, renyi: float) -> float | No
             counts[one] = counts.get(one, 0) + count * times
     if not counts:
         return 0.0
+    if renyi > PLD_LIMIT_EPSILON:
+        return None
     if len(counts) > MAX_EVENTS or max(counts.values()) > MAX_COUNT:
         return None
     together = Composed(events=tuple(SelfComposed(count=n, event=one) for one, n in counts.items()))
-    return pld_epsilon(together, delta, renyi)
+    return pld_bound(together, delta)
 
 
 def _event_of(mechanism: Mechanism) -> SelfComposed | Composed:

@@ -46,12 +46,22 @@ def read_plain(data: bytes) -> AnyEntry | None:
 class Form(Generic[_Model]):
     """The canonical texts of one model, read by a function that is written for it, as those of `dataclasses` are.
 
-    Step by step it matches an expression and looks up the run behind it, and at the end makes the value: of the groups,
-    of which what is no string is converted, of each object of scalars, and of the members that the runs say.
+    The function of a kind with two scalars around a run, and a third that is of an object:
+
+        def read(text):
+            at = 0
+            match = v6(text, at)
+            if match is None: raise NotPlain
+            g1, = match.groups()
+            at, v7_said = v7(text, match.end(), ',"round":')
+            match = v8(text, at)
+            if match is None: raise NotPlain
+            g2, g3, = match.groups()
+            return make({'actor': g1, **v7_said, 'round': int(g2), 'balance': v9({'spent_epsilon': real(g3)})})
     """
 
     def __init__(self, model: type[_Model]) -> None:
-        self._known: dict[str, Any] = {"NotPlain": NotPlain, "make": _maker(model), **_CONVERT}
+        self._known: dict[str, Any] = {"NotPlain": NotPlain, "make": _maker(model), **_CONVERSIONS}
         self._steps: list[str] = []
         self._members: list[str] = []  # of the value: `"round": int(g3)`
         self._groups: list[str] = []  # of the expression that is being made
@@ -73,8 +83,8 @@ class Form(Generic[_Model]):
                 self._look_up(_run(group), before)
                 source = ""
         self._match(source + r"\}\Z")
-        lines = ["def read(text, at=0):", *self._steps, f"return make({{{', '.join(self._members)}}})"]
-        exec("\n    ".join(lines), self._known)  # noqa: S102 - of the models' own names and numbers, nobody's input
+        lines = ["def read(text):", "at = 0", *self._steps, f"return make({{{', '.join(self._members)}}})"]
+        exec("\n    ".join(lines), self._known)  # noqa: S102 - of the models' fields and literals alone, by repr
         return cast("Callable[[str], _Model]", self._known["read"])
 
     def _match(self, expression: str) -> None:
@@ -93,16 +103,16 @@ class Form(Generic[_Model]):
     def _pattern(self, member: Member) -> str | None:
         """The expression of a scalar or of an object of scalars, else None; what its groups say is noted."""
         if member.scalar is not None:
-            pattern, value = self._scalar(member.scalar)
+            pattern, source = self._scalar(member.scalar)
         elif member.flat is not None:
             inner = [(each.name, each.before, each.scalar) for each in members_of(member.flat)]
             scalars = [(name, before, *self._scalar(scalar)) for name, before, scalar in inner if scalar is not None]
             pattern = "".join(before + pattern for _, before, pattern, _ in scalars) + r"\}"
-            said = ", ".join(f"{name!r}: {value}" for name, _, _, value in scalars)
-            value = f"{self._name(_maker(member.flat))}({{{said}}})"
+            said = ", ".join(f"{name!r}: {of_scalar}" for name, _, _, of_scalar in scalars)
+            source = f"{self._name(_maker(member.flat))}({{{said}}})"
         else:
             return None
-        self._members.append(f"{member.name!r}: {value}")
+        self._members.append(f"{member.name!r}: {source}")
         return member.before + pattern
 
     def _scalar(self, scalar: Scalar) -> tuple[str, str]:
@@ -112,7 +122,8 @@ class Form(Generic[_Model]):
         self._count += 1
         group = f"g{self._count}"
         self._groups.append(group)
-        return scalar.pattern, group if scalar.kind is str else f"{_CONVERSIONS[scalar.kind, scalar.nullable]}({group})"
+        conversion = _NAMES[scalar.kind, scalar.nullable]
+        return scalar.pattern, f"{conversion}({group})" if conversion else group
 
     def _name(self, value: object) -> str:
         """What the function calls this value."""
@@ -140,10 +151,10 @@ def _real(text: str | None) -> float | None:
     return value
 
 
-_CONVERT: dict[str, Callable[[Any], Any]] = {"int": int, "whole": _whole, "truth": _truth, "real": _real}
-_CONVERSIONS = {
-    (int, False): "int", (int, True): "whole", (bool, False): "truth", (bool, True): "truth",
-    (float, False): "real", (float, True): "real",
+_CONVERSIONS: dict[str, Callable[[Any], Any]] = {"int": int, "whole": _whole, "truth": _truth, "real": _real}
+_NAMES = {
+    (str, False): "", (str, True): "", (int, False): "int", (int, True): "whole",
+    (bool, False): "truth", (bool, True): "truth", (float, False): "real", (float, True): "real",
 }  # fmt: skip
 """How a group becomes what the field holds: by its type, and by whether it may be null."""
 

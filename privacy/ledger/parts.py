@@ -11,12 +11,16 @@ from privacy.fields import PositiveReal, Strict, Text
 from privacy.mechanism import DpSgd
 from privacy.thresholds import MOST_PARTICIPANTS
 
+_NO_VECTOR = "must be one multiple of 2^-32 per order, from that up to 2^20"
+
 
 def _rounded_vector(vector: Vector) -> Vector:
     try:
-        return check_vector(vector)
+        if all(vector):
+            return check_vector(vector)
     except InternalError as error:
-        raise ValueError("must be one multiple of 2^-32 up to 2^20 per order") from error
+        raise ValueError(_NO_VECTOR) from error
+    raise ValueError(_NO_VECTOR)  # no event costs nothing: figures are rounded up
 
 
 Count = Annotated[int, Field(ge=0, le=2**53 - 1)]

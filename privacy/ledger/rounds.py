@@ -26,9 +26,7 @@ class RoundBook:
     def __init__(self) -> None:
         self.executed: dict[str, list[Event]] = {}
         self._reserved: dict[tuple[str, str, int], ReserveEntry] = {}
-        self._committed: dict[
-            tuple[str, str, int], str | None
-        ] = {}  # the ciphertext that was charged, not released yet
+        self._committed: dict[tuple[str, str, int], str | None] = {}  # the ciphertext charged, until it is released
         self._released: dict[str, set[int]] = {}  # rounds by job
         self._ended: dict[str, set[int]] = {}
         self._charged_jobs: set[str] = set()
@@ -113,12 +111,11 @@ class RoundBook:
 
 def _first_time(rounds: dict[str, set[int]], entry: RoundScoped) -> bool:
     """Whether the entry's round is none of these; it is one of them from now on."""
-    of_job = rounds.get(entry.job)
-    if of_job is None:
-        of_job = rounds[entry.job] = set()
-    before = len(of_job)
+    of_job = rounds.setdefault(entry.job, set())
+    if entry.round in of_job:
+        return False
     of_job.add(entry.round)
-    return len(of_job) > before
+    return True
 
 
 def _same(first: Strict, second: Strict) -> bool:
@@ -198,7 +195,7 @@ def _check_stated(stated: Balance, state: BudgetState) -> None:
         why = f"{stated.filter_order} is stated, {state.filter_order} is right"
         raise VerificationError("filter_order", why, _NEXT)
     said = stated.spent_epsilon, stated.charged_epsilon, stated.remaining_epsilon
-    right = state.epsilons
+    right = state.spent_epsilon, state.charged_epsilon, state.left_epsilon
     if said == right:
         return
     for name, one, other in zip(("spent_epsilon", "charged_epsilon", "remaining_epsilon"), said, right, strict=True):

@@ -10,12 +10,13 @@ import sys
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from privacy.accounting import ZERO, sampled_gaussian
 from privacy.budget import BudgetPolicy, RoundKey, commit, first_budget, grant, reserve, withdraw
 from privacy.canonical import canonical_json
 from privacy.ledger.checkpoint import Checkpoint, sign_checkpoint
 from privacy.ledger.entry import RefuseEntry, ReserveEntry
 from privacy.ledger.merkle import EMPTY_ROOT
-from privacy.ledger.parts import Asked, Balance, mechanism_of
+from privacy.ledger.parts import Asked, Balance, Charge, mechanism_of
 from privacy.ledger.verify import LedgerFault, verify_log
 from tests.ledger_logs import (
     DP,
@@ -184,6 +185,13 @@ def approved(*entries: object) -> Log:
     return lying(policy_entry(), approval_entry(FRESH), *entries)
 
 
+def free() -> Charge:
+    """What the smallest event costs, said to be nothing: that is within the tolerance of figures."""
+    least = Charge.of(sampled_gaussian(1e6, 1e-6, 1), 1e-3)
+    return least.model_copy(update={"rdp": ZERO})
+
+
+ASKED = Asked(purpose=PURPOSE, rounds=1, charge=charge())
 TIMELESS = key_entry().model_copy(update={"utc": "2026-02-30T09:00:00Z"})
 
 
@@ -193,7 +201,7 @@ def refusal(**changes: object) -> RefuseEntry:
         "round": 0,
         "decision": "budget",
         "population": "cardiology",
-        "asked": Asked(purpose=PURPOSE, rounds=1, charge=charge()),
+        "asked": ASKED,
         "balance": Balance.of(GRANTED),
         "reason": "over-cap",
     }
@@ -375,6 +383,22 @@ LIES = {
         lying(
             policy_entry(),
             approval_entry(FRESH).model_copy(update={"charge": type(charge()).of(charge().event, 1e-2)}),
+        ),
+    ),
+    "a charge of nothing": (
+        3,
+        "charge.rdp: must be one multiple of 2^-32 per order, from that up to 2^20",
+        approved(
+            reserve_entry(0, HELD),
+            approval_entry(HELD, job="cd" * 32).model_copy(update={"charge": free()}),
+        ),
+    ),
+    "a refusal of what costs nothing": (
+        3,
+        "must be one multiple of 2^-32 per order",
+        approved(
+            reserve_entry(0, HELD),
+            refusal().model_copy(update={"asked": ASKED.model_copy(update={"charge": free()})}),
         ),
     ),
     "another unit than the budget protects": (

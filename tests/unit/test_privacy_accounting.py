@@ -89,8 +89,6 @@ def test_the_conversion_is_dp_accountings() -> None:
 def test_pld_is_tighter_and_not_given_where_nothing_is_private() -> None:
     assert pld_epsilon(sgd(0.5, steps=100), 1e-5) is None
     assert rdp_epsilon(rdp_vector(sgd(0.5, steps=100)), 1e-5) > 50
-    assert pld_epsilon(sgd(2.0), 1e-3, renyi=50.1) is None
-    assert pld_epsilon(sgd(2.0), 1e-3, renyi=4.6) == pld_epsilon(sgd(2.0), 1e-3)
 
 
 def test_the_pld_figure_of_many_events_counts_each_whether_equal_ones_are_one_object_or_not() -> None:
@@ -99,6 +97,7 @@ def test_the_pld_figure_of_many_events_counts_each_whether_equal_ones_are_one_ob
     right = pld_epsilon(Composed(events=(sgd(4.0, steps=13), sgd(5.0, steps=4))), 1e-3)
     assert right is not None
     assert total_pld(many, 1e-3, renyi=1.0) == pytest.approx(right, rel=1e-12)
+    assert total_pld(many, 1e-3, renyi=50.1) is None
     assert total_pld([], 1e-3, renyi=0.0) == 0.0
 
 

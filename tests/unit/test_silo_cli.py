@@ -277,6 +277,21 @@ def test_other_people_are_another_population(silo, capsys, tmp_path):
     )  # fmt: skip
 
 
+def test_a_dataset_whose_file_was_changed_is_not_compared_as_if_it_were_the_same(silo, capsys, tmp_path):
+    assert ask(silo, capsys, *described(tmp_path, "visits", "patients", rows(0, 40)))[0] == 0
+    (tmp_path / "visits.csv").write_text("note,ill\n" + rows(1000, 1040))
+    more = described(tmp_path, "more", "pop-b", rows(0, 39))
+    code, text = complain(silo, capsys, *more)
+    why = (
+        "cannot be compared with dataset visits of population patients: visits.csv has changed since it was registered"
+    )
+    assert (code, why in text, "`--not-compared visits`" in text) == (ExitCode.REFUSED, True, True)
+    code, text = complain(silo, capsys, *more, "--not-compared", "visit")
+    assert (code, "dataset 'visit'" in text, "is not registered (there are: " in text) == (ExitCode.CONFIG, True, True)
+    code, said = ask(silo, capsys, *more, "--not-compared", "visits")
+    assert (code, [each["name"] for each in said["not_compared"]]) == (0, ["visits"])
+
+
 def test_other_weights_are_named_at_approval(silo, capsys, tmp_path):
     rows = "".join(f"visit {i},{('no', 'yes')[i % 2]}\n" for i in range(60))
     (tmp_path / "visits.csv").write_text(f"note,ill\n{rows}")

@@ -5,8 +5,10 @@ from annotated_types import MaxLen
 
 from federation.cli import Root
 from privacy.fields import Text
+from privacy.two_person import MOST_GOOD
 from runtime.console import run
 from runtime.options import MOST_TEXT
+from silo_agent.command import MOST_DAYS
 
 OUT = ("--out", "new")
 CHANGE = ("silo", "budget", "change", "patients", "--epsilon", "9", *OUT)
@@ -65,6 +67,10 @@ def test_a_populations_name_that_is_no_text_is_a_usage_error(tmp_path, monkeypat
 def test_the_longest_text_is_that_of_the_ledger():
     (rule,) = [rule for rule in Text.__metadata__[0].metadata if isinstance(rule, MaxLen)]
     assert rule.max_length == MOST_TEXT
+
+
+def test_a_change_is_good_for_no_longer_than_the_ledger_takes():
+    assert MOST_GOOD.days == MOST_DAYS
 
 
 @pytest.mark.parametrize("level", ["", "loud"])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from privacy.errors import ConfigError
+from runtime.options import text_on_record
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -100,6 +101,45 @@ def invite(
     token = invitation.encode()
     facts = {"token": token, "party": invitation.party.uri, "expires_utc": utc_text(invitation.expires_utc)}
     emit(facts, as_json=as_json, text=token)
+
+
+@app.command("rotate-key")
+def rotate_key(
+    reason: Annotated[str, typer.Option("--reason", callback=text_on_record, help="Goes on record.")] = "a new key",
+    give_up: Annotated[bool, typer.Option("--abandon", help="Keep the present key: forget a change begun.")] = False,
+    state: State = DEFAULT_STATE,
+    as_json: Json = False,
+) -> None:
+    """Go on under a new identity key: the ledger says so, signed by both. With the aggregator stopped, no job open.
+
+    If it is interrupted, run it again; or, until the ledger has the new key, with --abandon.
+    """
+    from datetime import UTC, datetime
+
+    from aggregator.rotation import abandon, rotate
+    from certs.identity import fingerprint
+    from certs.wallet import Wallet
+    from runtime.console import emit
+
+    folder = _folder(state)
+    own = Wallet(folder.wallet).identity()
+    name = own.party.name
+    if give_up:
+        abandon(folder)
+        kept = {"name": name, "fingerprint": fingerprint(own.public_key), "abandoned": True}
+        emit(kept, as_json=as_json, text=f"{name} keeps its key: {kept['fingerprint']}")
+        return
+    done = rotate(folder, reason, datetime.now(UTC))
+    value = {"name": name, "entry": done.entry, "replaced": done.old, "fingerprint": done.new}
+    value |= {"changed_before": done.before}
+    changed = "had another key already; nothing was changed now" if done.before else "signs with another key now"
+    text = [
+        f"{name} {changed}; entry {done.entry} of its ledger says so",
+        f"the aggregator's identity fingerprint, for the silos and auditors: {done.new}",
+        f"no longer: {done.old}",
+        f"Next: cloister aggregator run; at every silo, cloister silo peers trust {name} FINGERPRINT --role aggregator",
+    ]
+    emit(value, as_json=as_json, text=text)
 
 
 @app.command()

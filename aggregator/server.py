@@ -73,14 +73,17 @@ def open_store(state: StateFolder, config: AggregatorConfig) -> Store:
     return Store.open(config.database or state.database)
 
 
+def issuing_of(state: StateFolder) -> Issuing:
+    """The CA in the state folder or, if its key is kept elsewhere, its queue."""
+    if (state.ca / "ca.key").exists():
+        return CertificateAuthority.load(state.ca)
+    return RequestQueue(state.queue, Wallet(state.wallet).ca_pem)
+
+
 def open_desk(state: StateFolder, config: AggregatorConfig, store: Store) -> EnrolmentDesk:
-    """The enrolment desk, with the CA in the state folder or, if its key is kept elsewhere, its queue."""
-    online = (state.ca / "ca.key").exists()
-    issuing: Issuing = (
-        CertificateAuthority.load(state.ca) if online else RequestQueue(state.queue, Wallet(state.wallet).ca_pem)
-    )
+    """The enrolment desk."""
     address = config.enrolment_public_address or config.enrolment_listen
-    return EnrolmentDesk(issuing, Invitations(store.engine), address, config.name)
+    return EnrolmentDesk(issuing_of(state), Invitations(store.engine), address, config.name)
 
 
 def check_federation(config: AggregatorConfig, wallet: Wallet, now: datetime) -> None:

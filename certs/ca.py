@@ -90,11 +90,12 @@ class CertificateAuthority:
         return self._issuer.certificate.public_bytes(Encoding.PEM)
 
     def sign_tls(self, csr: bytes, party: PartyId, now: datetime, hosts: Sequence[str] = ()) -> bytes:
-        """A TLS leaf for `party`; `hosts` (DNS names, IP addresses) for aggregators only.
+        """A TLS leaf for `party`; `hosts` (DNS names, IP addresses) for aggregators only, by default those of its last.
 
         Raises ProtocolError for a bad request; Refused for a silo with an aggregator's name, and the other way round.
         """
         self._check_member(party)
+        hosts = hosts or self._registry.read().hosts.get(party.uri, ())
         certificate = tls_certificate(self._issuer, request_for_tls(csr, party), party, hosts, now)
         return self._record(certificate, party, Kind.TLS, now, tuple(hosts))
 

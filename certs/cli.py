@@ -13,7 +13,10 @@ app = typer.Typer(help="Keep the federation's certificates.", no_args_is_help=Tr
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Ca = Annotated[Path, typer.Option("--ca", help="The CA's folder.")]
-Hosts = Annotated[list[str] | None, typer.Option("--host", help="DNS name or IP address that silos dial; repeatable.")]
+Hosts = Annotated[
+    list[str] | None,
+    typer.Option("--host", help="DNS name or IP address that silos dial; repeatable. If left out: as the last time."),
+]
 RoleName = Annotated[str, typer.Argument(metavar="ROLE", help="silo, aggregator, coordinator or auditor.")]
 PartyName = Annotated[str, typer.Argument(metavar="NAME", help="Such as hospital-a.")]
 

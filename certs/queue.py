@@ -75,7 +75,7 @@ class RequestQueue:
         raise Unavailable(
             f"certificates for {request.party.uri}",
             "the federation's CA is offline; the request waits for its owner (`cloister certs sign`)",
-            "Run the same command again, within the token's life, when the coordinator says it is signed.",
+            "Run the same command again when it is signed; a token has to be good then, too.",
         )
 
     def _read_answer(self, path: Path, request: QueuedRequest) -> tuple[bytes, bytes]:

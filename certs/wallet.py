@@ -29,7 +29,10 @@ from certs.verify import CertificateFlaw, Flaw, Kind, Leaf, load_ca, read_leaf
 from privacy.errors import CloisterError, ConfigError, ProtocolError
 
 _ENROL = "Enrol with a fresh token from the coordinator (`cloister silo enrol`), or `cloister certs issue` at the CA."
-CHANGE_AGAIN = "Run `cloister silo rotate-key` again with a token, or once with --abandon."
+_CHANGE_AGAIN = {
+    Role.SILO: "Run `cloister silo rotate-key` again with a token, or once with --abandon.",
+    Role.AGGREGATOR: "Run `cloister aggregator rotate-key` again, or once with --abandon.",
+}
 _NEXT_STEPS = {
     Flaw.EXPIRED: "Renew it with `cloister certs renew` at the CA, or enrol again; docs/how-to/rotate-certificates.md.",
     Flaw.NOT_YET_VALID: "Set this machine's clock (`timedatectl` shows whether it is synchronised).",
@@ -77,7 +80,7 @@ class Wallet:
 
         A party that is enrolled already (its TLS certificate may have expired) enrols again under the same identity
         key, so that its fingerprint stays; with `new_identity` under a fresh one. Raises ConfigError when the folder is
-        another federation's or party's.
+        another federation's or party's, or a change of the identity key was interrupted that this would not finish.
         """
         load_ca(ca_pem)
         private_folder(folder)
@@ -89,6 +92,8 @@ class Wallet:
             raise ConfigError(
                 f"folder {folder}", f"already holds {wallet.party.uri}", f"Choose another folder for {party.uri}."
             )
+        if not new_identity:
+            wallet.check_no_change()
         write_durably(path, ca_pem, PUBLIC)
         for kind in Kind:
             if requested_party(wallet._request(kind, party, another=new_identity)) != party:
@@ -107,6 +112,12 @@ class Wallet:
         """Whether a new identity key was made, of which the certificate is not in place yet."""
         pending = self._path(Kind.IDENTITY, "key.next")
         return self.enrolled and pending.exists() and not _fits(_load_key(pending), self._certificate(Kind.IDENTITY))
+
+    def check_no_change(self) -> None:
+        """No change of the identity key was begun and not ended. Raises ConfigError."""
+        if self.identity_changes:
+            step = _CHANGE_AGAIN.get(self.party.role, _ENROL)
+            raise ConfigError(f"folder {self.folder}", "a change of the identity key was interrupted", step)
 
     @property
     def ca_pem(self) -> bytes:
@@ -184,9 +195,7 @@ class Wallet:
         Raises ConfigError naming the cause: a file missing or readable by others, a certificate expired or not yet
         valid (a clock), of another CA, without its key, of another role, or the two naming different parties.
         """
-        if self.identity_changes:
-            why = "a change of the identity key was interrupted"
-            raise ConfigError(f"folder {self.folder}", why, CHANGE_AGAIN)
+        self.check_no_change()
         leaves = [self._pair(kind).leaf for kind in Kind]
         for leaf in leaves:
             try:

@@ -87,8 +87,8 @@ class Ledger:
             raise ConfigError(
                 f"ledger of {kept.origin}",
                 f"the identity at hand is another one ({identity.origin}, key {identity.public_key.hex()[:16]})",
-                "Use the state folder and the identity key that belong together. If `cloister silo rotate-key` was "
-                "interrupted here, run it again.",
+                "Use the state folder and the identity key that belong together. If `cloister silo rotate-key` (or "
+                "`cloister aggregator rotate-key`) was interrupted here, run it again.",
             )
         if identity.certificate_pem not in (None, kept.certificate_pem):
             connection.execute(update(tables.log).values(certificate_pem=identity.certificate_pem))

@@ -11,7 +11,7 @@ from privacy.errors import ConfigError, ProtocolError, Refused
 from privacy.forecast import Forecast
 from privacy.job_budget import require_job
 from privacy.plan import JobPlan, RosterMember
-from silo_agent.peers import Pins
+from silo_agent.peers import Pins, trust_command
 
 
 class ForeignJobError(ProtocolError):
@@ -53,14 +53,14 @@ def _check_pin(role: Role, member: RosterMember, pinned: str | None) -> None:
         raise ConfigError(
             f"peer {member.name}",
             f"is {role} in this job, and no {role} of that name is pinned here",
-            f"Ask its operator for its fingerprint, then: cloister silo peers trust {member.name} FINGERPRINT"
-            + ("" if role is Role.SILO else f" --role {role}"),
+            f"Ask its operator for its fingerprint, then: {trust_command(role, member.name)}",
         )
     if pinned != named:
         raise Refused(
             f"peer {member.name}",
             f"the job names identity {named}; pinned here is {pinned}",
-            f"Ask {member.name} by telephone which is right. The job was not joined.",
+            f"Ask {member.name} by telephone which is right. The job was not joined. If the key was changed, a steward "
+            f"pins the new one: {trust_command(role, member.name)}",
         )
 
 

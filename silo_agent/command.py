@@ -43,16 +43,10 @@ def home_of(state: Path) -> "Home":
 
 def steward(home: "Home") -> "Author":
     """The person at the keyboard, by the account of this machine."""
-    import getpass
-
+    from runtime.account import account
     from silo_agent.entries import Author
 
-    try:
-        account = getpass.getuser()
-    except (KeyError, OSError):
-        account = "unknown account"
-    shown = account if account.isprintable() else ascii(account)
-    return Author(home.name, shown[:200], "steward", now())
+    return Author(home.name, account(), "steward", now())
 
 
 def now() -> "datetime":

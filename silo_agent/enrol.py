@@ -18,7 +18,7 @@ from certs.invitation import Invitation
 from certs.names import PartyId, Role
 from certs.requests import CertificateRequests, IssuedCertificates
 from certs.verify import check_identity_certificate
-from certs.wallet import CHANGE_AGAIN, Wallet
+from certs.wallet import Wallet
 from privacy.errors import ConfigError, ProtocolError, Unavailable
 from runtime.channels import open_enrolment_channel, split_address
 from runtime.files import private_folder, write_durably
@@ -78,8 +78,6 @@ def invitation_of(token: str, now: datetime) -> Invitation:
 
 def _check_ledger_has_its_key(folder: Path, wallet: Wallet) -> None:
     """Raises ConfigError for a ledger whose wallet is gone, before the token is spent on keys it would not take."""
-    if wallet.identity_changes:
-        raise ConfigError(f"state folder {folder}", "a change of its identity key was interrupted", CHANGE_AGAIN)
     if (folder / DATABASE).exists() and not wallet.enrolled:
         raise ConfigError(
             f"state folder {folder}",

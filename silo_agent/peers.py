@@ -36,8 +36,13 @@ def check_aggregator(connection: Connection, name: str, fingerprint: str) -> Non
             f"aggregator {name}",
             f"its identity is {fingerprint}; pinned here is {listed}",
             "Nothing was changed. Ask the coordinator by telephone; if the change is meant, a steward runs "
-            f"`cloister silo peers trust {name} FINGERPRINT --role aggregator`, then enrols again.",
+            f"`{trust_command(Role.AGGREGATOR, name)}`, then enrols again.",
         )
+
+
+def trust_command(role: Role, name: str) -> str:
+    """What a steward runs to pin a party, with the fingerprint that its operator says."""
+    return f"cloister silo peers trust {name} FINGERPRINT" + ("" if role is Role.SILO else f" --role {role}")
 
 
 def trusted_peers(connection: Connection) -> dict[tuple[Role, str], str]:

@@ -1,48 +1,29 @@
-"""A silo goes on under another identity key: the same ledger, which says so; the same name, budgets and pins.
+"""A silo goes on under another identity key (runtime.key_change), certified for an invitation of its own name.
 
-The old key signs for all entries before, both keys sign the change, the new key signs for it and all that comes after.
-The ledger is changed first, in one transaction, and the wallet after it; run again, an interrupted change goes on where
-it was. Until the ledger has the new key, the change can be abandoned. No job may be open: what was promised to its
-peers names the old key.
+No job may be open: what was promised to its peers names the old key.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from certs.identity import Identity, fingerprint
 from certs.invitation import Invitation
 from certs.requests import IssuedCertificates
-from certs.verify import CertificateFlaw, Kind
 from certs.wallet import Wallet
-from privacy.errors import ConfigError, ProtocolError, Refused
-from privacy.key_rotation import KeyRotation
-from privacy.ledger.entry import KeyRotationEntry
+from privacy.errors import ConfigError, Refused
 from runtime.database import open_database
 from runtime.files import StateLock
+from runtime.key_change import Change, Rotated, abandon_change, change_key, check_vouches
 from runtime.ledger_store import Ledger, LogIdentity
 from silo_agent.enrol import ask, checked_aggregator, invitation_of
 from silo_agent.entries import Author
 from silo_agent.home import Home
 from silo_agent.jobs import all_jobs
 from silo_agent.peers import check_aggregator
-from silo_agent.store import DATABASE, Store, Transaction
+from silo_agent.store import DATABASE, Store
 from silo_agent.tables import LEDGER
 
 _DOCS = "docs/how-to/rotate-certificates.md"
-
-
-@dataclass(frozen=True)
-class Rotated:
-    """The entry that says so, and both keys' fingerprints as certs.identity words them.
-
-    `before`: all but some clearing away was done before, and nothing was changed now.
-    """
-
-    entry: int
-    old: str
-    new: str
-    before: bool = False
 
 
 def rotate(home: Home, token: str, reason: str, by: Author) -> Rotated:
@@ -57,14 +38,23 @@ def rotate(home: Home, token: str, reason: str, by: Author) -> Rotated:
         why = f"invites {invitation.party.uri}, and this folder is of {home.identity.party.uri}"
         raise ConfigError("invitation token", why, f"Ask for a token for {home.name}.")
     with _alone(home) as store:
-        return _rotate(home, store, invitation, reason, by)
+        return change_key(
+            home.wallet,
+            store.writing,
+            Change(reason, by.fields(), by.now),
+            check=lambda: _check_may_change(home, store, by),
+            certify=lambda: _certified(home.wallet, store, invitation, by),
+        )
 
 
 def abandon(home: Home) -> None:
-    """Forget a change that was begun: the present key stays. Raises ConfigError if the ledger has the new one."""
+    """Forget a change that was begun: the present key stays.
+
+    Raises ConfigError if the ledger has the new one, or none was begun.
+    """
     with _alone(home) as store:
         _require_own_key(home.wallet.identity(), store)
-        home.wallet.abandon()
+        abandon_change(home.wallet, store.writing)
 
 
 @contextmanager
@@ -78,34 +68,19 @@ def _alone(home: Home) -> Iterator[Store]:
             store.close()
 
 
-def _rotate(home: Home, store: Store, invitation: Invitation, reason: str, by: Author) -> Rotated:
-    wallet, old = home.wallet, home.wallet.identity()
-    with store.reading() as connection:
-        done = next(reversed(Ledger(connection, LEDGER).rotations()), None)
-    if wallet.settle() and done is not None and done.new_key == old.public_key.hex():
-        return _rotated(done, before=True)
-    if done is None or done.old_key != old.public_key.hex():  # else the ledger has the new key, and the wallet not yet
-        _check_may_change(home, store, by)
+def _certified(wallet: Wallet, store: Store, invitation: Invitation, by: Author) -> IssuedCertificates:
     fresh = not wallet.identity_changes
-    wallet = Wallet.create(wallet.folder, invitation.ca_pem, invitation.party, new_identity=True)
+    Wallet.create(wallet.folder, invitation.ca_pem, invitation.party, new_identity=True)
     try:
         answer = ask(invitation, wallet.requests())
     except Refused:
         if fresh:
-            wallet.abandon()  # nobody has certified this key
+            wallet.abandon()  # it was refused, so that this key is of no use
         raise
-    issued = IssuedCertificates(answer.tls_certificate_pem, answer.identity_certificate_pem)
     name, key = checked_aggregator(answer.aggregator_identity_pem, invitation, by.now)
-    new = wallet.offered(issued, by.now)
-    if new.party != invitation.party:
-        raise ProtocolError("issued certificates", f"name {new.party.uri}", f"Ask the coordinator: {invitation.party}.")
-    with store.writing() as tx:
-        check_aggregator(tx.connection, name, fingerprint(key))
-        if tx.ledger.identity.public_key != new.public_key:
-            _record(tx, old, new, reason, by)
-        (*_, newest) = tx.ledger.rotations()
-    wallet.install(issued, by.now)
-    return _rotated(newest)
+    with store.reading() as connection:
+        check_aggregator(connection, name, fingerprint(key))
+    return IssuedCertificates(answer.tls_certificate_pem, answer.identity_certificate_pem)
 
 
 def _check_may_change(home: Home, store: Store, by: Author) -> None:
@@ -116,11 +91,8 @@ def _check_may_change(home: Home, store: Store, by: Author) -> None:
     if open_jobs:
         why = f"open at this silo: {', '.join(open_jobs)}; what was said in a job is signed with the old key"
         raise Refused("change of key", why, "Wait for their end, or `cloister silo refuse JOB`; then run this again.")
-    try:
-        home.wallet.leaf(Kind.IDENTITY).check_time(by.now)
-    except CertificateFlaw as error:
-        step = f"Enrol again, which renews the certificate on the old key (first `--abandon` a change begun): {_DOCS}."
-        raise ConfigError("identity certificate", error.why, step) from error
+    step = f"Enrol again, which renews the certificate on the old key (first `--abandon` a change begun): {_DOCS}."
+    check_vouches(home.wallet, by.now, step)
     store.check()
 
 
@@ -128,30 +100,3 @@ def _require_own_key(own: Identity, store: Store) -> None:
     """The ledger is this key's; a renewed certificate takes the stored one's place. Raises ConfigError."""
     with store.writing() as tx:
         Ledger.begin(tx.connection, LEDGER, LogIdentity.of(own))
-
-
-def _record(tx: Transaction, old: Identity, new: Identity, reason: str, by: Author) -> None:
-    said = KeyRotation(
-        log=tx.ledger.identity.origin,
-        size=tx.ledger.size,
-        old_key=old.public_key.hex(),
-        new_key=new.public_key.hex(),
-        reason=reason,
-    )
-    entry = KeyRotationEntry(
-        **by.fields(),
-        old_key=said.old_key,
-        new_key=said.new_key,
-        old_certificate=old.certificate_pem.decode(),
-        new_certificate=new.certificate_pem.decode(),
-        old_signature=old.sign(said.message()).hex(),
-        new_signature=new.sign(said.message()).hex(),
-        reason=reason,
-    )
-    tx.ledger.checkpoint(old.sign, by.now)
-    tx.ledger.rotate(tx.with_commitments(entry), LogIdentity.of(new), new.sign, by.now)
-
-
-def _rotated(entry: KeyRotationEntry, *, before: bool = False) -> Rotated:
-    old, new = (fingerprint(bytes.fromhex(key)) for key in (entry.old_key, entry.new_key))
-    return Rotated(entry.sequence, old, new, before)

@@ -28,7 +28,7 @@ from runtime.ledger_store import Ledger
 from runtime.witness_store import WitnessBook, raw_key
 from silo_agent.client import AggregatorPort
 from silo_agent.home import Home
-from silo_agent.peers import Pins, trusted_peers
+from silo_agent.peers import Pins, trust_command, trusted_peers
 from silo_agent.tables import LEDGER, WITNESS
 
 LOG = structlog.get_logger("silo.witness")
@@ -233,7 +233,7 @@ class Witnessing:
             try:
                 party, key = self._believed(shown.identity_pem, pins, now)
             except CloisterError as error:
-                LOG.info("a witness is not believed", peer=shown.witness, what=error.what, why=error.why)
+                LOG.info("a witness is not believed", peer=shown.witness, exc_info=error)
                 continue
             found[witness_name(party.federation, party.role, party.name)] = (key, shown.identity_pem)
         return found
@@ -250,7 +250,7 @@ class Witnessing:
             log = log_origin(party.federation, party.name)
             new = open_checkpoint(note, log, key)
         except CloisterError as error:
-            LOG.info("a log is not witnessed", what=error.what, why=error.why)
+            LOG.info("a log is not witnessed", exc_info=error)
             return {}
         proofs = [Proof(proof.old_size, proof.hashes) for proof in shown.proofs]
         try:
@@ -273,8 +273,9 @@ class Witnessing:
         party, key = check_identity_certificate(identity_pem, self.home.wallet.ca_pem, now)
         pinned, own = pins.get((party.role, party.name)), party == self.home.identity.party
         if own or party.role not in WITNESSES or pinned != fingerprint(key):
-            step = "A steward pins it: `cloister silo peers trust`."
-            raise ProtocolError(f"identity of {party.uri}", "is not pinned here", step, sender=party.name)
+            why = "is not pinned here" if pinned is None else f"is {fingerprint(key)}; pinned here is {pinned}"
+            step = f"Ask its operator by telephone. If it is meant: {trust_command(party.role, party.name)}"
+            raise ProtocolError(f"identity of {party.uri}", why, step, sender=party.name)
         return party, key
 
 

@@ -229,6 +229,7 @@ def test_renewal_keeps_the_host_names(ca, tmp_path):
     certificate = x509.load_pem_x509_certificate(ca.renew(hub, tls_request(hub), later))
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert names.get_values_for_type(x509.DNSName) == ["localhost"]
+    assert "localhost" in str(x509.load_pem_x509_certificate(ca.sign_tls(tls_request(hub), hub, later)).extensions)
     with pytest.raises(Refused, match="Enrol it again"):
         ca.renew(SILO, tls_request(), NOW)
 

@@ -23,6 +23,7 @@ OPTIONS = [
     (("silo", "approve", "job"), "--legal-basis"),
     (("silo", "approve", "job"), "--dpia"),
     (("silo", "rotate-key", "--token", "t"), "--reason"),
+    (("aggregator", "rotate-key"), "--reason"),
     (("silo", "admins", "add", "dr-weber", "--public-key", "ab" * 32, *OUT), "--reason"),
     (("silo", "admins", "remove", "dr-weber", *OUT), "--reason"),
     ((*REVIEW, "--remark", "r"), "--subject"),

@@ -274,6 +274,9 @@ class Turn:
             isinstance(event, RoundBroken) and isinstance(self.job, jobs.Gathering)
         ):
             self.tell_job(event)
+        elif isinstance(event, RoundBroken):
+            why, job = event.reason, self.live.job.hex()[:12]
+            self._afterwards.append(lambda: LOG.warning("silos disagree after the end of a job", job=job, why=why))
 
     def _log(self, what: str, phase: str, *, number: int | None = None, why: str = "", participants: int = 0) -> None:
         facts: dict[str, object] = {"job": self.live.job.hex()[:12], "state": phase}

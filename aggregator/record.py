@@ -78,8 +78,8 @@ def round_record(tx: Transaction, row: JobRow, plan: JobPlan, number: int) -> Ro
 def _agreeing(tx: Transaction, job: bytes, number: int, result: bytes | None) -> tuple[SignedText, ...]:
     """What silos signed of the next adapter, as far as it is the published one, with what most say of the validation.
 
-    One that says something else of either ends the job, and says so; its word makes no record of the others' false. It
-    stays in the database.
+    One that says something else of either ends a job that is not over, and is logged; its word makes no record of the
+    others' false. It stays in the database.
     """
     groups: defaultdict[str, list[SignedText]] = defaultdict(list)
     for signed in tx.statements(job, number, Kind.APPLIED).values():

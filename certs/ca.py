@@ -95,7 +95,7 @@ class CertificateAuthority:
         Raises ProtocolError for a bad request; Refused for a silo with an aggregator's name, and the other way round.
         """
         self._check_member(party)
-        hosts = hosts or self._registry.read().hosts.get(party.uri, ())
+        hosts = hosts or self.hosts(party)
         certificate = tls_certificate(self._issuer, request_for_tls(csr, party), party, hosts, now)
         return self._record(certificate, party, Kind.TLS, now, tuple(hosts))
 
@@ -149,6 +149,14 @@ class CertificateAuthority:
     def crl(self, now: datetime) -> bytes:
         """The signed revocation list of this moment, PEM."""
         return revocation_list(self._issuer, self._registry.read().revoked(), now).public_bytes(Encoding.PEM)
+
+    def knows(self, party: PartyId) -> bool:
+        """Whether `party` was given anything that has not expired, revoked or not."""
+        return self._registry.read().knows(party)
+
+    def hosts(self, party: PartyId) -> tuple[str, ...]:
+        """The host names last certified for an aggregator."""
+        return tuple(self._registry.read().hosts.get(party.uri, ()))
 
     def issued(self) -> tuple[Entry, ...]:
         """What the register holds, oldest first."""

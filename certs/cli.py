@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from certs.ca import CertificateAuthority
     from certs.names import PartyId
     from certs.queue import QueuedRequest
 
@@ -64,21 +65,27 @@ def sign(
     yes: Annotated[bool, typer.Option("--yes", help="Sign everything that waits, without asking.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Work through a queue of requests with a CA that is kept offline."""
+    """Work through a queue of requests with a CA that is kept offline. What the CA refuses keeps no other waiting."""
     from certs.ca import CertificateAuthority
     from certs.queue import answer, waiting
-    from privacy.errors import ConfigError
+    from privacy.errors import ConfigError, Refused
 
     if as_json and not yes:
         raise ConfigError(
             "signing with --json", "cannot ask", "Look at the queue without --json first, then add --yes."
         )
-    authority, signed = CertificateAuthority.load(ca), []
+    authority, signed, refused = CertificateAuthority.load(ca), [], []
     for request in waiting(queue):
-        if yes or typer.confirm(f"Sign {_describe(request)}?"):
-            answer(queue, request, authority, _now())
+        if yes or typer.confirm(f"Sign {_describe(request, authority)}?"):
+            try:
+                answer(queue, request, authority, _now())
+            except Refused as error:
+                refused.append(error)
+                continue
             signed.append(request.party.uri)
     _emit({"signed": signed}, f"{len(signed)} signed. Carry {queue} back to the aggregator.", as_json=as_json)
+    if refused:
+        raise refused[0]
 
 
 @app.command()
@@ -204,7 +211,7 @@ def _ca_fingerprint(ca_pem: bytes) -> str:
     return fingerprint(load_ca(ca_pem).public_bytes(Encoding.DER))
 
 
-def _describe(request: "QueuedRequest") -> str:
+def _describe(request: "QueuedRequest", authority: "CertificateAuthority") -> str:
     from cryptography import x509
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
@@ -213,4 +220,8 @@ def _describe(request: "QueuedRequest") -> str:
     if request.identity_csr is None:
         return f"a renewed TLS certificate for {request.party.uri}"
     key = x509.load_pem_x509_csr(request.identity_csr).public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
-    return f"{request.party.uri} with identity fingerprint {fingerprint(key)}"
+    before, hosts = authority.knows(request.party), authority.hosts(request.party)
+    replaced = " in the place of certificates it was given before" if before else ""
+    return f"{request.party.uri} with identity fingerprint {fingerprint(key)}{replaced}" + (
+        f", for the host names {', '.join(hosts)}" if hosts else ""
+    )

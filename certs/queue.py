@@ -61,7 +61,10 @@ class RequestQueue:
     def _answer(self, request: QueuedRequest, now: datetime) -> tuple[bytes, bytes]:
         path = self.folder / f"{request.name}.issued.json"
         if path.exists():
-            return self._read_answer(path, request)
+            tls, identity = self._read_answer(path, request)
+            if now < read_leaf(tls, self._ca, Kind.TLS).not_after_utc:
+                return tls, identity
+            path.unlink()  # it came too late to be used: the CA's owner is asked again
         asked = self.folder / f"{request.name}.request.json"
         if not asked.exists():
             private_folder(self.folder)

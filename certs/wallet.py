@@ -149,17 +149,25 @@ class Wallet:
             raise ProtocolError("issued certificates", "name two different parties", "Ask the coordinator.")
         return self._identity(_Pair(leaf, issued.identity, self._key(Kind.IDENTITY, issued.identity)))
 
-    def settle(self) -> bool:
-        """Clear away requests whose answers are in place, after a crash; whether there were any."""
+    def settle(self) -> list[Kind]:
+        """Clear away requests whose answers are in place, after a crash; for which certificates there were any."""
         left = [kind for kind in Kind if self._path(kind, "csr").exists()]
         if not left or not self.enrolled:
-            return False
+            return []
         if not all(_requests(self._pair(kind).key, self._path(kind, "csr").read_bytes()) for kind in left):
-            return False
+            return []
         for kind in left:
             self._finish_rename(kind)
         self._drop_requests()
-        return True
+        return left
+
+    def has_begun(self, public_key: bytes) -> bool:
+        """Whether this is the new identity key of a change that was begun here."""
+        pending = self._path(Kind.IDENTITY, "key.next")
+        if not pending.exists():
+            return False
+        key = _load_key(pending)
+        return isinstance(key, Ed25519PrivateKey) and key.public_key().public_bytes_raw() == public_key
 
     def abandon(self) -> None:
         """Forget requests whose answers are not in place, and the new identity key: the present one stays."""
@@ -271,7 +279,9 @@ class Wallet:
         return ConfigError(f"certificate {self._path(kind, 'pem')}", error.why, step)
 
     def _request(self, kind: Kind, party: PartyId, *, another: bool = False) -> bytes:
-        """The request under way, or a new one: on a new key, but on the identity key there is, unless for `another`."""
+        """The request under way, or a new one: on a new key, but on the identity key there is, unless for `another`,
+        and then on the one that was begun: a ledger may have it already.
+        """
         csr, pending, present = self._path(kind, "csr"), self._path(kind, "key.next"), self._path(kind, "key")
         stays = kind is Kind.IDENTITY and not another
         for path in (pending, present) if stays or kind is Kind.TLS else (pending,):
@@ -280,6 +290,8 @@ class Wallet:
         self._finish_rename(kind)
         if stays and present.exists():
             key = _load_key(present)
+        elif kind is Kind.IDENTITY and pending.exists():
+            key = _load_key(pending)
         else:
             key = generate_private_key(SECP256R1()) if kind is Kind.TLS else Ed25519PrivateKey.generate()
             write_durably(pending, private_pem(key))

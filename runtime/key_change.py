@@ -76,11 +76,16 @@ def change_key(
     """
     old = wallet.identity()
     with writing() as step:
-        done = next(reversed(step.ledger.rotations()), None)
-    if wallet.settle() and done is not None and done.new_key == old.public_key.hex():
+        done, signer = next(reversed(step.ledger.rotations()), None), step.ledger.identity.public_key
+    if Kind.IDENTITY in wallet.settle() and done is not None and done.new_key == old.public_key.hex():
         return Rotated.by(done, before=True)
     if done is None or done.old_key != old.public_key.hex():  # else the ledger has the new key, and the wallet not yet
         check()
+    elif not wallet.has_begun(signer):
+        why = f"the ledger goes on under {fingerprint(signer)}, and this wallet has not that key"
+        raise ConfigError(
+            "change of key", why, f"Put back the newest copy of {wallet.folder}: with that key it goes on."
+        )
     issued = certify()
     new = wallet.offered(issued, change.now)
     if new.party != old.party:
@@ -100,7 +105,7 @@ def abandon_change(wallet: Wallet, writing: Callable[[], AbstractContextManager[
     """
     with writing() as step:
         newest = next(reversed(step.ledger.rotations()), None)
-    if wallet.settle() and newest is not None and newest.new_key == wallet.identity().public_key.hex():
+    if Kind.IDENTITY in wallet.settle() and newest is not None and newest.new_key == wallet.identity().public_key.hex():
         why = f"was made: entry {newest.sequence} of the ledger says so"
         raise ConfigError("change of key", why, "The new key stays. If it must not, change it again.")
     if not wallet.identity_changes:

@@ -14,7 +14,7 @@ from sqlalchemy import Connection
 from privacy.errors import ConfigError, Refused
 from silo_agent.dataset_spec import DatasetSpec
 from silo_agent.datasets import Identities, identities
-from silo_agent.register import RegisteredDataset, all_datasets, check_unchanged, data_files, require_dataset
+from silo_agent.register import RegisteredDataset, all_datasets, check_as_ever, data_files, require_dataset
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,10 @@ def check_apart(
 
 
 def _as_registered(connection: Connection, dataset: RegisteredDataset) -> Identities:
-    """Raises ConfigError if its files cannot be read, or hold something else by now."""
+    """Raises ConfigError if its files cannot be read, or hold something else by now than ever since it was added."""
     spec = DatasetSpec.model_validate_json(dataset.spec)
     found = identities(spec, dataset.folder)
-    check_unchanged(connection, dataset, data_files(spec.files(dataset.folder)))
+    check_as_ever(connection, dataset, data_files(spec.files(dataset.folder)))
     return found
 
 

@@ -27,16 +27,19 @@ def trust_first_aggregator(connection: Connection, name: str, fingerprint: str, 
     trust_peer(connection, Role.AGGREGATOR, name, fingerprint, now)
 
 
-def check_aggregator(connection: Connection, name: str, fingerprint: str) -> None:
-    """No other aggregator than this one is pinned. Raises Refused: enrolment never changes a pin."""
+def check_aggregator(connection: Connection, name: str, fingerprint: str, then: str = "enrols again") -> None:
+    """No other aggregator than this one is pinned. Raises Refused: enrolment never changes a pin.
+
+    `then` is what a steward does who has pinned it.
+    """
     pinned = {known: key for (role, known), key in trusted_peers(connection).items() if role is Role.AGGREGATOR}
     if pinned and pinned.get(name) != fingerprint:
         listed = ", ".join(f"{known} {key}" for known, key in pinned.items())
         raise Refused(
             f"aggregator {name}",
             f"its identity is {fingerprint}; pinned here is {listed}",
-            "Nothing was changed. Ask the coordinator by telephone; if the change is meant, a steward runs "
-            f"`{trust_command(Role.AGGREGATOR, name)}`, then enrols again.",
+            "No pin was changed. Ask the coordinator by telephone; if the change is meant, a steward runs "
+            f"`{trust_command(Role.AGGREGATOR, name)}`, then {then}.",
         )
 
 

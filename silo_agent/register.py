@@ -105,6 +105,19 @@ def check_unchanged(connection: Connection, dataset: RegisteredDataset, files: I
         )
 
 
+def check_as_ever(connection: Connection, dataset: RegisteredDataset, files: Iterable[DataFile]) -> None:
+    """Raises ConfigError unless these are all that the dataset ever consisted of: whose records an earlier version of
+    a file had, nobody can tell from a later one.
+    """
+    files = tuple(files)
+    check_unchanged(connection, dataset, files)
+    of_dataset = select(dataset_files.c.path, dataset_files.c.sha256).where(dataset_files.c.dataset == dataset.name)
+    ever = {(path, sha256) for path, sha256 in connection.execute(of_dataset)}
+    if ever != {(str(file.path), file.sha256) for file in files}:
+        why = "its files held something else when they were registered before, and that cannot be read again"
+        raise ConfigError(f"dataset {dataset.name!r}", why, "Put the earlier files back under a name of their own.")
+
+
 def require_dataset(connection: Connection, name: str) -> RegisteredDataset:
     """The dataset with this name. Raises ConfigError naming those there are."""
     row = connection.execute(select(datasets).where(datasets.c.name == name)).one_or_none()

@@ -79,7 +79,7 @@ def _certified(wallet: Wallet, store: Store, invitation: Invitation, by: Author)
         raise
     name, key = checked_aggregator(answer.aggregator_identity_pem, invitation, by.now)
     with store.reading() as connection:
-        check_aggregator(connection, name, fingerprint(key))
+        check_aggregator(connection, name, fingerprint(key), "runs `cloister silo rotate-key` with this token again")
     return IssuedCertificates(answer.tls_certificate_pem, answer.identity_certificate_pem)
 
 

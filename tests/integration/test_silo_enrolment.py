@@ -99,7 +99,7 @@ def test_enrolling_again_changes_no_pin(state, tmp_path, name):
     before = home.wallet.leaf(Kind.TLS)
     again = invite(state, "hospital-a").encode()
     for _ in range(2):
-        with pytest.raises(Refused, match=f"pinned here is {name} {other}.*Nothing was changed"):
+        with pytest.raises(Refused, match=f"pinned here is {name} {other}.*No pin was changed"):
             enrol(again, tmp_path / "silo", None, utc_now())
         assert pins(home)[Role.AGGREGATOR, name] == other
         assert home.wallet.leaf(Kind.TLS) == before

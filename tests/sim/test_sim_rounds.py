@@ -5,12 +5,15 @@ import pytest
 from cloister.v1 import federation_pb2
 from cloister.wire import JobPhase, RoundPhase
 
+from certs.names import Role
 from privacy.envelope import UpdateHeader
 from privacy.quantise import grid_step
 from privacy.statement import Signed, read
 from privacy.transcript import Consent, RoundJoin
 from silo_agent import client
+from silo_agent.home import Home
 from silo_agent.jobs import JobState
+from silo_agent.peers import trust_peer
 from silo_agent.rehearsal import rehearsal_vector
 from tests.sim.world import UPDATE_RANGE, VALUES, World
 
@@ -96,6 +99,20 @@ def test_a_silo_that_leaves_costs_its_part_and_catches_up(world_of):
     world.run()
     check_finished(world)
     assert {row.members for row in published(world)} == {NAMES, ("east", "north")}
+
+
+def test_a_silo_that_pins_another_key_of_the_aggregators_catches_up_with_what_is_over(world_of):
+    world = world_of(rounds=3)
+    world.silos["west"].off_after = "SendFingerprint"
+    world.run(until=lambda: world.status().phase is JobPhase.FINISHED, seconds=10)
+    assert not world.silos["west"].up
+    home = Home.open(world.silos["west"].state, {})
+    with home.store.writing() as tx:
+        trust_peer(tx.connection, Role.AGGREGATOR, "aggregator", " ".join(["0c0c"] * 16), world.now)
+    home.store.close()
+    world.come_back("west")
+    world.run()
+    check_finished(world)
 
 
 def test_a_silo_that_leaves_before_its_fingerprint_is_left_out_of_the_sum(world_of):

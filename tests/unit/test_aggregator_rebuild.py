@@ -11,6 +11,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from cloister.wire import JobPhase, RoundPhase
 from sqlalchemy import text
+from structlog.testing import capture_logs
 
 from aggregator import job as jobs
 from aggregator import round_states as states
@@ -318,6 +319,27 @@ def test_a_late_disagreement_about_the_validation_stops_the_job_and_leaves_the_r
         record = round_record(tx, row, running.plan, 1)
     said = [read(signed.signed, Applied) for signed in record.applied]
     assert [(each.silo, each.validation) for each in said] == [("b", (4, 5, 6)), ("c", (4, 5, 6))]
+
+
+def test_a_disagreement_after_the_end_of_a_job_is_logged(running: Office) -> None:
+    number = 0
+    while isinstance(running.live.state, jobs.Running):
+        number += 1
+        running.join_round(*NAMES)
+        running.submit(*NAMES)
+        running.fingerprint(*NAMES)
+        running.consent("b", "c")
+        last = running.ctx()
+        for name in ("b", "c"):
+            running.applied(name, bytes([number]) * 32, last)
+    assert isinstance(running.live.state, jobs.Finished)
+    with capture_logs() as logs:
+        running.applied("a", b"x" * 32, last)
+    (said,) = [each for each in logs if each["log_level"] == "warning"]
+    assert (said["event"], "a computed another adapter" in said["why"]) == (
+        "silos disagree after the end of a job",
+        True,
+    )
 
 
 def test_joining_and_dealing_deadlines(office: Office) -> None:

@@ -272,4 +272,4 @@ def test_a_new_identity_key_survives_a_crash_at_every_write(ca, wallet, monkeypa
     new = change()
     assert wallet.check(NOW, Role.SILO) == SILO
     assert wallet.identity().public_key == new != before
-    assert wallet.settle() is False, "nothing is left over"
+    assert wallet.settle() == [], "nothing is left over"

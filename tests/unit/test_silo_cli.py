@@ -286,6 +286,10 @@ def test_a_dataset_whose_file_was_changed_is_not_compared_as_if_it_were_the_same
         "cannot be compared with dataset visits of population patients: visits.csv has changed since it was registered"
     )
     assert (code, why in text, "`--not-compared visits`" in text) == (ExitCode.REFUSED, True, True)
+    assert ask(silo, capsys, "datasets", "add", str(tmp_path / "visits.toml"))[0] == 0, "registered as it is now"
+    code, text = complain(silo, capsys, *more)
+    why = "cannot be compared with dataset visits of population patients: its files held something else when they were"
+    assert (code, why in text) == (ExitCode.REFUSED, True)
     code, text = complain(silo, capsys, *more, "--not-compared", "visit")
     assert (code, "dataset 'visit'" in text, "is not registered (there are: " in text) == (ExitCode.CONFIG, True, True)
     code, said = ask(silo, capsys, *more, "--not-compared", "visits")

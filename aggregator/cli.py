@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from aggregator import reviews_cli
+from aggregator.command import DEFAULT_STATE, Json, State
 from privacy.errors import ConfigError
 from runtime.options import text_on_record
 
@@ -16,17 +18,12 @@ if TYPE_CHECKING:
     from aggregator.config import StateFolder
 
 app = typer.Typer(help="Coordinator: run the aggregator, invite silos, submit and watch jobs.", no_args_is_help=True)
+app.add_typer(reviews_cli.app, name="reviews")
 
 # (job file, folder to prepare, aggregator's state folder): set by whoever can plan jobs, which needs the model.
 planner: Callable[[Path, Path, Path], object] | None = None
 
-State = Annotated[
-    Path,
-    typer.Option("--state", metavar="FOLDER", envvar="CLOISTER_AGGREGATOR_STATE", help="The aggregator's folder."),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 JobName = Annotated[str, typer.Argument(metavar="JOB", help="Its name, or the beginning of its digest.")]
-DEFAULT_STATE = Path("aggregator-state")
 
 
 @app.command()
@@ -213,15 +210,19 @@ def rounds(job: JobName, state: State = DEFAULT_STATE, as_json: Json = False) ->
 
 @app.command()
 def status(state: State = DEFAULT_STATE, as_json: Json = False) -> None:
-    """Say who is enrolled and connected, and where every job stands."""
+    """Say who is enrolled and connected, where every job stands, and what reviews of its ledger ask for until when."""
+    from datetime import UTC, datetime
+
     from aggregator.client import coordinator
     from aggregator.display import job_facts, member_facts, status_shown
     from runtime.console import emit
+    from runtime.reviews_shown import due_facts
 
     with coordinator(_folder(state)) as aggregator:
-        members, jobs = aggregator.members(), aggregator.jobs()
+        members, jobs, open_ = aggregator.members(), aggregator.jobs(), aggregator.follow_ups()
+    due = due_facts(open_, datetime.now(UTC).date())
     facts = {"members": [member_facts(each) for each in members], "jobs": [job_facts(each) for each in jobs]}
-    emit(facts, as_json=as_json, text=status_shown(members, jobs))
+    emit({**facts, "reviews_due": due}, as_json=as_json, text=status_shown(members, jobs, due))
 
 
 @app.command()

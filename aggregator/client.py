@@ -6,7 +6,7 @@ with coordinator(StateFolder(path)) as aggregator:
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from cloister.v1 import coordination_pb2_grpc
 
 from aggregator.config import StateFolder
 from certs.wallet import Wallet
+from privacy.review import OpenReview
 from runtime.channels import open_channel
 from runtime.files import read_file
 from runtime.naming import job_meant
@@ -79,6 +80,13 @@ class Coordination:
         with self._calling("listing members"):
             pages = self._stub.ListMembers(wire.ListMembersRequest().encode(), timeout=CALL_S)
             return tuple(member for page in pages for member in wire.Members.decode(page).members)
+
+    def follow_ups(self) -> tuple[OpenReview, ...]:
+        """What auditors' reviews of the aggregator's ledger ask for, the one that is due first first."""
+        with self._calling("listing what reviews ask for"):
+            pages = self._stub.ListFollowUps(wire.ListFollowUpsRequest().encode(), timeout=CALL_S)
+            found = [one for page in pages for one in wire.FollowUps.decode(page).follow_ups]
+        return tuple(OpenReview(one.entry, one.auditor, one.follow_up, date.fromisoformat(one.due)) for one in found)
 
     def transcript(self, job: bytes, number: int) -> bytes:
         """One round's record as canonical JSON."""

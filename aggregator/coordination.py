@@ -17,7 +17,7 @@ from runtime.interceptors import peer_of
 PREFIX = "/cloister.v1.CoordinationService/"
 ROLES = {f"{PREFIX}{method}": frozenset({Role.COORDINATOR}) for method in ("SubmitJob", "CancelJob", "FetchModel")} | {
     f"{PREFIX}{method}": frozenset({Role.COORDINATOR, Role.AUDITOR})
-    for method in ("WatchJobs", "ListJobs", "ListRounds", "ListMembers", "ExportTranscript")
+    for method in ("WatchJobs", "ListJobs", "ListRounds", "ListMembers", "ListFollowUps", "ExportTranscript")
 }
 PAGE_BYTES = wire.MAX_CHUNK_BYTES // 2
 Context = grpc.ServicerContext
@@ -75,6 +75,11 @@ class CoordinationService(coordination_pb2_grpc.CoordinationServiceServicer):
         """Who is enrolled."""
         wire.ListMembersRequest.decode(request)
         return _pages(wire.Members, "members", self._coordinator.members())
+
+    def ListFollowUps(self, request: Any, context: Context) -> Iterator[Any]:  # noqa: N802, ANN401, ARG002
+        """What reviews of the ledger ask for."""
+        wire.ListFollowUpsRequest.decode(request)
+        return _pages(wire.FollowUps, "follow_ups", self._coordinator.follow_ups())
 
     def ExportTranscript(self, request: Any, context: Context) -> Any:  # noqa: N802, ANN401, ARG002
         """One round's transcript."""

@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from cloister.wire import MAX_CHUNK_BYTES, JobPhase, JobStatus, Member, RoundStatus, SiloStatus
+from cloister.wire import MAX_CHUNK_BYTES, FollowUp, JobPhase, JobStatus, Member, RoundStatus, SiloStatus
 
 from aggregator import job as jobs
 from aggregator import round_states as states
@@ -20,12 +20,15 @@ from aggregator.rebuild import facts_of, job_phase, round_phase
 from aggregator.record import round_record
 from aggregator.runner import Runner
 from aggregator.store import JobRow, Kind, RoundRow, Transaction
+from aggregator.tables import LEDGER
 from aggregator.validations import last_validations, validation_of
 from aggregator.waiting import waits_for
 from certs.names import Role
 from certs.times import utc_text
 from privacy.errors import InternalError, ProtocolError, Refused
 from privacy.plan import JobPlan
+from runtime.ledger_store import Ledger
+from runtime.reviews import follow_ups
 
 
 class CoordinatorDesk:
@@ -165,6 +168,15 @@ class CoordinatorDesk:
                 connected=member.role is Role.SILO and member.name in connected,
             )
             for member in found
+        )
+
+    def follow_ups(self) -> tuple[FollowUp, ...]:
+        """What auditors' reviews of this aggregator's ledger ask for, the one that is due first first."""
+        with self._runner.store.reading() as tx:
+            found = follow_ups(Ledger(tx.connection, LEDGER))
+        return tuple(
+            FollowUp(entry=one.sequence, auditor=one.auditor, follow_up=one.follow_up, due=one.due.isoformat())
+            for one in found
         )
 
     def transcript(self, job: bytes, number: int) -> bytes:

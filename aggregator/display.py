@@ -2,12 +2,13 @@
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cloister.wire import JobStatus, Member, RoundStatus, SiloStatus
 
 from runtime.console import bytes_text, table
+from runtime.reviews_shown import due_lines
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -46,10 +47,12 @@ def member_facts(member: Member) -> dict[str, Any]:
     }
 
 
-def status_shown(members: Sequence[Member], jobs: Sequence[JobStatus]) -> "list[RenderableType]":
-    """Members and jobs."""
+def status_shown(
+    members: Sequence[Member], jobs: Sequence[JobStatus], reviews_due: Sequence[Mapping[str, Any]]
+) -> "list[RenderableType]":
+    """Members, jobs, and what is due of reviews."""
     people = [(each.role, each.name, "connected" if each.connected else "") for each in members]
-    return [table(("role", "name", ""), people, title="Members"), jobs_table(jobs)]
+    return [table(("role", "name", ""), people, title="Members"), jobs_table(jobs), *due_lines(reviews_due)]
 
 
 def jobs_table(jobs: Iterable[JobStatus]) -> "RenderableType":

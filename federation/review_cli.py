@@ -48,7 +48,7 @@ def review(  # noqa: PLR0913 - options of a command
     last: Annotated[int | None, typer.Option("--last", min=0, help="The last one; else the bundle's last.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False,
 ) -> None:
-    """Sign a review of a bundle. The institution puts it on record: `cloister silo reviews add FILE`.
+    """Sign a review of a bundle. Its institution puts it on record: `cloister silo|aggregator reviews add FILE`.
 
     Whose log it is, the CA in your wallet vouches for. A deficiency takes a follow-up and a day by which it is due.
     """

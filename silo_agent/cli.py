@@ -119,22 +119,20 @@ def run(
 def status(state: State = DEFAULT_STATE, as_json: Json = False) -> None:
     """What the agent last said: phase, budget left, what stands in the way; reviews due, rewritten ledgers."""
     from runtime.console import emit
+    from runtime.ledger_store import Ledger
+    from runtime.reviews import follow_ups
+    from runtime.reviews_shown import due_facts
     from runtime.witness_store import WitnessBook
     from silo_agent.display import status_lines
-    from silo_agent.office import follow_ups
     from silo_agent.status import read_status
-    from silo_agent.tables import WITNESS
+    from silo_agent.tables import LEDGER, WITNESS
 
     home = home_of(state)
     facts = {**read_status(state), "name": home.name}
     with home.store.reading() as connection:
-        open_ = follow_ups(connection)
+        open_ = follow_ups(Ledger(connection, LEDGER))
         contradictions = WitnessBook(connection, WITNESS).contradictions()
-    today = now().date()
-    facts["reviews_due"] = [
-        {"entry": one.sequence, "due": one.due.isoformat(), "follow_up": one.follow_up, "overdue": one.overdue(today)}
-        for one in open_
-    ]
+    facts["reviews_due"] = due_facts(open_, now().date())
     facts["rewritten_ledgers"] = sorted({found.log for found in contradictions})
     emit(facts, as_json=as_json, text=status_lines(facts))
 

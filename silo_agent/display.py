@@ -4,6 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from runtime.reviews_shown import due_lines
+
 Facts = Mapping[str, Any]
 
 
@@ -23,9 +25,7 @@ def status_lines(facts: Facts) -> list[str]:
         )
     lines.append(f"sent     {facts['bytes_sent']} bytes of sealed updates")
     lines.append(f"message  {facts['message'] or '-'}")
-    for due in facts["reviews_due"]:
-        state = "OVERDUE since" if due["overdue"] else "due by"
-        lines.append(f"review   entry {due['entry']}, {state} {due['due']}: {due['follow_up']}")
+    lines += due_lines(facts["reviews_due"])
     lines += [
         f"ledger   {log} CONTRADICTS itself: cloister silo witnesses list, and telephone the institution"
         for log in facts["rewritten_ledgers"]
@@ -154,22 +154,6 @@ def witnesses_lines(found: Facts) -> list[str]:
 
 def _uncounted(witness: Facts) -> str:
     return "" if witness["counts"] else "; not counted: its key is not pinned here"
-
-
-def reviews_lines(rows: Sequence[Facts]) -> list[str]:
-    """Auditors' reviews, the open follow-ups marked."""
-    return [line for row in rows for line in _review(row)] or ["no review yet"]
-
-
-def _review(row: Facts) -> list[str]:
-    lines = [
-        f"entry {row['entry']}, {row['utc'][:10]}: {row['finding']}, by {row['party']}",
-        f"    {row['subject']} (entries {row['first_sequence']} to {row['last_sequence']}): {row['remark']}",
-    ]
-    if row["due"] is not None:
-        state = "OVERDUE since" if row["overdue"] else "due by" if row["open"] else "closed, was due by"
-        lines.append(f"    {state} {row['due']}: {row['follow_up']}")
-    return lines
 
 
 def forecast_lines(job: str, rows: Sequence[Facts]) -> list[str]:

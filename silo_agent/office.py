@@ -1,4 +1,4 @@
-"""The budget office: changes of budgets that two people sign, and auditors' reviews, put on record in silo.db.
+"""The budget office: changes of budgets that two people sign, put on record in silo.db.
 
 Every change is a proposal first: a file that says what would be changed from what to what, which people sign on their
 own machines. Recording one checks everything again, in the transaction that changes the budget.
@@ -8,16 +8,14 @@ from datetime import datetime
 
 from sqlalchemy import Connection
 
-from certs.auditors import check_reviewer
 from certs.times import utc_text
 from privacy.budget import BudgetState
 from privacy.budget_change import change_epsilon, change_sub_cap
 from privacy.errors import Refused
 from privacy.ledger.codec import decode_entry
-from privacy.ledger.entry import AdminEntry, BudgetChangeEntry, ReviewEntry, SubCapEntry
-from privacy.ledger.governance import GOVERNED, check_examined, governance_of
+from privacy.ledger.entry import AdminEntry, BudgetChangeEntry, SubCapEntry
+from privacy.ledger.governance import GOVERNED, governance_of
 from privacy.ledger.parts import Balance
-from privacy.review import OpenReview, SignedReview, open_reviews
 from privacy.two_person import (
     AdminChange,
     BudgetChange,
@@ -125,40 +123,3 @@ def _change(tx: Transaction, change: BudgetChange | SubCapChange, before: float 
     if isinstance(change, BudgetChange):
         return change_budget(tx.connection, change.population, lambda b: change_epsilon(b, change.epsilon))
     return change_budget(tx.connection, change.population, lambda b: change_sub_cap(b, change.purpose, change.epsilon))
-
-
-def record_review(home: Home, signed: SignedReview, by: Author) -> None:
-    """Put an auditor's review on record.
-
-    Raises VerificationError unless an auditor of this federation signed it, about a state of this log that it signed a
-    checkpoint of; Refused if it is on record, or closes what is not open.
-    """
-    review = signed.review
-    review.check(signed.signature)
-    check_reviewer(review, signed.certificate, home.wallet.ca_pem, by.now)
-    with home.store.writing() as tx:
-        roots = {size: checkpoint.root for size, checkpoint in tx.ledger.checkpoints().items()}
-        check_examined(review, tx.ledger.identity.origin, roots)
-        known = reviews(tx.connection)
-        if any(entry.review == review for entry in known):
-            raise Refused("review", "is on record already", "Nothing needs to be done.")
-        if review.closes is not None and review.closes not in {one.sequence for one in _open(known)}:
-            raise Refused("review", f"entry {review.closes} is no review with an open follow-up", "Ask the auditor.")
-        said = {**by.fields(), "actor": review.party, "role": "auditor"}
-        tx.record(ReviewEntry(**said, review=review, signature=signed.signature, certificate=signed.certificate))
-        tx.ledger.checkpoint(home.identity.sign, by.now)
-
-
-def reviews(connection: Connection) -> list[ReviewEntry]:
-    """All reviews on record, oldest first."""
-    found = map(decode_entry, Ledger(connection, LEDGER).entries_of(("review",)))
-    return [entry for entry in found if isinstance(entry, ReviewEntry)]
-
-
-def follow_ups(connection: Connection) -> tuple[OpenReview, ...]:
-    """What auditors asked for and no later review has closed, the one that is due first first."""
-    return _open(reviews(connection))
-
-
-def _open(entries: list[ReviewEntry]) -> tuple[OpenReview, ...]:
-    return open_reviews((entry.sequence, entry.review) for entry in entries)

@@ -175,6 +175,22 @@ def test_witnesses_go_on_from_what_they_saw_as_soon_as_they_trust_the_new_key(st
     verifies(export(silo.home.folder, tmp_path / "silo.zip"), state)
 
 
+def test_a_silo_that_changes_its_own_key_is_told_to_pin_the_aggregators_first(state, tmp_path, capsys):
+    with running(state):
+        silo = Witness(state, tmp_path / "hospital-a")
+        silo.close()
+    rotate(state)
+    with running(state):
+        words = ["rotate-key", "--token", invite(state, "hospital-a").encode(), "--state", str(silo.home.folder)]
+        assert run(silo_cli.app, words) == Refused.exit_code
+        told = " ".join(capsys.readouterr().err.split())
+        assert "No pin was changed." in told
+        assert "then runs `cloister silo rotate-key` with this token again" in told
+        silo.trust(state)
+        assert run(silo_cli.app, words) == 0
+    assert Wallet(silo.home.folder / "wallet").check(utc_now(), Role.SILO)
+
+
 def test_the_command_says_what_is_next(state, capsys):
     words, before = ["rotate-key", "--state", str(state.root)], fingerprint(own_key(state))
     capsys.readouterr()

@@ -19,6 +19,8 @@ from privacy.mechanism import DpSgd
 from privacy.review import Review, SignedReview
 from privacy.two_person import Proposal
 from runtime.console import run
+from runtime.ledger_store import Ledger
+from runtime.reviews import follow_ups
 from silo_agent import budget_cli, cli, command, reviews_cli
 from silo_agent.accounts import change_budget, require_budget
 from silo_agent.approval import approve
@@ -27,10 +29,11 @@ from silo_agent.display import budgets_lines
 from silo_agent.entries import commit_entry, policy_entry, refund_entry, reserve_entry
 from silo_agent.jobs import OPEN, JobState, set_job_state
 from silo_agent.made_up import MadeUp, utility
-from silo_agent.office import follow_ups, governance, record
+from silo_agent.office import governance, record
 from silo_agent.register import RegisteredDataset, add_dataset
 from silo_agent.status import StatusBoard
 from silo_agent.store import Store
+from silo_agent.tables import LEDGER
 from tests.ledger_logs import rotation_entry
 from tests.lone_silo import NOW, STEWARD, LoneSilo
 from tests.older_databases import made_older
@@ -422,7 +425,7 @@ def test_a_review_is_put_on_record_and_shows_until_it_is_closed(silo, tmp_path, 
     Path("closing.json").write_bytes(closing.encode())
     ask(silo, capsys, "reviews", "add", "closing.json")
     with silo.home.store.reading() as connection:
-        assert follow_ups(connection) == ()
+        assert follow_ups(Ledger(connection, LEDGER)) == ()
     silo.verify()
 
 

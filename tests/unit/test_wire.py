@@ -14,6 +14,7 @@ from privacy.statement import Signed, Statement
 from privacy.transcript import Applied, CommitMember, Consent, Fingerprint, RoundCommit
 
 SIGNED = Signed(b"{}", b"s" * 64)
+FOLLOW_UP = wire.FollowUp(entry=3, auditor="cloister://f/auditor/a", follow_up="name a deputy", due="2026-12-31")
 
 
 def test_every_message_survives_the_wire() -> None:
@@ -32,6 +33,7 @@ def test_every_message_survives_the_wire() -> None:
             opened_rounds=(1, 2),
             current_round=3,
         ),
+        wire.FollowUps(follow_ups=(FOLLOW_UP,)),
     ]
     for message in messages:
         again = type(message).decode(type(message).proto.FromString(message.encode().SerializeToString()))
@@ -56,6 +58,13 @@ def test_a_missing_statement_and_an_empty_part_are_refused() -> None:
         wire.UpdatePart.decode(federation_pb2.SubmitUpdateRequest())
     with pytest.raises(ProtocolError, match="residues"):
         wire.UpdatePart.decode(federation_pb2.SubmitUpdateRequest(residues=b"x" * (wire.MAX_CHUNK_BYTES + 1)))
+
+
+@pytest.mark.parametrize("due", ["", "soon", "20261231", "2026-02-30", "2026-12-31T00:00"])
+def test_a_follow_up_is_due_on_a_day(due: str) -> None:
+    sent = coordination_pb2.FollowUp(entry=3, auditor="a", follow_up="b", due=due)
+    with pytest.raises(ProtocolError, match="due"):
+        wire.FollowUp.decode(sent)
 
 
 def test_unknown_fields_are_refused() -> None:

@@ -65,6 +65,11 @@ class CoordinationServiceStub:
                 request_serializer=cloister_dot_v1_dot_coordination__pb2.ListMembersRequest.SerializeToString,
                 response_deserializer=cloister_dot_v1_dot_coordination__pb2.ListMembersResponse.FromString,
                 _registered_method=True)
+        self.ListFollowUps = channel.unary_stream(
+                '/cloister.v1.CoordinationService/ListFollowUps',
+                request_serializer=cloister_dot_v1_dot_coordination__pb2.ListFollowUpsRequest.SerializeToString,
+                response_deserializer=cloister_dot_v1_dot_coordination__pb2.ListFollowUpsResponse.FromString,
+                _registered_method=True)
         self.ExportTranscript = channel.unary_unary(
                 '/cloister.v1.CoordinationService/ExportTranscript',
                 request_serializer=cloister_dot_v1_dot_coordination__pb2.ExportTranscriptRequest.SerializeToString,
@@ -120,6 +125,13 @@ class CoordinationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListFollowUps(self, request, context):
+        """What auditors' reviews of the aggregator's ledger ask for, and no later one has closed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ExportTranscript(self, request, context):
         """One round's transcript as canonical JSON.
         """
@@ -166,6 +178,11 @@ def add_CoordinationServiceServicer_to_server(servicer, server):
                     servicer.ListMembers,
                     request_deserializer=cloister_dot_v1_dot_coordination__pb2.ListMembersRequest.FromString,
                     response_serializer=cloister_dot_v1_dot_coordination__pb2.ListMembersResponse.SerializeToString,
+            ),
+            'ListFollowUps': grpc.unary_stream_rpc_method_handler(
+                    servicer.ListFollowUps,
+                    request_deserializer=cloister_dot_v1_dot_coordination__pb2.ListFollowUpsRequest.FromString,
+                    response_serializer=cloister_dot_v1_dot_coordination__pb2.ListFollowUpsResponse.SerializeToString,
             ),
             'ExportTranscript': grpc.unary_unary_rpc_method_handler(
                     servicer.ExportTranscript,
@@ -341,6 +358,33 @@ class CoordinationService:
             '/cloister.v1.CoordinationService/ListMembers',
             cloister_dot_v1_dot_coordination__pb2.ListMembersRequest.SerializeToString,
             cloister_dot_v1_dot_coordination__pb2.ListMembersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListFollowUps(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/cloister.v1.CoordinationService/ListFollowUps',
+            cloister_dot_v1_dot_coordination__pb2.ListFollowUpsRequest.SerializeToString,
+            cloister_dot_v1_dot_coordination__pb2.ListFollowUpsResponse.FromString,
             options,
             channel_credentials,
             insecure,

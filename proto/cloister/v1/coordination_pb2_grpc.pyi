@@ -42,6 +42,8 @@ class CoordinationServiceStub:
     ListRounds: _grpc.UnaryStreamMultiCallable[_coordination_pb2.ListRoundsRequest, _coordination_pb2.ListRoundsResponse]
     ListMembers: _grpc.UnaryStreamMultiCallable[_coordination_pb2.ListMembersRequest, _coordination_pb2.ListMembersResponse]
     """Who is enrolled: what a roster is made of."""
+    ListFollowUps: _grpc.UnaryStreamMultiCallable[_coordination_pb2.ListFollowUpsRequest, _coordination_pb2.ListFollowUpsResponse]
+    """What auditors' reviews of the aggregator's ledger ask for, and no later one has closed."""
     ExportTranscript: _grpc.UnaryUnaryMultiCallable[_coordination_pb2.ExportTranscriptRequest, _coordination_pb2.ExportTranscriptResponse]
     """One round's transcript as canonical JSON."""
     FetchModel: _grpc.UnaryStreamMultiCallable[_coordination_pb2.FetchModelRequest, _coordination_pb2.FetchModelResponse]
@@ -61,6 +63,8 @@ class CoordinationServiceAsyncStub(CoordinationServiceStub):
     ListRounds: _aio.UnaryStreamMultiCallable[_coordination_pb2.ListRoundsRequest, _coordination_pb2.ListRoundsResponse]  # type: ignore[assignment]
     ListMembers: _aio.UnaryStreamMultiCallable[_coordination_pb2.ListMembersRequest, _coordination_pb2.ListMembersResponse]  # type: ignore[assignment]
     """Who is enrolled: what a roster is made of."""
+    ListFollowUps: _aio.UnaryStreamMultiCallable[_coordination_pb2.ListFollowUpsRequest, _coordination_pb2.ListFollowUpsResponse]  # type: ignore[assignment]
+    """What auditors' reviews of the aggregator's ledger ask for, and no later one has closed."""
     ExportTranscript: _aio.UnaryUnaryMultiCallable[_coordination_pb2.ExportTranscriptRequest, _coordination_pb2.ExportTranscriptResponse]  # type: ignore[assignment]
     """One round's transcript as canonical JSON."""
     FetchModel: _aio.UnaryStreamMultiCallable[_coordination_pb2.FetchModelRequest, _coordination_pb2.FetchModelResponse]  # type: ignore[assignment]
@@ -113,6 +117,14 @@ class CoordinationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_coordination_pb2.ListMembersResponse], _abc.AsyncIterator[_coordination_pb2.ListMembersResponse]]:
         """Who is enrolled: what a roster is made of."""
+
+    @_abc_1.abstractmethod
+    def ListFollowUps(
+        self,
+        request: _coordination_pb2.ListFollowUpsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_coordination_pb2.ListFollowUpsResponse], _abc.AsyncIterator[_coordination_pb2.ListFollowUpsResponse]]:
+        """What auditors' reviews of the aggregator's ledger ask for, and no later one has closed."""
 
     @_abc_1.abstractmethod
     def ExportTranscript(

@@ -1,8 +1,9 @@
 """What a coordinator and the aggregator say to each other (coordination.proto)."""
 
+from datetime import date
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from cloister.v1 import coordination_pb2
 from cloister.wire.base import (
@@ -152,6 +153,29 @@ class Members(WireMessage):
     members: tuple[Member, ...]
 
 
+class FollowUp(WireMessage):
+    """What an auditor's review, in this entry of the aggregator's ledger, asks for, and the day by which it is due."""
+
+    proto = coordination_pb2.FollowUp
+    entry: Number
+    auditor: Sentence
+    follow_up: Sentence
+    due: Annotated[str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$")]
+
+    @field_validator("due")
+    @classmethod
+    def _a_day(cls, due: str) -> str:
+        date.fromisoformat(due)
+        return due
+
+
+class FollowUps(WireMessage):
+    """What reviews ask for: some of it, of an answer in several messages."""
+
+    proto = coordination_pb2.ListFollowUpsResponse
+    follow_ups: tuple[FollowUp, ...]
+
+
 class ExportTranscriptRequest(WireMessage):
     """Asks for a round's transcript."""
 
@@ -189,6 +213,12 @@ class ListMembersRequest(WireMessage):
     """Asks who is enrolled."""
 
     proto = coordination_pb2.ListMembersRequest
+
+
+class ListFollowUpsRequest(WireMessage):
+    """Asks what reviews of the ledger ask for."""
+
+    proto = coordination_pb2.ListFollowUpsRequest
 
 
 class FetchModelRequest(WireMessage):

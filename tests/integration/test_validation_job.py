@@ -27,7 +27,7 @@ def model(tmp_path_factory):
     return tiny_folder(tmp_path_factory.mktemp("model"))
 
 
-def begun(folder, model, **job) -> DataWorld:
+def begun(folder, model, ends=JobPhase.FINISHED, **job) -> DataWorld:
     world = DataWorld(folder, model, rounds=3, **job)
     for name in NAMES:
         home = Home.open(world.silos[name].state, {})
@@ -41,7 +41,7 @@ def begun(folder, model, **job) -> DataWorld:
         (world.silos[name].state / "silo.toml").write_text(config)
     world.start()
     world.run()
-    assert world.status().phase is JobPhase.FINISHED, world.where()
+    assert world.status().phase is ends, world.where()
     return world
 
 
@@ -88,7 +88,7 @@ def test_every_round_publishes_what_the_held_out_parts_say_but_for_its_noise(tmp
     assert len({world.record(name).adapter_digest for name in NAMES}) == 1
 
 
-def test_silos_that_report_different_sums_are_not_believed(tmp_path, model, monkeypatch):
+def test_silos_that_report_different_sums_end_the_job_and_are_not_believed(tmp_path, model, monkeypatch):
     from silo_agent import round_work
 
     honest = round_work.next_adapter
@@ -100,7 +100,8 @@ def test_silos_that_report_different_sums_are_not_believed(tmp_path, model, monk
         return adapter, (sums[0] + (len(calls) % 3 == 0), *sums[1:])
 
     monkeypatch.setattr(round_work, "next_adapter", lying)
-    world = begun(tmp_path, model, **LOCAL)
+    world = begun(tmp_path, model, JobPhase.STOPPED, **LOCAL)
     assert calls
+    assert "validation sums differ after round 1" in world.status().reason
     for each in CoordinatorDesk(world.runner, max_artifact_bytes=1 << 30).rounds(world.job):
         assert each.validations == ()

@@ -270,7 +270,6 @@ def is_shared(event: Event) -> bool:
             return any(is_shared(each) for each in event.events)
 
 
-@lru_cache(maxsize=512)
 def pld_epsilon(event: Event, delta: float) -> float | None:
     """Epsilon at delta by privacy loss distributions, an upper bound (0.1 s - 2 s; remembered).
 
@@ -280,8 +279,9 @@ def pld_epsilon(event: Event, delta: float) -> float | None:
     return pld_bound(event, delta) if rdp_epsilon(rdp_vector(event), delta) <= PLD_LIMIT_EPSILON else None
 
 
+@lru_cache(maxsize=512)
 def pld_bound(event: Event, delta: float) -> float | None:
-    """As `pld_epsilon`, of an event whose Renyi epsilon is known to be within PLD_LIMIT_EPSILON; not remembered."""
+    """As `pld_epsilon`, of an event whose Renyi epsilon is known to be within PLD_LIMIT_EPSILON."""
     if is_shared(event):
         return None
     from dp_accounting.pld import PLDAccountant

@@ -1,5 +1,7 @@
 """What a job's entries must say about one another: approved, reserved on its terms, run and released as reserved."""
 
+from collections import defaultdict
+
 from privacy.accounting import Event
 from privacy.budget import BudgetRefusal, BudgetState, RoundKey, check_sub_caps, what_if
 from privacy.errors import VerificationError
@@ -27,8 +29,8 @@ class RoundBook:
         self.executed: dict[str, list[Event]] = {}
         self._reserved: dict[tuple[str, str, int], ReserveEntry] = {}
         self._committed: dict[tuple[str, str, int], str | None] = {}  # the ciphertext charged, until it is released
-        self._released: dict[str, set[int]] = {}  # rounds by job
-        self._ended: dict[str, set[int]] = {}
+        self._released: defaultdict[str, set[int]] = defaultdict(set)  # rounds by job
+        self._ended: defaultdict[str, set[int]] = defaultdict(set)
         self._charged_jobs: set[str] = set()
         self._refused: dict[str, int] = {}  # jobs that were refused and not approved since, and by which entry
 
@@ -109,9 +111,9 @@ class RoundBook:
             raise VerificationError("release", "not the ciphertext that was charged", _NEXT)
 
 
-def _first_time(rounds: dict[str, set[int]], entry: RoundScoped) -> bool:
+def _first_time(rounds: defaultdict[str, set[int]], entry: RoundScoped) -> bool:
     """Whether the entry's round is none of these; it is one of them from now on."""
-    of_job = rounds.setdefault(entry.job, set())
+    of_job = rounds[entry.job]
     if entry.round in of_job:
         return False
     of_job.add(entry.round)

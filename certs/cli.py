@@ -83,9 +83,10 @@ def sign(
                 refused.append(error)
                 continue
             signed.append(request.party.uri)
-    _emit({"signed": signed}, f"{len(signed)} signed. Carry {queue} back to the aggregator.", as_json=as_json)
+    said = [f"{len(signed)} signed. Carry {queue} back to the aggregator.", *(f"Refused: {error}" for error in refused)]
+    _emit({"signed": signed, "refused": list(map(str, refused))}, "\n".join(said), as_json=as_json)
     if refused:
-        raise refused[0]
+        raise typer.Exit(Refused.exit_code)
 
 
 @app.command()

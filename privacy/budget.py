@@ -120,7 +120,8 @@ class BudgetPolicy:
         return tuple(math.floor(cap / GRID) * GRID for cap in exact)
 
 
-class Grant(NamedTuple):
+@dataclass(frozen=True)
+class Grant:
     """What one job was approved for: this many charged rounds, each of this Renyi vector; `committed` are charged."""
 
     vector: Vector
@@ -346,7 +347,7 @@ def _sum(committed: Vector, reserved: Map[RoundKey, Vector]) -> Vector:
 
 def _check_granted(state: BudgetState, job: str, vector: Vector) -> None:
     granted, what = state.grants.get(job), f"budget of {state.policy.population}"
-    if granted is None or (granted.vector is not vector and granted.vector != vector):
+    if granted is None or granted.vector != vector:
         why = "is not approved" if granted is None else "was approved for rounds of another cost"
         raise BudgetRefusal("not-approved", what, f"job {job[:12]} {why}", "A steward decides: `cloister silo jobs`.")
     if state.rounds_left(job) <= 0:

@@ -54,7 +54,7 @@ class Account:
 
     def charged(self, vector: Vector) -> "Account":
         """With one more charge."""
-        if vector is self.vector or vector == self.vector:
+        if vector == self.vector:
             return Account(self.purpose, self.earlier, vector, self.count + 1)
         return Account(self.purpose, self.committed, vector, 1)
 

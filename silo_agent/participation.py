@@ -60,7 +60,7 @@ from silo_agent.register import all_datasets, require_dataset
 from silo_agent.runner import Durably, RoundRunner, nothing_more
 from silo_agent.source import source_for
 from silo_agent.statements import mark_delivered, said, say, undelivered
-from silo_agent.status import StatusBoard
+from silo_agent.status import StatusBoard, budget_facts
 from silo_agent.sums import Rejected
 from silo_agent.vault import Secret
 from silo_agent.witnessing import Showing
@@ -396,10 +396,5 @@ class Participation:
             with self._home.store.reading() as connection:
                 budget = find_budget(connection, charged.population)
             if budget is not None:
-                changes |= {
-                    "population": charged.population,
-                    "epsilon_spent": budget.spent_epsilon,
-                    "epsilon_cap": budget.policy.epsilon,
-                    "epsilon_left": budget.left_epsilon,
-                }
+                changes |= budget_facts(budget)
         self._board.show(**changes)

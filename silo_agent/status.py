@@ -15,6 +15,7 @@ from typing import Any
 import structlog
 
 from certs.times import utc_text
+from privacy.budget import BudgetState
 from runtime.files import StateLock
 
 LOG = structlog.get_logger("silo.status")
@@ -149,3 +150,13 @@ def _replace(path: Path, data: bytes) -> None:
     except OSError:
         draft.unlink(missing_ok=True)
         raise
+
+
+def budget_facts(budget: BudgetState) -> dict[str, object]:
+    """What a status says of the budget of the job's population."""
+    return {
+        "population": budget.policy.population,
+        "epsilon_spent": budget.spent_epsilon,
+        "epsilon_cap": budget.policy.epsilon,
+        "epsilon_left": budget.left_epsilon,
+    }

@@ -36,6 +36,7 @@ from silo_agent.entries import Author, key_entry
 from silo_agent.home import Home
 from silo_agent.tables import WITNESS
 from silo_agent.witnessing import Witnessing
+from tests.interruptions import Killed, dies_at
 from tests.scripted import found_aggregator, invite, make_cast
 
 LOG = "cloister/test-federation/aggregator"
@@ -227,14 +228,6 @@ def with_entry_seen(state, folder):
     return silo
 
 
-class Killed(BaseException):
-    pass
-
-
-def die(*_):
-    raise Killed
-
-
 PLACES = {
     "before it is certified": (CertificateAuthority, "issue"),
     "before the ledger": (key_change, "_record"),
@@ -246,17 +239,8 @@ BEFORE_THE_LEDGER = {"before it is certified", "before the ledger"}
 
 
 def interrupt(state, monkeypatch, place):
-    owner, name = PLACES[place]
-    real, left = getattr(owner, name), [1] if place == "between the certificates" else []
-
-    def at(*words):
-        if left:
-            left.pop()
-            return real(*words)
-        return die()
-
     with monkeypatch.context() as patch:
-        patch.setattr(owner, name, at)
+        dies_at(patch, *PLACES[place], after=place == "between the certificates")
         with pytest.raises(Killed):
             rotate(state)
 

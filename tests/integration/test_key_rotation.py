@@ -32,6 +32,7 @@ from silo_agent.store import DATABASE, Store
 from silo_agent.tables import LEDGER
 from tests import scripted
 from tests.integration.test_silo_enrolment import Following
+from tests.interruptions import Killed, die, dies_at
 from tests.scripted import found_aggregator, invite, rehearsal_plan
 
 
@@ -111,14 +112,6 @@ def test_the_ledger_goes_on_under_the_new_key_and_an_auditor_sees_it(state, silo
         assert f"before entry 3 by {before.hex()}" in capsys.readouterr().out
 
 
-class Killed(BaseException):
-    pass
-
-
-def die(*_):
-    raise Killed
-
-
 PLACES = {
     "no answer came": (rotation, "ask"),
     "before the ledger": (key_change, "_record"),
@@ -131,18 +124,9 @@ BEFORE_THE_LEDGER = {"no answer came", "before the ledger"}
 
 @pytest.mark.parametrize("place", PLACES)
 def test_an_interrupted_change_is_finished_with_the_same_token(state, silo, monkeypatch, place):
-    token, left = invite(state, "hospital-a").encode(), [1] if place == "between the certificates" else []
-    owner, name = PLACES[place]
-    real = getattr(owner, name)
-
-    def at(*words):
-        if left:
-            left.pop()
-            return real(*words)
-        return die()
-
+    token = invite(state, "hospital-a").encode()
     with monkeypatch.context() as patch:
-        patch.setattr(owner, name, at)
+        dies_at(patch, *PLACES[place], after=place == "between the certificates")
         with pytest.raises(Killed):
             rotate(silo, token)
     assert has_rotated(silo) == (place not in BEFORE_THE_LEDGER)

@@ -185,6 +185,13 @@ class Office:
         for name in names:
             self.say("consent", name, self.cohort.consent(name, self.transcript(), self.ctx()))
 
+    def certify(self, *consenting: str) -> None:
+        """A round from the beginning, with everybody's update in its sum, as far as these consents."""
+        self.join_round(*NAMES)
+        self.submit(*NAMES)
+        self.fingerprint(*NAMES)
+        self.consent(*consenting)
+
     def applied(self, name: str, adapter: bytes, ctx: RoundContext | None = None, validation: Sums = ()) -> None:
         fields = {**self.cohort.bound(name, ctx or self.ctx()), "adapter": adapter.hex(), "validation": validation}
         self.say("applied", name, self.cohort.sign(Applied.model_validate(fields)))
@@ -286,10 +293,7 @@ def context_of_round(office: Office, number: int) -> RoundContext:
 
 
 def test_a_late_disagreement_stops_the_job(running: Office) -> None:
-    running.join_round(*NAMES)
-    running.submit(*NAMES)
-    running.fingerprint(*NAMES)
-    running.consent("a", "b")
+    running.certify("a", "b")
     first = running.ctx()
     for name in ("a", "b"):
         running.applied(name, b"1" * 32)
@@ -303,10 +307,7 @@ def test_a_late_disagreement_about_the_validation_stops_the_job_and_leaves_the_r
     running: Office, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(statements, "require_validation", lambda plan, applied: None)  # this plan publishes none
-    running.join_round(*NAMES)
-    running.submit(*NAMES)
-    running.fingerprint(*NAMES)
-    running.consent("b", "c")
+    running.certify("b", "c")
     first = running.ctx()
     for name in ("b", "c"):
         running.applied(name, b"1" * 32, first, (4, 5, 6))
@@ -325,10 +326,7 @@ def test_a_disagreement_after_the_end_of_a_job_is_logged(running: Office) -> Non
     number = 0
     while isinstance(running.live.state, jobs.Running):
         number += 1
-        running.join_round(*NAMES)
-        running.submit(*NAMES)
-        running.fingerprint(*NAMES)
-        running.consent("b", "c")
+        running.certify("b", "c")
         last = running.ctx()
         for name in ("b", "c"):
             running.applied(name, bytes([number]) * 32, last)
@@ -521,10 +519,7 @@ def test_nothing_is_read_for_a_fingerprint_under_another_commit(running: Office)
 
 
 def test_blobs_of_a_closed_job_go_after_a_while(running: Office) -> None:
-    running.join_round(*NAMES)
-    running.submit(*NAMES)
-    running.fingerprint(*NAMES)
-    running.consent("a", "b")
+    running.certify("a", "b")
     sums = running.runner.blobs.sum(running.job, 1, 1)
     for name in ("a", "b"):
         running.applied(name, b"1" * 32)

@@ -85,9 +85,28 @@ def test_an_offline_ca_works_through_its_queue(ca, certs, tmp_path, monkeypatch,
     monkeypatch.setattr("typer.confirm", lambda question: "hospital-a with identity fingerprint" not in question)
     assert run(app, ["sign", str(tmp_path / "queue"), "--ca", str(ca)]) == 0
     assert capsys.readouterr().out.startswith("0 signed.")
-    assert certs("sign", tmp_path / "queue", "--ca", ca, "--yes") == (0, {"signed": [party.uri]})
+    assert certs("sign", tmp_path / "queue", "--ca", ca, "--yes") == (0, {"signed": [party.uri], "refused": []})
     wallet.install(queue.issue(party, requests.tls, requests.identity, make_now()), make_now())
     assert wallet.check(make_now()) == party
+
+
+def test_what_an_offline_ca_refuses_keeps_no_other_waiting(ca, certs, tmp_path):
+    ca_pem = (ca / "ca.pem").read_bytes()
+    queue = RequestQueue(tmp_path / "queue", ca_pem)
+    wallets = []
+    for number, name in enumerate(("mercy", "hospital-a", "mercy-two")):
+        party = PartyId("heart-study", Role.SILO, name)
+        wallets.append(Wallet.create(tmp_path / str(number), ca_pem, party))
+        requests = wallets[-1].requests()
+        with pytest.raises(Unavailable):
+            queue.issue(party, requests.tls, requests.identity, make_now())
+    for name in ("mercy", "mercy-two"):
+        certs("issue", "aggregator", name, "--out", tmp_path / name, "--ca", ca, "--host", "localhost")
+    code, facts = certs("sign", tmp_path / "queue", "--ca", ca, "--yes")
+    assert (code, facts["signed"]) == (ExitCode.REFUSED, ["cloister://heart-study/silo/hospital-a"])
+    assert len(facts["refused"]) == 2
+    for name in ("mercy", "mercy-two"):
+        assert any(f"aggregator/{name} has that name" in why for why in facts["refused"])
 
 
 def make_now():

@@ -73,8 +73,7 @@ class Growth:
             level = min(room, len(leaves) - start).bit_length() - 1
             nodes = leaves[start : start + (1 << level)]
             for _ in range(level):
-                pairs = zip(nodes[::2], nodes[1::2], strict=True)
-                nodes = [hashlib.sha256(b"\x01" + left + right).digest() for left, right in pairs]  # as node_hash
+                nodes = [node_hash(left, right) for left, right in zip(nodes[::2], nodes[1::2], strict=True)]
             hashed, above = nodes[0], self.size >> level
             while above & 1:
                 hashed, above = node_hash(self._peaks.pop(), hashed), above >> 1
